@@ -1,0 +1,93 @@
+"""What every source is: a list of partitions, and a way to read one of them as record batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A deterministic slice of a source: the unit of work, of retry and of resume.
+
+    Attributes:
+      source: the source's name in the job.
+      ordinal: its place in the source's order, from 0. Says which of two duplicate records came first.
+      identity: JSON-able; changes whenever the bytes of the slice may have (paths, sizes, modification times).
+      payload: JSON-able; what the source needs to read it, paths relative to the source's root.
+      bytes: about how many bytes it reads.
+      records: how many records it holds, where known beforehand.
+    """
+
+    source: str
+    ordinal: int
+    identity: Any
+    payload: Any
+    bytes: int
+    records: int | None = None
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A record that the source could not read: a dead letter of stage `read`.
+
+    Attributes:
+      row: number of the record, as `Source.origin` takes it.
+      rule: a short snake_case name, such as `ragged_row`.
+      reason: for people; says what was found and what is allowed.
+      raw: the start of the raw record, where that helps.
+    """
+
+    row: int
+    rule: str
+    reason: str
+    raw: bytes | None = None
+
+
+@dataclass(frozen=True)
+class SourceBatch:
+    """Records of one partition, in source order.
+
+    Attributes:
+      records: the source's columns, n rows. Large values are `large_binary` / `large_string`.
+      keys: binary (n,), the stable unique name of each record; null where the key is missing.
+      rows: int64 (n,), number of each record, as `Source.origin` takes it.
+      faults: records that could not be read at all; not in `records`.
+    """
+
+    records: pa.RecordBatch
+    keys: pa.Array
+    rows: npt.NDArray[np.int64]
+    faults: list[Fault] = field(default_factory=list)
+
+
+class Source(Protocol):
+    """One kind of source. Instances are built from the job spec on every worker."""
+
+    def partitions(self) -> list[Partition]:
+        """The slices of the source, in order; the same for any order in which storage lists files.
+
+        Raises:
+          HeadraceError: the source is missing, unreadable or empty.
+        """
+        ...
+
+    def read(self, partition: Partition) -> Iterator[SourceBatch]:
+        """The records of one partition, in batches of bounded memory (about 8 MiB).
+
+        A record that cannot be read is a `Fault`; a partition that cannot be read raises.
+        """
+        ...
+
+    def origin(self, partition: Partition, row: int) -> str:
+        """Where record `row` of the partition came from, for people: `labels.csv, row 17`."""
+        ...
+
+    def columns(self) -> list[str]:
+        """Names of the columns that `read` yields."""
+        ...

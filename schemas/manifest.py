@@ -1,0 +1,162 @@
+"""The manifest: the committed description of a data set version. Written last; without it there is no version.
+
+It holds nothing that depends on where, when or on how many machines it was made: the same job on the same
+source bytes gives the same manifest, byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from schemas.errors import HeadraceError
+from schemas.features import Feature, Model
+from schemas.naming import MANIFEST
+
+MANIFEST_FORMAT_VERSION = 1
+_MAX_MANIFEST_BYTES = 1 << 30
+
+
+class FileEntry(Model):
+    """A file of the data set: its path relative to the data set directory, size and SHA-256."""
+
+    path: str
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class ShardEntry(FileEntry):
+    """A shard and its index."""
+
+    records: int = Field(ge=0)
+    index: FileEntry
+
+
+class SplitEntry(Model):
+    """A split: its records, the bytes of its shard files, and its shards in key-hash order."""
+
+    records: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    shards: list[ShardEntry]
+
+
+class Books(Model):
+    """What became of every record of one source."""
+
+    read: int = 0
+    written: int = 0
+    dead_lettered: int = 0
+    dropped: dict[str, int] = Field(default_factory=dict, description="Records left out on purpose, by rule.")
+    duplicates: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every record read is accounted for."""
+        return self.read == self.written + self.dead_lettered + sum(self.dropped.values()) + self.duplicates
+
+
+class Manifest(Model):
+    """A data set version."""
+
+    format: Literal["headrace"] = "headrace"
+    format_version: Literal[1] = 1
+    headrace_version: str
+    name: str
+    version: str
+    description: str = ""
+    fingerprint: str = Field(description="Content hash of the spec and of every shard.")
+    spec_fingerprint: str
+    spec: dict[str, Any] = Field(description="The job as written, variables not filled in.")
+    features: dict[str, Feature]
+    splits: dict[str, SplitEntry]
+    books: dict[str, Books]
+    dead_letters: dict[str, int] = Field(description="Dead letters by `stage.rule`.")
+    files: list[FileEntry] = Field(description="Every other file of the version.")
+
+    def to_json(self) -> str:
+        """The canonical text of the manifest file."""
+        return json.dumps(self.model_dump(by_alias=True, mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def read_manifest(directory: str | Path) -> Manifest:
+    """The manifest of the data set version in `directory`.
+
+    Raises:
+      HeadraceError: there is none, it is damaged, or another version of Headrace wrote it.
+    """
+    path = Path(directory) / MANIFEST
+    try:
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise HeadraceError("The manifest is larger than any manifest can be.", where=str(path))
+        text = path.read_text("utf-8")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise HeadraceError(
+            "There is no data set here: no manifest.json.",
+            where=str(directory),
+            hint=_versions_below(Path(directory)),
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise HeadraceError("The manifest cannot be read.", where=str(path), value=str(error)) from error
+    return parse_manifest(text, str(path))
+
+
+def parse_manifest(text: str, where: str) -> Manifest:
+    """The manifest in `text`; `where` names the file in errors. See `read_manifest`."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise HeadraceError("The manifest is not JSON.", where=where, value=str(error)) from error
+    if not isinstance(data, dict) or data.get("format") != "headrace":
+        raise HeadraceError("This manifest.json is not a Headrace manifest.", where=where)
+    version = data.get("format_version")
+    if version != MANIFEST_FORMAT_VERSION:
+        raise HeadraceError(
+            "The manifest was written by another version of Headrace.",
+            where=where,
+            value=f"format_version {version!r}",
+            allowed=f"format_version {MANIFEST_FORMAT_VERSION}",
+            hint="Read it with the Headrace that wrote it, or prepare the data set again.",
+        )
+    try:
+        manifest = Manifest.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise HeadraceError(
+            f"The manifest is damaged: {first['msg']}.",
+            where=f"{where}, field {'.'.join(str(part) for part in first['loc'])}",
+            value=first.get("input"),
+        ) from error
+    for entry in all_files(manifest):
+        confined(entry.path, where)
+    return manifest
+
+
+def all_files(manifest: Manifest) -> list[FileEntry]:
+    """Every file of the version but the manifest itself."""
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    return [*shards, *(shard.index for shard in shards), *manifest.files]
+
+
+def confined(path: str, where: str) -> str:
+    """`path` if it stays inside the data set directory.
+
+    Raises:
+      HeadraceError: it is absolute, climbs out with `..`, or is empty.
+    """
+    parts = path.split("/")
+    if not path or path.startswith("/") or "\\" in path or "\0" in path or any(p in ("", ".", "..") for p in parts):
+        raise HeadraceError(
+            "The manifest names a file outside the data set.", where=where, value=path, allowed="a relative path"
+        )
+    return path
+
+
+def _versions_below(directory: Path) -> str:
+    if directory.is_dir():
+        found = sorted(str(p.parent) for p in [*directory.glob(f"*/{MANIFEST}"), *directory.glob(f"*/*/{MANIFEST}")])
+        if found:
+            return f"Did you mean {found[-1]}?"
+    return "Give the directory of one version, such as out/elpv/1.0.0, or prepare one with `headrace run`."

@@ -1,0 +1,33 @@
+"""Names of files in a data set directory. TFDS's own naming, so that its reader finds the shards."""
+
+from __future__ import annotations
+
+MANIFEST = "manifest.json"
+FEATURES = "features.json"
+DATASET_INFO = "dataset_info.json"
+TFMD_SCHEMA = "schema.pbtxt"
+DEAD_LETTERS = "dead_letters/dead_letters.parquet"
+INDEX_DIR = "index"
+
+
+def shard_name(dataset: str, split: str, shard: int, shards: int) -> str:
+    """`elpv-train.tfrecord-00000-of-00008`: the file of one shard.
+
+    >>> shard_name("elpv", "train", 0, 8)
+    'elpv-train.tfrecord-00000-of-00008'
+    """
+    return f"{dataset}-{split}.tfrecord-{shard:05d}-of-{shards:05d}"
+
+
+def index_name(shard_file: str) -> str:
+    """The index of a shard, relative to the data set directory.
+
+    >>> index_name("elpv-train.tfrecord-00000-of-00008")
+    'index/elpv-train.tfrecord-00000-of-00008.arrow'
+    """
+    return f"{INDEX_DIR}/{shard_file}.arrow"
+
+
+def labels_name(feature: str) -> str:
+    """The file of a class label's names, one a line: where TFDS looks for them."""
+    return f"{feature}.labels.txt"

@@ -1,0 +1,190 @@
+"""The job spec: what to read, how to join, check and split it, and what to write."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from schemas.features import ClassLabelFeature, Feature, Model
+from schemas.hashing import fingerprint
+from schemas.units import ByteSize, Share
+
+_NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
+Name = Annotated[str, Field(pattern=_NAME, max_length=100)]
+ColumnType = Literal["string", "int64", "float64", "bool"]
+DottedName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module.path:function")]
+
+
+class ImageFolderSource(Model):
+    """Every image below a folder. Columns: path (the key), image, folder, name, stem."""
+
+    kind: Literal["image_folder"]
+    path: str = Field(description="The folder, local or any fsspec URL; ${variables} are filled in.")
+    include: list[str] = Field(
+        ["**/*"], description="Patterns of the files to read, relative to `path`; ** crosses folders."
+    )
+    exclude: list[str] = Field(["**/.*", "**/.*/**", "**/Thumbs.db"], description="Patterns of files to leave alone.")
+    partition_files: int = Field(512, ge=1, le=100_000, description="About how many files a partition holds.")
+    max_file_bytes: ByteSize = Field(256 << 20, gt=0, description="Larger files become dead letters, unread.")
+
+    @property
+    def key(self) -> str:
+        """The column that names a record."""
+        return "path"
+
+
+class CsvSource(Model):
+    """Rows of delimited text, one file or several."""
+
+    kind: Literal["csv"]
+    path: str = Field(description="A file, or a pattern such as rows-*.csv; ${variables} are filled in.")
+    key: str | list[str] | None = Field(
+        None, description="Column or columns that name a record; file and row where absent."
+    )
+    delimiter: str = Field(",", description="One character, or `whitespace` for any run of blanks.")
+    quote: str = Field('"', max_length=1, description="The quoting character; empty for none.")
+    header: bool = Field(True, description="Whether the first line names the columns.")
+    columns: list[str] | None = Field(None, description="Names of the columns, in order, where there is no header.")
+    types: dict[str, ColumnType] = Field(
+        default_factory=dict, description="Types of columns; string where absent, features convert on their own."
+    )
+    nulls: list[str] = Field(["", "NA", "NaN", "null", "NULL"], description="Texts that mean no value.")
+    encoding: str = Field("utf-8", description="Of the text; latin-1 and the like are converted.")
+    partition_bytes: ByteSize = Field(16 << 20, ge=1, le=1 << 30, description="About how much one partition holds.")
+    max_row_bytes: ByteSize = Field(16 << 20, gt=0, description="A longer row ends the job: a quote was left open.")
+
+    @field_validator("delimiter")
+    @classmethod
+    def _delimiter(cls, value: str) -> str:
+        if value != "whitespace" and (len(value) != 1 or value in '\r\n"'):
+            raise ValueError("expected one character that is no quote and no line end, or `whitespace`")
+        return value
+
+    @model_validator(mode="after")
+    def _names(self) -> CsvSource:
+        if not self.header and not self.columns:
+            raise ValueError("`header: false` needs `columns: [...]` to name the columns")
+        return self
+
+
+Source = Annotated[ImageFolderSource | CsvSource, Field(discriminator="kind")]
+
+
+class Join(Model):
+    """Add a table's columns to every record with the same key."""
+
+    table: Name = Field(description="The source to look up in; it is held in memory by every worker.")
+    left_on: str = Field(description="Column of the records.")
+    right_on: str = Field(description="Column of the table; its values must be unique.")
+    unmatched_left: Literal["dead_letter", "drop", "keep", "error"] = "dead_letter"
+    unmatched_right: Literal["dead_letter", "drop", "error"] = "drop"
+
+
+class MapRule(Model):
+    """A function of yours from one record (a dict of columns) to another, or None to drop it."""
+
+    map: DottedName
+    columns: list[str] | None = Field(None, description="The columns passed to it; all but bytes where absent.")
+
+
+class DropRule(Model):
+    """Leave out records by a column's value."""
+
+    drop: Name = Field(description="A name for the rule; the books count by it.")
+    column: str
+    values: list[str | int | float | bool | None] = Field(min_length=1, description="null means no value.")
+
+
+Rule = MapRule | DropRule
+
+
+class Split(Model):
+    """How records are dealt to named splits: by a hash, so that adding data moves none."""
+
+    fractions: dict[Name, Share] = Field(default_factory=lambda: {"train": 1.0}, min_length=1)
+    by: str | None = Field(None, description="Column whose equal values stay together; the key where absent.")
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _whole(self) -> Split:
+        total = sum(self.fractions.values())
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"fractions must add up to 1, not {total:g}")
+        return self
+
+
+class Write(Model):
+    """What the data set looks like on disk."""
+
+    shards: dict[Name, Annotated[int, Field(ge=1, le=99_999)]] | Annotated[int, Field(ge=1, le=99_999)] | None = Field(
+        None, description="Shards of each split; chosen by `shard_size` where absent."
+    )
+    shard_size: ByteSize = Field(
+        64 << 20, gt=0, description="Most bytes of a shard, about; the number of shards is a power of two."
+    )
+    max_dead_letters: Share = Field(
+        0.01, description="Share of a source's records that may be dead letters before nothing is committed."
+    )
+
+
+class JobSpec(Model):
+    """One data set version: from sources to shards."""
+
+    name: Name
+    version: str = Field(pattern=r"^\d+\.\d+\.\d+$", description="Of the data set, such as 1.0.0.")
+    description: str = ""
+    vars: dict[Name, str] = Field(default_factory=dict, description="Variables for paths, with their defaults.")
+    sources: dict[Name, Source] = Field(min_length=1)
+    main: Name | None = Field(None, description="The source whose records are written; needed where there are several.")
+    join: list[Join] = Field(default_factory=list)
+    clean: list[Rule] = Field(default_factory=list)
+    features: dict[Name, Feature] = Field(min_length=1)
+    label: Name | None = Field(None, description="The feature that training predicts.")
+    split: Split = Field(default_factory=Split)
+    write: Write = Field(default_factory=Write)
+    seed: int = Field(0, description="Of the records' order and shards.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> JobSpec:
+        tables = [join.table for join in self.join]
+        for table in tables:
+            if table not in self.sources:
+                raise ValueError(f"join: no source is called {table!r}; there are {sorted(self.sources)}")
+            if tables.count(table) > 1:
+                raise ValueError(f"join: {table!r} is joined more than once")
+        if self.main is not None and self.main not in self.sources:
+            raise ValueError(f"main: no source is called {self.main!r}; there are {sorted(self.sources)}")
+        rest = [name for name in self.sources if name not in tables and name != self.main]
+        if rest and (self.main is not None or len(rest) > 1):
+            unused = rest if self.main is not None else rest[1:]
+            raise ValueError(f"sources: {unused} are neither `main` nor joined; join them or remove them")
+        if not rest and self.main is None or self.main in tables:
+            raise ValueError("main: every source is joined as a table; name one that the tables are joined to")
+        if self.label is not None and self.label not in self.features:
+            raise ValueError(f"label: no feature is called {self.label!r}; there are {sorted(self.features)}")
+        if isinstance(self.write.shards, dict):
+            unknown = sorted(set(self.write.shards) ^ set(self.split.fractions))
+            if unknown:
+                raise ValueError(f"write.shards and split.fractions must name the same splits; see {unknown}")
+        for name, feature in self.features.items():
+            folders = isinstance(feature, ClassLabelFeature) and feature.names == "folders"
+            if folders and self.main_source.kind != "image_folder":
+                raise ValueError(f"features.{name}: `names: folders` needs an image_folder as the main source")
+        return self
+
+    @property
+    def main_name(self) -> str:
+        """The name of the source whose records are written."""
+        tables = {join.table for join in self.join}
+        return self.main or next(name for name in self.sources if name not in tables)
+
+    @property
+    def main_source(self) -> ImageFolderSource | CsvSource:
+        """The source whose records are written."""
+        return self.sources[self.main_name]
+
+    @property
+    def fingerprint(self) -> str:
+        """Content hash of the job as written; `vars` are where things are, not what they are, and stay out."""
+        return fingerprint(self.model_dump(by_alias=True, mode="json", exclude={"vars"}))
