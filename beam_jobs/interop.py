@@ -5,7 +5,8 @@ How a record lies in `tf.train.Example`, which is what both describe (features s
   image, text, bytes         bytes_list
   class_label, int64, bool   int64_list
   float32                    float_list
-  a missing value            no feature of that name at all; a missing class_label is -1, as TFDS has it
+
+Every record has every feature; only lists may be empty.
 
 TFDS is not imported: its JSON is plain, and a worker needs neither TFDS nor TensorFlow.
 """
@@ -37,7 +38,6 @@ Json = dict[str, Any]
 _TFDS = "tensorflow_datasets.core.features."
 # TFDS checks channels for these two and refuses to be told of any other encoding.
 _TFDS_ENCODINGS = ("jpeg", "png")
-NO_LABEL = -1  # what a missing class_label is stored as
 
 
 def interop_files(
@@ -126,13 +126,6 @@ def schema_pbtxt(features: Mapping[str, Feature]) -> bytes:
     return text.encode()
 
 
-def is_required(feature: Feature) -> bool:
-    """Whether every record holds a value: without one it is a dead letter, or gets the default."""
-    return (
-        isinstance(feature, ImageFeature) or feature.required or getattr(feature, "default", None) is not None
-    )
-
-
 def _json_bytes(data: Json) -> bytes:
     return (json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
@@ -181,34 +174,31 @@ def _tfds_class_label(feature: ClassLabelFeature) -> Json:
     }
 
 
-def _tfds_text(feature: TextFeature) -> Json:
-    if is_required(feature):
-        return {"pythonClassName": f"{_TFDS}text_feature.Text", "text": {}}
-    return _tfds_tensor("string", (), optional=True)
+def _tfds_text(_: TextFeature) -> Json:
+    return {"pythonClassName": f"{_TFDS}text_feature.Text", "text": {}}
 
 
-def _tfds_bytes(feature: BytesFeature) -> Json:
-    return _tfds_tensor("string", (), optional=not is_required(feature))
+def _tfds_bytes(_: BytesFeature) -> Json:
+    return _tfds_tensor("string", ())
 
 
 def _tfds_number(feature: Int64Feature | Float32Feature | BoolFeature) -> Json:
     shape = () if isinstance(feature, BoolFeature) else feature.shape
     if shape == (None,):
-        element = _tfds_tensor(feature.type, (), optional=False)
+        element = _tfds_tensor(feature.type, ())
         return {
             "pythonClassName": f"{_TFDS}sequence_feature.Sequence",
             "sequence": {"feature": element, "length": "-1"},
         }
-    return _tfds_tensor(feature.type, shape, optional=not is_required(feature))
+    return _tfds_tensor(feature.type, shape)
 
 
-def _tfds_tensor(dtype: str, shape: tuple[int | None, ...], *, optional: bool) -> Json:
-    tensor: Json = {"dtype": dtype, "encoding": "none", "shape": _dimensions(shape)}
-    if optional:
-        # Then TFDS fills in the smallest number of the type, False or an empty text.
-        tensor["optional"] = True
+def _tfds_tensor(dtype: str, shape: tuple[int | None, ...]) -> Json:
     kind = "tensor_feature.Tensor" if shape or dtype == "string" else "scalar.Scalar"
-    return {"pythonClassName": _TFDS + kind, "tensor": tensor}
+    return {
+        "pythonClassName": _TFDS + kind,
+        "tensor": {"dtype": dtype, "encoding": "none", "shape": _dimensions(shape)},
+    }
 
 
 def _dimensions(shape: tuple[int | None, ...]) -> Json:
@@ -233,26 +223,17 @@ def _schema_feature(out: schema_pb2.Feature, name: str, feature: Feature) -> Non
     out.name = name
     if feature.description:
         out.annotation.comment.append(feature.description)
-    # A missing label is a number too, so it is always present.
-    required = is_required(feature) or isinstance(feature, ClassLabelFeature)
-    if required:
-        out.presence.min_fraction = 1.0
-    _schema_shape(
-        out, getattr(feature, "shape", ()) if not isinstance(feature, ImageFeature) else (), required
-    )
-    _SCHEMA_DOMAINS[feature.type](out, feature)
-
-
-def _schema_shape(out: schema_pb2.Feature, shape: tuple[int | None, ...], required: bool) -> None:
-    """A fixed shape makes a FixedLenFeature: only what is never missing has one."""
+    out.presence.min_fraction = 1.0
+    shape = feature.shape if isinstance(feature, (Int64Feature, Float32Feature)) else ()
     if shape == (None,):
+        # Without a fixed shape it is parsed as a VarLenFeature.
         out.value_count.min = 0
-    elif required:
+    else:
+        # An image's shape is that of its bytes: one value.
         out.shape.SetInParent()
         for size in shape:
             out.shape.dim.add(size=size)
-    else:
-        out.value_count.min = out.value_count.max = shape[0] if shape else 1
+    _SCHEMA_DOMAINS[feature.type](out, feature)
 
 
 def _schema_image(out: schema_pb2.Feature, _: ImageFeature) -> None:
@@ -263,7 +244,7 @@ def _schema_image(out: schema_pb2.Feature, _: ImageFeature) -> None:
 def _schema_class_label(out: schema_pb2.Feature, feature: ClassLabelFeature) -> None:
     out.type = schema_pb2.INT
     out.int_domain.name = out.name
-    out.int_domain.min = 0 if is_required(feature) else NO_LABEL
+    out.int_domain.min = 0
     out.int_domain.max = len(feature.names) - 1
     out.int_domain.is_categorical = True
     # An IntDomain has no place for names; a comment survives every tool that rewrites the schema.
