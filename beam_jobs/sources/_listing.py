@@ -1,0 +1,155 @@
+"""Listing the files below a folder, local or behind fsspec."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fsspec
+
+from schemas.errors import HeadraceError
+
+Test = Callable[[str], object]
+
+
+class File(NamedTuple):
+    """One listed file.
+
+    Attributes:
+      path: posix, relative to the root; bytes that are no UTF-8 are surrogate escapes.
+      size: bytes, or -1 where the file cannot be looked at (a link that leads nowhere).
+      version: JSON-able; changes whenever the bytes may have.
+    """
+
+    path: str
+    size: int
+    version: Any
+
+
+def local_root(root: str) -> str | None:
+    """The local path that `root` names, or None where it is a URL of another file system."""
+    for scheme in ("file://", "local://"):
+        if root.startswith(scheme):
+            return root.removeprefix(scheme)
+    return None if "://" in root or "::" in root else root
+
+
+def list_files(root: str, prune: Test) -> list[File]:
+    """Every file below `root`, sorted by path. Folders that `prune` matches are not entered.
+
+    Raises:
+      HeadraceError: the folder is missing, not a folder, or part of it cannot be read.
+    """
+    local = local_root(root)
+    found = _walk(local, prune) if local is not None else _find(root)
+    return sorted(found, key=_path)
+
+
+def _path(file: File) -> str:
+    return file.path
+
+
+def _walk(root: str, prune: Test) -> Iterator[File]:
+    """Local files. Links to folders are followed, but never into a folder that encloses the link.
+
+    So each path means the same whatever else is there, and a loop of links ends after one turn.
+    """
+    stack: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    while stack:
+        prefix, enclosing = stack.pop()
+        folder = os.path.join(root, prefix)  # noqa: PTH118  half of the listing time with pathlib
+        try:
+            status = os.stat(folder)  # noqa: PTH116
+            identity = (status.st_dev, status.st_ino)
+            if identity in enclosing:
+                continue
+            inside = enclosing | {identity}
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    path = prefix + entry.name
+                    if entry.is_dir():
+                        if not prune(path):
+                            stack.append((path + "/", inside))
+                    else:
+                        file = _entry(entry, path)
+                        if file is not None:
+                            yield file
+        except OSError as error:
+            raise _unlistable(root, prefix, error) from error
+
+
+def _entry(entry: os.DirEntry[str], path: str) -> File | None:
+    try:
+        status = entry.stat()
+    except OSError as error:
+        return File(path, -1, error.errno)
+    # Sockets, pipes and devices are no records; a pipe would block its reader for ever.
+    if not entry.is_file():
+        return None
+    # The change time too: `cp -p`, `rsync -t` and `touch -d` can replace bytes and keep the modification time.
+    return File(path, status.st_size, [status.st_mtime_ns, status.st_ctime_ns])
+
+
+def _find(root: str) -> Iterator[File]:
+    try:
+        fs, base = fsspec.core.url_to_fs(root)
+        base = base.rstrip("/") + "/"
+        listing = fs.find(base, detail=True)
+        if not listing and not fs.exists(base.rstrip("/")):
+            raise FileNotFoundError(root)
+    except (OSError, ValueError, ImportError) as error:
+        raise HeadraceError(
+            "The folder cannot be listed.", where=root, value=str(error) or type(error).__name__
+        ) from error
+    for path, info in listing.items():
+        # Object stores mark empty folders by objects whose name ends in a slash.
+        if path.startswith(base) and not path.endswith("/"):
+            yield File(path[len(base) :], int(info.get("size") or 0), remote_version(info))
+
+
+def remote_version(info: dict[str, Any]) -> Any:
+    """What tells one version of a remote file from another, of what the file system knows."""
+    names = (
+        "ETag",
+        "etag",
+        "md5Hash",
+        "content_md5",
+        "generation",
+        "version_id",
+        "mtime",
+        "LastModified",
+        "last_modified",
+        "updated",
+        "created",
+    )
+    return {name: str(info[name]) for name in names if info.get(name) is not None}
+
+
+def _unlistable(root: str, prefix: str, error: OSError) -> HeadraceError:
+    where = f"{root}/{prefix}".rstrip("/") if prefix else root
+    if isinstance(error, NotADirectoryError):
+        return HeadraceError(
+            "The source is a file, not a folder.", where=where, hint="Name the folder that holds it."
+        )
+    if isinstance(error, FileNotFoundError):
+        return HeadraceError("There is no such folder.", where=where, hint=_nearby(Path(root)))
+    return HeadraceError(
+        "A folder cannot be read.",
+        where=where,
+        value=error.strerror,
+        hint="Give read permission, or leave it out with `exclude`.",
+    )
+
+
+def _nearby(missing: Path) -> str:
+    parent = missing.absolute()
+    while not parent.is_dir():
+        parent = parent.parent
+    try:
+        names = sorted(child.name + ("/" if child.is_dir() else "") for child in parent.iterdir())
+    except OSError:
+        return f"{parent} exists but cannot be read."
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"{parent} holds {', '.join(names[:10]) or 'nothing'}{more}."

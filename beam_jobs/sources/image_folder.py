@@ -1,0 +1,243 @@
+"""Every file below a folder as one record: its path, its bytes and the folder it lies in."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from beam_jobs.sources._listing import File, list_files, local_root
+from beam_jobs.sources._patterns import compile_patterns, pruned_folders
+from beam_jobs.sources.base import Fault, Partition, SourceBatch
+from schemas.errors import HeadraceError
+from schemas.spec import ImageFolderSource
+
+_BATCH_BYTES = 8 << 20
+_PARTITION_BYTES = 64 << 20
+COLUMNS = ["path", "image", "folder", "name", "stem"]
+
+
+class ImageFolder:
+    """Files below a folder that match the spec's patterns; whether they are images is judged later.
+
+    Columns: `path` (posix, relative; undecodable bytes shown as \\xNN), `image` (the file's bytes), `folder` (name
+    of the folder the file lies in directly, '' where that is the root), `name`, `stem` (name without extension).
+    The key is the path's bytes, which are unique even where two undecodable names are shown alike.
+    """
+
+    def __init__(self, name: str, spec: ImageFolderSource, root: str) -> None:
+        self.name = name
+        self.spec = spec
+        self.root = root
+        self._local = local_root(root)
+
+    def columns(self) -> list[str]:
+        """Names of the columns that `read` yields."""
+        return list(COLUMNS)
+
+    def partitions(self) -> list[Partition]:
+        """Chunks of the sorted listing, cut where a hash of a path says so: an added file disturbs only its own."""
+        files = self._files()
+        partitions = []
+        for ordinal, chunk in enumerate(cut(files, self.spec.partition_files)):
+            listed = [[file.path, file.size, file.version] for file in chunk]
+            size = sum(max(file.size, 0) for file in chunk)
+            partitions.append(Partition(self.name, ordinal, listed, listed, size, len(listed)))
+        return partitions
+
+    def read(self, partition: Partition) -> Iterator[SourceBatch]:
+        """The files of one partition, in batches of at most 8 MiB or one file."""
+        files = [File(*listed) for listed in partition.payload]
+        start = 0
+        while start < len(files):
+            end, total = start, 0
+            while end < len(files) and (end == start or total + files[end].size <= _BATCH_BYTES):
+                total += self._wanted(files[end])
+                end += 1
+            yield self._batch(files[start:end], start, total)
+            start = end
+
+    def origin(self, partition: Partition, row: int) -> str:
+        """The file's path, relative to the folder."""
+        return shown(partition.payload[row][0])
+
+    def folders(self, partitions: Sequence[Partition]) -> list[str]:
+        """The sorted names of the folders that files lie in directly; '' for files at the root is left out."""
+        names = {shown(_folder(listed[0])) for partition in partitions for listed in partition.payload}
+        return sorted(names - {""})
+
+    def _files(self) -> list[File]:
+        included, excluded = compile_patterns(self.spec.include), compile_patterns(self.spec.exclude)
+        found = list_files(self.root, pruned_folders(self.spec.exclude))
+        files = [file for file in found if included(file.path) and not excluded(file.path)]
+        if not files:
+            kinds = Counter(os.path.splitext(file.path)[1] or "(no extension)" for file in found)  # noqa: PTH122
+            listed = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common(8))
+            raise HeadraceError(
+                "No file in the folder matches the patterns." if found else "The folder holds no file.",
+                where=f"sources.{self.name}, {self.root}",
+                value=f"include {self.spec.include}, exclude {self.spec.exclude}",
+                hint=f"Found instead: {shown(listed)}; the first is {shown(found[0].path)!r}."
+                if found
+                else None,
+            )
+        return files
+
+    def _wanted(self, file: File) -> int:
+        return file.size if 0 < file.size <= self.spec.max_file_bytes else 0
+
+    def _batch(self, files: list[File], first: int, total: int) -> SourceBatch:
+        buffer = np.empty(total, dtype=np.uint8)
+        kept, ends, faults = _fill(self, files, first, buffer)
+        good = [files[row - first].path for row in kept]
+        paths = [shown(path) for path in good]
+        names = [path.rpartition("/")[2] for path in paths]
+        columns = [
+            pa.array(paths, pa.string()),
+            _binary_array(buffer, ends),
+            pa.array([_folder(path) for path in paths], pa.string()),
+            pa.array(names, pa.string()),
+            pa.array([os.path.splitext(name)[0] for name in names], pa.string()),  # noqa: PTH122
+        ]
+        keys = pa.array([path.encode("utf-8", "surrogateescape") for path in good], pa.binary())
+        records = pa.RecordBatch.from_arrays(columns, names=COLUMNS)
+        return SourceBatch(records, keys, np.array(kept, dtype=np.int64), faults)
+
+
+def cut(files: list[File], average: int) -> Iterator[list[File]]:
+    """Content-defined chunks of a sorted listing: about `average` files, at most 4 × that and about 64 MiB.
+
+    A chunk begins where a path's hash says so. One that is too large is halved at its smallest hash, again and
+    again: cuts then depend on nothing but the files near them, where cutting every n files would move them all.
+    """
+    marks = [_mark(file.path) for file in files]
+    starts = [0, *(i for i in range(1, len(files)) if marks[i] % average == 0), len(files)]
+    stack = [(low, high) for low, high in zip(starts[:-1], starts[1:], strict=True)][::-1]
+    while stack:
+        low, high = stack.pop()
+        size = sum(max(file.size, 0) for file in files[low:high])
+        if high - low > 1 and (high - low > 4 * average or size > _PARTITION_BYTES):
+            middle = min(range(low + 1, high), key=marks.__getitem__)
+            stack += [(middle, high), (low, middle)]
+        else:
+            yield files[low:high]
+
+
+def shown(path: str) -> str:
+    """`path` as people see it: bytes that are no UTF-8 appear as \\xNN."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _mark(path: str) -> int:
+    return int.from_bytes(
+        hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big"
+    )
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0].rpartition("/")[2]
+
+
+def _binary_array(buffer: npt.NDArray[np.uint8], ends: list[int]) -> pa.Array:
+    offsets = np.array([0, *ends], dtype=np.int64)
+    return pa.Array.from_buffers(
+        pa.large_binary(), len(ends), [None, pa.py_buffer(offsets), pa.py_buffer(buffer)]
+    )
+
+
+def _fill(
+    source: ImageFolder, files: list[File], first: int, buffer: npt.NDArray[np.uint8]
+) -> tuple[list[int], list[int], list[Fault]]:
+    """Read `files` one behind the other into `buffer`: rows read, where each ends, and what could not be read."""
+    memory, at = memoryview(buffer), 0
+    kept: list[int] = []
+    ends: list[int] = []
+    faults: list[Fault] = []
+    wanted = []
+    for row, file in enumerate(files, first):
+        refused = _refused(file, source.spec.max_file_bytes)
+        if refused:
+            faults.append(Fault(row, *refused))
+        else:
+            wanted.append((row, file))
+    remote = _fetch(source.root, [file for _, file in wanted]) if source._local is None else None
+    for position, (row, file) in enumerate(wanted):
+        target = memory[at : at + file.size]
+        if remote is not None:
+            problem = _copy(remote[position], file, target)
+        else:
+            problem = _read_local(f"{source._local}/{file.path}", file, target)
+        if problem:
+            faults.append(Fault(row, *problem))
+        else:
+            at += file.size
+            kept.append(row)
+            ends.append(at)
+    return kept, ends, sorted(faults, key=lambda fault: fault.row)
+
+
+def _refused(file: File, limit: int) -> tuple[str, str] | None:
+    if file.size < 0:
+        return "unreadable", f"{os.strerror(file.version)}: is it a link that leads nowhere?"
+    if file.size == 0:
+        return "empty_file", "the file holds no bytes"
+    if file.size > limit:
+        return "too_large", f"the file holds {file.size} bytes; max_file_bytes allows {limit}"
+    return None
+
+
+def _read_local(path: str, file: File, target: memoryview) -> tuple[str, str] | None:
+    try:
+        # Not blocking, in case a pipe has taken the file's place.
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return "changed_while_reading", "the file was listed and is gone"
+    except OSError as error:
+        return "unreadable", str(error.strerror)
+    try:
+        count = os.readv(handle, [target])
+        while 0 < count < file.size:
+            more = os.readv(handle, [target[count:]])
+            if not more:
+                break
+            count += more
+        # After reading, so that it vouches for the bytes read.
+        status = os.fstat(handle)
+    except OSError as error:
+        return "unreadable", str(error.strerror)
+    finally:
+        os.close(handle)
+    if count != file.size or status.st_size != file.size:
+        return (
+            "changed_while_reading",
+            f"the file was listed with {file.size} bytes and now has {status.st_size}",
+        )
+    if [status.st_mtime_ns, status.st_ctime_ns] != file.version:
+        return "changed_while_reading", "the file was modified after it was listed"
+    return None
+
+
+def _fetch(root: str, files: list[File]) -> list[Any]:
+    fs, base = fsspec.core.url_to_fs(root)
+    paths = [f"{base.rstrip('/')}/{file.path}" for file in files]
+    # One byte more than was listed, to notice a file that has grown.
+    ends = [file.size + 1 for file in files]
+    return list(fs.cat_ranges(paths, [0] * len(paths), ends, on_error="return")) if paths else []
+
+
+def _copy(fetched: Any, file: File, target: memoryview) -> tuple[str, str] | None:
+    if isinstance(fetched, FileNotFoundError):
+        return "changed_while_reading", "the file was listed and is gone"
+    if isinstance(fetched, Exception):
+        return "unreadable", str(fetched) or type(fetched).__name__
+    if len(fetched) != file.size:
+        return "changed_while_reading", f"the file was listed with {file.size} bytes and now has another size"
+    target[:] = fetched
+    return None
