@@ -159,9 +159,6 @@ def _tfds_feature(feature: Feature) -> Json:
 
 def _tfds_image(feature: ImageFeature) -> Json:
     image: Json = {"dtype": "uint8", "shape": _dimensions(feature.stored_shape)}
-    if feature.stored_format == "gif":
-        # TensorFlow decodes a GIF to (frames, height, width, 3).
-        image["shape"] = _dimensions((None, *feature.stored_shape))
     if feature.stored_format in _TFDS_ENCODINGS:
         image["encodingFormat"] = feature.stored_format
     return {"pythonClassName": f"{_TFDS}image_feature.Image", "image": image}

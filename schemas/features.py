@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ImageFormat = Literal["jpeg", "png", "gif", "bmp", "webp", "tiff"]
-# What tf.io.decode_image reads, and so what a shard may hold.
-STORED_FORMATS = ("jpeg", "png", "gif", "bmp")
+# What a shard may hold, and with how many channels TensorFlow decodes it to (height, width, channels). A GIF it
+# decodes to frames.
+STORED_FORMATS = {"jpeg": (1, 3), "png": (1, 3, 4), "bmp": (3, 4)}
 
 
 class Model(BaseModel):
@@ -18,17 +19,10 @@ class Model(BaseModel):
 
 
 class _Feature(Model):
-    source: str | list[str] | None = Field(
-        None,
-        alias="from",
-        description="Column the values come from; the feature's own name where absent. "
-        "A list packs several numeric columns into one vector.",
+    source: str | None = Field(
+        None, alias="from", description="Column the values come from; the feature's own name where absent."
     )
     description: str = ""
-
-
-class _Required(_Feature):
-    required: bool = Field(True, description="Whether a record without a value becomes a dead letter.")
 
 
 class ImageEncode(Model):
@@ -47,7 +41,6 @@ class ImageFeature(_Feature):
     """An encoded image; uint8 (height, width, channels) once decoded."""
 
     type: Literal["image"]
-    source: str | None = Field(None, alias="from")
     shape: tuple[int | None, int | None, Literal[1, 3, 4]] = Field(
         (None, None, 3), description="Height, width, channels; null where any size is allowed."
     )
@@ -65,11 +58,17 @@ class ImageFeature(_Feature):
 
     @model_validator(mode="after")
     def _stored_formats(self) -> ImageFeature:
-        unreadable = [f for f in self.formats if f not in STORED_FORMATS]
-        if unreadable and self.encode is None:
-            raise ValueError(
-                f"TensorFlow cannot decode {', '.join(unreadable)}; add `encode: {{format: jpeg}}` to convert"
-            )
+        stored = [self.encode.format] if self.encode is not None else self.formats
+        for name in stored:
+            if name not in STORED_FORMATS:
+                raise ValueError(
+                    f"TensorFlow cannot decode {name} to one image; add `encode: {{format: jpeg}}` to convert"
+                )
+            if self.shape[2] not in STORED_FORMATS[name]:
+                raise ValueError(
+                    f"TensorFlow decodes {name} to {' or '.join(map(str, STORED_FORMATS[name]))} channels, "
+                    f"not {self.shape[2]}; mend `shape`, or add `encode: {{format: png}}` to convert"
+                )
         return self
 
     @property
@@ -87,15 +86,14 @@ class ImageFeature(_Feature):
         return self.shape
 
 
-class ClassLabelFeature(_Required):
+class ClassLabelFeature(_Feature):
     """One of a fixed list of names, stored as its int64 position."""
 
     type: Literal["class_label"]
-    source: str | None = Field(None, alias="from")
     names: list[str] | Literal["folders"] = Field(
         description="The names in order of their numbers; `folders` takes the sorted folders of an image_folder."
     )
-    default: str | None = Field(None, description="The name given to records without one.")
+    default: str | None = Field(None, description="Given to records without one; they are dead letters otherwise.")
 
     @model_validator(mode="after")
     def _unique(self) -> ClassLabelFeature:
@@ -110,10 +108,30 @@ class ClassLabelFeature(_Required):
         return self
 
 
-class _Numeric(_Required):
+class _Numeric(_Feature):
+    source: str | list[str] | None = Field(  # type: ignore[assignment]
+        None,
+        alias="from",
+        description="Column the values come from; the feature's own name where absent. "
+        "A list packs several columns into one vector.",
+    )
     shape: tuple[int | None, ...] = Field(
         (), max_length=1, description="() for a number, (n) for a vector, (null) for a list of any length."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shape_of_columns(cls, data: Any) -> Any:
+        """Several columns make a vector of as many values."""
+        if isinstance(data, dict) and isinstance(data.get("from"), list) and "shape" not in data:
+            return {**data, "shape": [len(data["from"])]}
+        return data
+
+    @model_validator(mode="after")
+    def _shape_fits(self) -> Self:
+        if isinstance(self.source, list) and self.shape != (len(self.source),):
+            raise ValueError(f"shape must be [{len(self.source)}], one value for each column of `from`")
+        return self
 
 
 class Int64Feature(_Numeric):
@@ -135,29 +153,26 @@ class Float32Feature(_Numeric):
     allow_nan: bool = False
 
 
-class BoolFeature(_Required):
+class BoolFeature(_Feature):
     """True or false, stored as int64 1 or 0."""
 
     type: Literal["bool"]
-    source: str | None = Field(None, alias="from")
     default: bool | None = None
 
 
-class TextFeature(_Required):
+class TextFeature(_Feature):
     """UTF-8 text."""
 
     type: Literal["text"]
-    source: str | None = Field(None, alias="from")
     vocabulary: list[str] | None = Field(None, description="The values allowed; any where absent.")
     max_bytes: int | None = Field(None, gt=0, description="Longest value allowed, in UTF-8 bytes.")
     default: str | None = None
 
 
-class BytesFeature(_Required):
+class BytesFeature(_Feature):
     """Raw bytes."""
 
     type: Literal["bytes"]
-    source: str | None = Field(None, alias="from")
     max_bytes: int | None = Field(None, gt=0)
 
 

@@ -132,6 +132,13 @@ def _check(index: ShardIndex, where: str) -> None:
     if not np.array_equal(index.offsets, ends - index.lengths):
         bad = int(np.flatnonzero(index.offsets != ends - index.lengths)[0])
         raise HeadraceError("The index's offsets and lengths contradict each other.", where=f"{where}, row {bad}")
+    if bool(np.any(ends < index.lengths)):
+        bad = int(np.flatnonzero(ends < index.lengths)[0])
+        raise HeadraceError(
+            "The index describes a file larger than any file can be.",
+            where=f"{where}, row {bad}",
+            value=int(index.lengths[bad]),
+        )
     if int(index.lengths.min()) < FRAME_OVERHEAD:
         bad = int(index.lengths.argmin())
         raise HeadraceError(

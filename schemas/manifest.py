@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from schemas.errors import HeadraceError
 from schemas.features import Feature, Model
+from schemas.hashing import fingerprint
 from schemas.naming import MANIFEST
 
 MANIFEST_FORMAT_VERSION = 1
@@ -77,8 +78,13 @@ class Manifest(Model):
     files: list[FileEntry] = Field(description="Every other file of the version.")
 
     def to_json(self) -> str:
-        """The canonical text of the manifest file."""
-        return json.dumps(self.model_dump(by_alias=True, mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        """The canonical text of the manifest file, with a seal: the content hash of all the rest.
+
+        A manifest whose text is not that of its own `to_json` was changed after it was written.
+        """
+        data = self.model_dump(by_alias=True, mode="json")
+        sealed = {**data, "seal": fingerprint(data)}
+        return json.dumps(sealed, indent=1, ensure_ascii=False) + "\n"
 
 
 def read_manifest(directory: str | Path) -> Manifest:
@@ -120,6 +126,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
             allowed=f"format_version {MANIFEST_FORMAT_VERSION}",
             hint="Read it with the Headrace that wrote it, or prepare the data set again.",
         )
+    data.pop("seal", None)  # `headrace verify` checks it; who edits a description by hand should still be read
     try:
         manifest = Manifest.model_validate(data)
     except ValidationError as error:

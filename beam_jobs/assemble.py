@@ -1,0 +1,219 @@
+"""Shards: one contiguous range of key hashes from every run, merged into a plain TFRecord file and its index.
+
+Beam carries only references (which rows of which run); the bytes go from the runs straight into the shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from beam_jobs.build import RunSummary
+from beam_jobs.files import atomic_file, write_all, write_file
+from beam_jobs.plan import JobPlan
+from beam_jobs.runs import INDEX_DTYPE, in_order, read_index, read_records_into
+from beam_jobs.settle import Settled, open_finished
+from beam_jobs.sources.base import Partition
+from beam_jobs.wire import for_runners
+from schemas.hashing import KEY_HASH_BYTES, fingerprint, shard_bounds
+from schemas.index import encode_index
+from schemas.manifest import FileEntry, ShardEntry
+from schemas.naming import index_name, shard_name
+
+ShardKey = str  # "split:shard", both zero-padded numbers: a key that every runner encodes alike
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Rows of a run that belong to one shard.
+
+    Attributes:
+      run: file name of the run.
+      ordinal: place of its partition in the source's order.
+      start, stop: rows of the run's index.
+      offset, bytes: where their records lie in the run.
+    """
+
+    run: str
+    ordinal: int
+    start: int
+    stop: int
+    offset: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A finished shard.
+
+    Attributes:
+      split, number: which one it is.
+      entry: its entry in the manifest.
+      duplicates: for every record left out, (key hash, origin of the record, origin of the one that stays).
+      reused: whether an earlier job had left it.
+    """
+
+    split: int
+    number: int
+    entry: ShardEntry
+    duplicates: list[tuple[str, str, str]]
+    reused: bool
+
+
+@for_runners
+def find_references(summary: RunSummary, plan: JobPlan, settled: Settled) -> list[tuple[ShardKey, Reference]]:
+    """For each shard that the run has records of, the reference to them."""
+    run = open_finished(plan, summary.run)
+    index = read_index(run)
+    ends = np.concatenate([[0], np.cumsum(index["length"], dtype=np.int64)])
+    found, first = [], 0
+    for split, (records, _) in enumerate(summary.splits):
+        hashes = np.ascontiguousarray(index["hash"][first : first + records])
+        # One more bound than shards: where the last one ends.
+        bounds = first + np.append(np.searchsorted(hashes, shard_bounds(settled.shards[split])), records)
+        for number, (start, stop) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
+            if stop > start:
+                offset = int(ends[start])
+                reference = Reference(summary.run, summary.ordinal, start, stop, offset, int(ends[stop]) - offset)
+                found.append((_key(split, number), reference))
+        first += records
+    return found
+
+
+def list_shards(settled: Settled) -> list[tuple[ShardKey, None]]:
+    """Every shard, so that one without records is written too."""
+    return [(_key(split, number), None) for split, count in enumerate(settled.shards) for number in range(count)]
+
+
+@for_runners
+def assemble_shard(
+    keyed: tuple[ShardKey, Iterable[Reference | None]], plan: JobPlan, settled: Settled
+) -> Shard:
+    """Writes one shard and its index into the stage, unless they are there already."""
+    split, number = (int(part) for part in keyed[0].split(":"))
+    references = sorted((r for r in keyed[1] if r is not None), key=lambda reference: reference.ordinal)
+    name = shard_name(plan.spec.name, plan.split_names[split], number, settled.shards[split])
+    wanted = fingerprint(plan.inputs, name, [vars(reference) for reference in references])
+    found = _finished(plan, name, wanted)
+    if found is not None:
+        entry, duplicates = found
+        return Shard(split, number, entry, duplicates, reused=True)
+    entry, duplicates = _write_shard(plan, name, references)
+    note = {"wanted": wanted, "entry": entry.model_dump(), "duplicates": duplicates}
+    write_file(plan.workspace.shard_notes / f"{name}.json", json.dumps(note).encode(), durable=False)
+    return Shard(split, number, entry, duplicates, reused=False)
+
+
+@dataclass(eq=False)
+class AssembleShards(beam.PTransform):  # type: ignore[misc]
+    """Summaries of runs, with `Settled` beside them, to finished shards."""
+
+    plan: JobPlan
+    settled: beam.PCollection[Settled]
+
+    def expand(self, summaries: beam.PCollection[RunSummary]) -> beam.PCollection[Shard]:
+        """RunSummary → (ShardKey, Reference) → Shard."""
+        settled = beam.pvalue.AsSingleton(self.settled)
+        every = self.settled | "List shards" >> beam.FlatMap(list_shards)
+        references = summaries | "Find references" >> beam.FlatMap(find_references, self.plan, settled)
+        return (
+            (every, references)
+            | beam.Flatten()
+            | "Group by shard" >> beam.GroupByKey()
+            | "Assemble shard" >> beam.Map(assemble_shard, self.plan, settled)
+        )
+
+
+def _key(split: int, number: int) -> ShardKey:
+    return f"{split:03d}:{number:05d}"
+
+
+def _finished(plan: JobPlan, name: str, wanted: str) -> tuple[ShardEntry, list[tuple[str, str, str]]] | None:
+    """The shard that an earlier job left in the stage, if it is the one wanted."""
+    try:
+        note = json.loads((plan.workspace.shard_notes / f"{name}.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    if note["wanted"] != wanted:
+        return None
+    entry = ShardEntry.model_validate(note["entry"])
+    # Both files were flushed to the disk before the note was written, so a size that is right is enough.
+    for file in (entry, entry.index):
+        path = plan.workspace.stage / file.path
+        if not path.is_file() or path.stat().st_size != file.bytes:
+            return None
+    return entry, [tuple(duplicate) for duplicate in note["duplicates"]]
+
+
+def _write_shard(
+    plan: JobPlan, name: str, references: list[Reference]
+) -> tuple[ShardEntry, list[tuple[str, str, str]]]:
+    index, records, owners = _read_ranges(plan, references)
+    # By key hash; equal keys in the order of the source, so that the first occurrence stays.
+    order = np.lexsort((index["row"], owners, index["hash"]["lo"], index["hash"]["hi"]))
+    hashes = index["hash"][order]
+    repeated = np.zeros(len(order), dtype=np.bool_)
+    repeated[1:] = hashes[1:] == hashes[:-1]
+    duplicates = _describe_duplicates(plan, references, index, owners, order, repeated) if repeated.any() else []
+    order = order[~repeated]
+    stage = plan.workspace.stage
+    digest, size = hashlib.sha256(), 0
+    with atomic_file(stage / name, durable=True) as file:
+        for part in in_order([records], order):
+            digest.update(part)
+            write_all(file, part)
+            size += len(part)
+    hash_bytes = np.ascontiguousarray(index["hash"][order]).view(np.uint8).reshape(-1, KEY_HASH_BYTES)
+    index_bytes = encode_index(index["length"][order].astype(np.uint64), hash_bytes)
+    write_file(stage / index_name(name), index_bytes, durable=True)
+    index_entry = FileEntry(
+        path=index_name(name), bytes=len(index_bytes), sha256=hashlib.sha256(index_bytes).hexdigest()
+    )
+    entry = ShardEntry(path=name, bytes=size, sha256=digest.hexdigest(), records=len(order), index=index_entry)
+    return entry, duplicates
+
+
+def _read_ranges(
+    plan: JobPlan, references: list[Reference]
+) -> tuple[npt.NDArray[np.void], pa.LargeBinaryArray, npt.NDArray[np.int64]]:
+    """The index rows and records of all references, back to back, and which reference each came from."""
+    buffer = np.empty(sum(reference.bytes for reference in references), dtype=np.uint8)
+    indexes, owners, filled = [np.zeros(0, dtype=INDEX_DTYPE)], [np.zeros(0, dtype=np.int64)], 0
+    for owner, reference in enumerate(references):
+        run = open_finished(plan, reference.run)
+        read_records_into(run, reference.offset, memoryview(buffer)[filled : filled + reference.bytes])
+        filled += reference.bytes
+        indexes.append(read_index(run, reference.start, reference.stop))
+        owners.append(np.full(len(indexes[-1]), owner))
+    index = np.concatenate(indexes)
+    offsets = np.concatenate([[0], np.cumsum(index["length"], dtype=np.int64)])
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(buffer)]
+    return index, pa.Array.from_buffers(pa.large_binary(), len(index), buffers), np.concatenate(owners)
+
+
+def _describe_duplicates(plan: JobPlan, references: list[Reference], index: npt.NDArray[np.void],
+                         owners: npt.NDArray[np.int64], order: npt.NDArray[np.int64],
+                         repeated: npt.NDArray[np.bool_]) -> list[tuple[str, str, str]]:
+    source = plan.source(plan.spec.main_name)
+    partitions = [Partition(**open_finished(plan, reference.run).summary["partition"]) for reference in references]
+
+    def origin(place: int) -> str:
+        return source.origin(partitions[int(owners[place])], int(index["row"][place]))
+
+    def describe() -> Iterator[tuple[str, str, str]]:
+        first = 0
+        for place, again in enumerate(repeated.tolist()):
+            if again:
+                key = index["hash"][order[place]].tobytes().hex()
+                yield key, origin(int(order[place])), origin(int(order[first]))
+            else:
+                first = place
+
+    return list(describe())

@@ -1,0 +1,140 @@
+"""Cleaning rules: leave records out by a value, or call the user's own function on each."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_jobs.batch import Batch, Ledger, Problem
+from schemas import HeadraceError
+from schemas.errors import shorten
+from schemas.spec import DropRule, MapRule, Rule
+
+UserFunction = Callable[[dict[str, Any]], dict[str, Any] | None]
+
+
+def apply_rule(batch: Batch, rule: Rule, ledger: Ledger) -> Batch:
+    """The batch after one rule."""
+    return drop_by_value(batch, rule, ledger) if isinstance(rule, DropRule) else map_records(batch, rule, ledger)
+
+
+def drop_by_value(batch: Batch, rule: DropRule, ledger: Ledger) -> Batch:
+    """Drops the records whose column has one of the rule's values.
+
+    Raises:
+      HeadraceError: the column does not exist.
+    """
+    _check_columns(batch, [rule.column], f"clean, drop {rule.drop}")
+    column = batch.records.column(rule.column)
+    texts = [_text(value) for value in rule.values if value is not None]
+    found = pc.is_in(column.cast(pa.string()), value_set=pa.array(texts, pa.string()))
+    if None in rule.values:
+        found = pc.or_(found, pc.is_null(column))
+    return ledger.drop(batch, rule.drop, found.to_numpy(zero_copy_only=False))
+
+
+def map_records(batch: Batch, rule: MapRule, ledger: Ledger) -> Batch:
+    """Calls the user's function with each record as a dict; None drops it, an exception makes it a dead letter.
+
+    Raises:
+      HeadraceError: the function does not exist, or gives neither a dict nor None.
+    """
+    function = load_function(rule.map)
+    names = rule.columns or [
+        name
+        for name, kind in zip(batch.records.schema.names, batch.records.schema.types, strict=True)
+        if not pa.types.is_large_binary(kind)
+    ]
+    _check_columns(batch, names, f"clean, map {rule.map}")
+    results: list[dict[str, Any] | None] = []
+    problems = []
+    for place, record in enumerate(batch.records.select(names).to_pylist()):
+        try:
+            results.append(function(record))
+        except Exception as error:  # whatever a user's function raises is that record's own fault
+            problems.append(Problem(place, rule.map, shorten(f"{type(error).__name__}: {error}")))
+            results.append({})
+        if not isinstance(results[-1], dict | None):
+            raise HeadraceError(
+                "A user function gave something that is no record.",
+                where=f"clean, map {rule.map}, {ledger.origin(int(batch.rows[place]))}",
+                value=results[-1],
+                allowed="a dict of columns, or None to drop the record",
+            )
+    refused = np.zeros(len(batch), dtype=np.bool_)
+    refused[[problem.place for problem in problems]] = True
+    dropped = np.array([result is None for result in results], dtype=np.bool_)
+    kept = [result for result, gone in zip(results, refused | dropped, strict=True) if result is not None and not gone]
+    batch = ledger.drop(ledger.refuse(batch, "clean", problems), rule.map, dropped[~refused])
+    return _with_results(batch, kept, names)
+
+
+def load_function(dotted: str) -> UserFunction:
+    """The function that `module.path:name` names.
+
+    Raises:
+      HeadraceError: there is none.
+    """
+    module_name, name = dotted.split(":")
+    try:
+        function = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise HeadraceError(
+            "A user function cannot be imported.",
+            where=f"clean, map {dotted}",
+            value=str(error),
+            allowed="module.path:function, importable from the folder you run in or installed",
+        ) from error
+    if not callable(function):
+        raise HeadraceError("This is no function.", where=f"clean, map {dotted}", value=repr(function))
+    loaded: UserFunction = function
+    return loaded
+
+
+def function_fingerprint(dotted: str) -> str:
+    """Content hash of the file that a user function is written in: it changes when the code may have."""
+    file = inspect.getsourcefile(inspect.unwrap(load_function(dotted)))
+    return "" if file is None else hashlib.blake2b(Path(file).read_bytes(), digest_size=16).hexdigest()
+
+
+def _with_results(batch: Batch, results: list[dict[str, Any]], names: list[str]) -> Batch:
+    """The columns the function was given, replaced by what it gave back; a key it leaves out is missing."""
+    given = dict.fromkeys([*names, *(key for result in results for key in sorted(result))])
+    for name in given:
+        values = [result.get(name) for result in results]
+        before = batch.records.schema.field(name).type if name in batch.records.schema.names else None
+        batch = batch.with_column(name, _array(values, before, name))
+    return batch
+
+
+def _array(values: list[Any], before: pa.DataType | None, name: str) -> pa.Array:
+    if before is not None:
+        try:
+            return pa.array(values, before)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            pass  # the function changed the column's type, which is its right
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise HeadraceError(
+            "A user function gave values of mixed types for one column.", where=name, value=str(error)
+        ) from error
+
+
+def _check_columns(batch: Batch, columns: list[str], where: str) -> None:
+    names = batch.records.schema.names
+    for column in columns:
+        if column not in names:
+            raise HeadraceError("The column does not exist.", where=where, value=column, allowed=", ".join(names))
+
+
+def _text(value: str | int | float | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,216 @@
+"""The commit: books balanced, dead letters and interop files written, the manifest last, one rename."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beam_jobs.assemble import Shard
+from beam_jobs.batch import DEAD_LETTER_SCHEMA, DeadLetter
+from beam_jobs.build import RunSummary
+from beam_jobs.files import sync_directory, write_file
+from beam_jobs.interop import interop_files
+from beam_jobs.plan import JobPlan
+from beam_jobs.settle import Settled, open_runs, read_letters, table_books
+from beam_jobs.wire import for_runners
+from schemas import Books, HeadraceError, Manifest, __version__
+from schemas.hashing import fingerprint
+from schemas.manifest import FileEntry, SplitEntry
+from schemas.naming import DEAD_LETTERS, MANIFEST
+
+_MAX_BATCH_LETTERS = 10_000
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What a job did.
+
+    Attributes:
+      path: the version's directory.
+      runs, runs_reused: partitions, and how many of them an earlier job had finished.
+      shards_reused: shards that an earlier job had finished.
+    """
+
+    path: str
+    runs: int
+    runs_reused: int
+    shards: int
+    shards_reused: int
+
+
+@for_runners
+def commit(
+    shards: Sequence[Shard], plan: JobPlan, settled: Settled, summaries: Sequence[RunSummary]
+) -> Committed:
+    """Makes the staged shards a version.
+
+    Raises:
+      HeadraceError: the books do not balance, or another job has committed the version meanwhile.
+    """
+    shards = sorted(shards, key=lambda shard: (shard.split, shard.number))
+    summaries = sorted(summaries, key=lambda summary: summary.ordinal)
+    stage = plan.workspace.stage
+    splits = _split_entries(plan, shards)
+    books = _final_books(plan, settled, shards)
+    # A commit that died before its rename may have left these.
+    for leftover in (stage / MANIFEST, stage / DEAD_LETTERS):
+        leftover.unlink(missing_ok=True)
+    letters = write_letters(stage / DEAD_LETTERS, all_letters(plan, summaries, shards))
+    others = interop_files(
+        name=plan.spec.name,
+        version=plan.spec.version,
+        description=plan.spec.description,
+        features=plan.features,
+        label=plan.spec.label,
+        splits=splits,
+    )
+    for path, data in others.items():
+        write_file(stage / path, data, durable=True)
+    manifest = Manifest(
+        headrace_version=__version__,
+        name=plan.spec.name,
+        version=plan.spec.version,
+        description=plan.spec.description,
+        fingerprint=fingerprint(
+            plan.spec.fingerprint, {name: [shard.sha256 for shard in split.shards] for name, split in splits.items()}
+        ),
+        spec_fingerprint=plan.spec.fingerprint,
+        spec=plan.spec.model_dump(by_alias=True, mode="json", exclude={"vars"}, exclude_unset=True),
+        features=plan.features,
+        splits=splits,
+        books=books,
+        dead_letters=letters,
+        files=[_file_entry(stage, path) for path in sorted([*others, DEAD_LETTERS])],
+    )
+    write_file(stage / MANIFEST, manifest.to_json().encode(), durable=True)
+    _publish(plan)
+    return Committed(
+        path=str(plan.workspace.dataset),
+        runs=len(summaries),
+        runs_reused=sum(summary.reused for summary in summaries),
+        shards=len(shards),
+        shards_reused=sum(shard.reused for shard in shards),
+    )
+
+
+@dataclass(eq=False)
+class Commit(beam.PTransform):  # type: ignore[misc]
+    """All shards, with `Settled` and all summaries beside them, to a committed version."""
+
+    plan: JobPlan
+    settled: beam.PCollection[Settled]
+    summaries: beam.PCollection[RunSummary]
+
+    def expand(self, shards: beam.PCollection[Shard]) -> beam.PCollection[Committed]:
+        """Shard → Committed (one)."""
+        return (
+            shards
+            | "Gather" >> beam.combiners.ToList()
+            | "Commit"
+            >> beam.Map(
+                commit, self.plan, beam.pvalue.AsSingleton(self.settled), beam.pvalue.AsList(self.summaries)
+            )
+        )
+
+
+def all_letters(plan: JobPlan, summaries: Sequence[RunSummary], shards: Sequence[Shard]) -> Iterator[pa.Table]:
+    """Every dead letter of the job, in the order of sources and records."""
+    for run in open_runs(plan, summaries):
+        yield read_letters(run)
+    for join in plan.spec.join:
+        yield _letter_table(table_books(plan, join, summaries)[1])
+    duplicates = sorted((origin, key, first) for shard in shards for key, origin, first in shard.duplicates)
+    yield _letter_table(
+        [
+            DeadLetter(plan.spec.main_name, origin, key, "assemble", "duplicate_key", f"has the key of {first}")
+            for origin, key, first in duplicates
+        ]
+    )
+
+
+def write_letters(path: Path, tables: Iterator[pa.Table]) -> dict[str, int]:
+    """Writes dead letters to a Parquet file; gives their number by `stage.rule`."""
+    counts: Counter[str] = Counter()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(path, DEAD_LETTER_SCHEMA) as writer:
+        # Row groups of even size, whatever the sizes of the runs: a table a run would bloat the file.
+        for table in _regrouped(tables):
+            counts.update(f"{row['stage']}.{row['rule']}" for row in table.select(["stage", "rule"]).to_pylist())
+            writer.write_table(table)
+    return dict(sorted(counts.items()))
+
+
+def _regrouped(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(part.num_rows for part in held) >= _MAX_BATCH_LETTERS:
+            yield pa.concat_tables(held)
+            held = []
+    if held:
+        yield pa.concat_tables(held)
+
+
+def _letter_table(letters: list[DeadLetter]) -> pa.Table:
+    return pa.Table.from_pylist([vars(letter) for letter in letters], DEAD_LETTER_SCHEMA)
+
+
+def _split_entries(plan: JobPlan, shards: Sequence[Shard]) -> dict[str, SplitEntry]:
+    entries = {}
+    for number, name in enumerate(plan.split_names):
+        own = [shard.entry for shard in shards if shard.split == number]
+        entries[name] = SplitEntry(
+            records=sum(entry.records for entry in own), bytes=sum(entry.bytes for entry in own), shards=own
+        )
+    return entries
+
+
+def _final_books(plan: JobPlan, settled: Settled, shards: Sequence[Shard]) -> dict[str, Books]:
+    """The books with duplicates and what really lies in the shards, which must balance."""
+    main = plan.spec.main_name
+    update: dict[str, Any] = {
+        "written": sum(shard.entry.records for shard in shards),
+        "duplicates": sum(len(shard.duplicates) for shard in shards),
+    }
+    books = {**settled.books, main: settled.books[main].model_copy(update=update)}
+    for source, book in books.items():
+        if not book.balanced:
+            raise HeadraceError(
+                f"The books of {source!r} do not balance, so nothing is committed.",
+                value=json.dumps(book.model_dump()),
+                allowed="read = written + dead-lettered + dropped + duplicates",
+                hint="This is a fault of Headrace or of the runner: run again, and please report it.",
+            )
+    return books
+
+
+def _file_entry(stage: Path, path: str) -> FileEntry:
+    data = (stage / path).read_bytes()
+    return FileEntry(path=path, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _publish(plan: JobPlan) -> None:
+    workspace = plan.workspace
+    # Before the rename: a version that exists always has its note, wherever the job dies.
+    write_file(workspace.inputs, json.dumps({"inputs": plan.inputs}).encode(), durable=True)
+    for directory in {path.parent for path in workspace.stage.rglob("*")}:
+        sync_directory(directory)
+    try:
+        workspace.stage.rename(workspace.dataset)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        raise HeadraceError(
+            "Another job has committed this version meanwhile; it was left as it is.", where=str(workspace.dataset)
+        ) from error
+    sync_directory(workspace.root)

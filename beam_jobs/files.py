@@ -1,0 +1,75 @@
+"""Files that appear whole or not at all, and what the operating system says when one cannot be written."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from schemas import HeadraceError
+
+
+@contextmanager
+def atomic_file(path: Path, *, durable: bool) -> Iterator[BinaryIO]:
+    """A file for writing that takes its name only when the block ends well; otherwise nothing remains.
+
+    `durable` flushes it to the disk before it is named, so that it survives a power cut.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    try:
+        with clear_errors(path), open(temporary, "wb", buffering=0) as file:
+            yield file
+            if durable:
+                os.fsync(file.fileno())
+            temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_file(path: Path, data: bytes, *, durable: bool) -> None:
+    """Write `data` to `path`, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path, durable=durable) as file:
+        write_all(file, data)
+
+
+def write_all(file: BinaryIO, data: bytes | memoryview) -> None:
+    """Write all of `data` to an unbuffered file, which may take several calls."""
+    view = memoryview(data).cast("B")
+    while len(view):
+        view = view[file.write(view) :]
+
+
+def sync_directory(path: Path) -> None:
+    """Flush a directory, so that the names in it survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def clear_errors(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusals to write below `path` into errors that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        hints = {
+            errno.ENOSPC: "Free some space and run the same command again; what is finished is kept.",
+            errno.EDQUOT: "The disk quota is used up; free some space and run the same command again.",
+            errno.EROFS: "The file system is read-only; choose another --out.",
+            errno.EACCES: "You may not write there; choose another --out or change its permissions.",
+            errno.EPERM: "You may not write there; choose another --out or change its permissions.",
+        }
+        if error.errno not in hints:
+            raise
+        raise HeadraceError(
+            f"Cannot write: {os.strerror(error.errno)}.",
+            where=str(error.filename or path),
+            hint=hints[error.errno],
+        ) from error

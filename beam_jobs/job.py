@@ -1,0 +1,214 @@
+"""Running a job: plan, lock, pipeline, and a summary that a person wants to read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_jobs.commit import write_letters
+from beam_jobs.files import clear_errors
+from beam_jobs.lock import exclusive
+from beam_jobs.pipeline import build_pipeline
+from beam_jobs.plan import Job, JobPlan, Workspace, plan_job
+from beam_jobs.progress import observe, shown
+from beam_jobs.runners import parse_options, run_pipeline
+from beam_jobs.runs import open_run
+from beam_jobs.settle import BUDGET_FIELD, read_letters
+from beam_jobs.sources.base import Partition
+from schemas import HeadraceError, Manifest, read_manifest
+from schemas.errors import shorten
+from schemas.units import format_bytes
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job came to.
+
+    Attributes:
+      path: directory of the committed version.
+      manifest: its manifest.
+      up_to_date: whether it was there already, made from the same inputs, so that nothing was done.
+      seconds: time taken.
+      partitions, partitions_reused: how many there are, and how many an earlier, unfinished job had done.
+    """
+
+    path: Path
+    manifest: Manifest
+    up_to_date: bool
+    seconds: float
+    partitions: int
+    partitions_reused: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The result for scripts."""
+        return {
+            "path": str(self.path),
+            "up_to_date": self.up_to_date,
+            "seconds": round(self.seconds, 3),
+            "partitions": self.partitions,
+            "partitions_reused": self.partitions_reused,
+            "fingerprint": self.manifest.fingerprint,
+            "splits": {
+                name: {"records": split.records, "bytes": split.bytes, "shards": len(split.shards)}
+                for name, split in self.manifest.splits.items()
+            },
+            "books": {name: books.model_dump() for name, books in self.manifest.books.items()},
+            "dead_letters": self.manifest.dead_letters,
+        }
+
+
+def run(
+    job: Job,
+    out: str | Path = "out",
+    options: Sequence[str] = (),
+    *,
+    keep_work: bool = False,
+    show_progress: bool = False,
+) -> Result:
+    """Prepares the data set version that `job` describes, in `<out>/<name>/<version>`.
+
+    A version that exists and was made from the same inputs is left as it is; a job that was stopped goes on where
+    it stood.
+
+    Args:
+      job: what to prepare; see `load_job`.
+      out: the directory of all data sets.
+      options: Beam's command-line options, such as `["--direct_num_workers=4"]`.
+      keep_work: whether runs stay in the work directory after the commit, for a later version to reuse.
+      show_progress: whether to show progress on standard error.
+
+    Raises:
+      HeadraceError: anything a user can mend.
+    """
+    started = time.monotonic()
+    _import_from_here()
+    beam_options = parse_options(options)
+    plan, partitions = plan_job(job, Path(out).resolve())
+    workspace = plan.workspace
+    with exclusive(workspace.work / "lock"):
+        if workspace.dataset.exists():
+            manifest = _existing(plan)
+            return Result(workspace.dataset, manifest, True, time.monotonic() - started, len(partitions), 0)
+        reused = _prepare(plan, partitions)
+        try:
+            if show_progress:
+                with shown(plan, [plan.run_path(p).name for p in partitions]):
+                    run_pipeline(lambda pipeline: build_pipeline(pipeline, plan, partitions), beam_options)
+            else:
+                run_pipeline(lambda pipeline: build_pipeline(pipeline, plan, partitions), beam_options)
+        except HeadraceError as error:
+            if error.where != BUDGET_FIELD:
+                raise
+            raise _with_letters(error, plan, partitions) from error
+        except KeyboardInterrupt:
+            state = observe(plan, {plan.run_path(p).name for p in partitions})
+            raise HeadraceError(
+                f"Stopped. {state.runs} of {state.all_runs} partitions are finished and kept.",
+                where=str(workspace.work),
+                hint="Run the same command again to go on from here.",
+            ) from None
+        manifest = read_manifest(workspace.dataset)
+        _clean(workspace, keep_runs=keep_work)
+    return Result(workspace.dataset, manifest, False, time.monotonic() - started, len(partitions), reused)
+
+
+def _import_from_here() -> None:
+    """User functions may lie in the current folder, as they may for `python -m`."""
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+
+
+def _existing(plan: JobPlan) -> Manifest:
+    """The manifest of the version that exists, if it was made from the same inputs."""
+    manifest = read_manifest(plan.workspace.dataset)
+    try:
+        inputs = json.loads(plan.workspace.inputs.read_bytes())["inputs"]
+    except FileNotFoundError:
+        changed = "what it was made from is not known here"
+    else:
+        if inputs == plan.inputs:
+            return manifest
+        its_job = manifest.spec_fingerprint != plan.spec.fingerprint
+        changed = f"{'its job' if its_job else 'its sources, or Headrace itself,'} changed since"
+    raise HeadraceError(
+        f"Version {plan.spec.version} exists already, and {changed}. It was left as it is.",
+        where=str(plan.workspace.dataset),
+        hint="Give the job a new `version:`, or remove the directory to prepare it again.",
+    )
+
+
+def _prepare(plan: JobPlan, partitions: list[Partition]) -> int:
+    """Makes the work directories, and clears away what cannot be reused; gives the runs that can."""
+    workspace = plan.workspace
+    with clear_errors(workspace.work):
+        for directory in (workspace.runs, workspace.tables, workspace.stage, workspace.shard_notes):
+            directory.mkdir(parents=True, exist_ok=True)
+        wanted = {plan.run_path(partition).name for partition in partitions}
+        # The temporary files of writers that were killed; nobody else writes here, since we hold the lock.
+        for leftover in workspace.root.rglob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+    return sum((workspace.runs / name).exists() for name in wanted)
+
+
+def _clean(workspace: Workspace, *, keep_runs: bool) -> None:
+    gone = [workspace.shard_notes] if keep_runs else [workspace.shard_notes, workspace.runs, workspace.tables]
+    for directory in gone:
+        shutil.rmtree(directory)
+    workspace.dead_letters.unlink(missing_ok=True)
+
+
+def _with_letters(error: HeadraceError, plan: JobPlan, partitions: list[Partition]) -> HeadraceError:
+    """The error with the commonest reasons in it, and all dead letters in a file to look at."""
+    runs = [run for partition in partitions if (run := open_run(plan.run_path(partition))) is not None]
+    write_letters(plan.workspace.dead_letters, (read_letters(run) for run in runs))
+    table = pa.concat_tables([read_letters(run) for run in runs]) if runs else None
+    examples = []
+    if table is not None:
+        for rule, count in Counter(table["rule"].to_pylist()).most_common(3):
+            row = table.filter(pc.equal(table["rule"], rule)).slice(0, 1).to_pylist()[0]
+            examples.append(f"{count:,} {rule}, such as {row['origin']}: {shorten(row['reason'], 120)}")
+    return HeadraceError(
+        error.what,
+        where=error.where,
+        value="; ".join(examples) or None,
+        allowed=error.allowed,
+        hint=f"{error.hint} All of them are in {plan.workspace.dead_letters}.",
+    )
+
+
+def summary_lines(result: Result) -> list[str]:
+    """The result as a person wants to read it."""
+    manifest = result.manifest
+    if result.up_to_date:
+        head = f"{manifest.name} {manifest.version} is up to date: nothing was read or written again."
+    else:
+        head = f"Prepared {manifest.name} {manifest.version} in {result.seconds:.1f} s."
+    lines = [head, ""]
+    for name, books in manifest.books.items():
+        parts = [f"{books.read:,} read", f"{books.written:,} written", f"{books.dead_lettered:,} dead-lettered"]
+        parts += [f"{count:,} dropped ({rule})" for rule, count in books.dropped.items()]
+        parts += [f"{books.duplicates:,} duplicates"] if books.duplicates else []
+        lines.append(f"  {name:<12} {', '.join(parts)}")
+    for name, split in manifest.splits.items():
+        shards = f"{len(split.shards):,} shard{'s' if len(split.shards) != 1 else ''}"
+        lines.append(f"  {name:<12} {split.records:,} records in {shards}, {format_bytes(split.bytes)}")
+    if not result.up_to_date and result.partitions_reused:
+        lines.append(
+            f"  {'resumed':<12} {result.partitions_reused:,} of {result.partitions:,} partitions were finished before"
+        )
+    if manifest.dead_letters:
+        letters = ", ".join(f"{count:,} {rule}" for rule, count in manifest.dead_letters.items())
+        lines.append(f"  {'see':<12} dead_letters/dead_letters.parquet: {letters}")
+    lines += ["", f"  {'data set':<12} {result.path}"]
+    return lines

@@ -1,0 +1,27 @@
+"""The Beam graph of a job. Wiring only.
+
+    Create(partitions) → build runs → settle → find references → GroupByKey → assemble shards → commit
+"""
+
+from __future__ import annotations
+
+import apache_beam as beam
+
+from beam_jobs.assemble import AssembleShards
+from beam_jobs.build import BuildRuns
+from beam_jobs.commit import Commit
+from beam_jobs.plan import JobPlan
+from beam_jobs.settle import Settle
+from beam_jobs.sources.base import Partition
+
+
+def build_pipeline(pipeline: beam.Pipeline, plan: JobPlan, partitions: list[Partition]) -> None:
+    """Adds the whole job to `pipeline`."""
+    summaries = (
+        pipeline
+        | "List partitions" >> beam.Create(partitions, reshuffle=False)
+        | "Build runs" >> BuildRuns(plan)
+    )
+    settled = summaries | "Settle" >> Settle(plan)
+    shards = summaries | "Assemble shards" >> AssembleShards(plan, settled)
+    _ = shards | "Commit" >> Commit(plan, settled, summaries)

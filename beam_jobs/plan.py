@@ -1,0 +1,252 @@
+"""From a job file to a plan: sources opened, partitions listed, everything fingerprinted. No Beam."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from beam_jobs.clean import function_fingerprint
+from beam_jobs.sources import open_source
+from beam_jobs.sources.base import Partition, Source
+from beam_jobs.sources.image_folder import ImageFolder
+from schemas import HeadraceError, JobSpec, __version__, load_spec
+from schemas.errors import shorten
+from schemas.features import ClassLabelFeature, Feature, ImageFeature
+from schemas.hashing import fingerprint
+from schemas.load import fill_variables
+from schemas.spec import Join, MapRule
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job spec and where its data lie.
+
+    Attributes:
+      spec: the job as written.
+      variables: values of the variables in paths.
+    """
+
+    spec: JobSpec
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+def load_job(path: str | Path, variables: Mapping[str, str] | None = None) -> Job:
+    """The job in a YAML file; `variables` override its own `vars`. Relative paths start in the current folder.
+
+    Raises:
+      HeadraceError: the file is missing or no valid job, or a variable is not one of its own.
+    """
+    spec = load_spec(path)
+    for name in variables or {}:
+        if name not in spec.vars:
+            raise HeadraceError(
+                f"The job has no variable {name!r}.",
+                where=str(path),
+                allowed=", ".join(sorted(spec.vars)) or "none",
+                hint="Declare it under `vars:` with its default.",
+            )
+    return Job(spec, {**spec.vars, **(variables or {})})
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where a data set and its work files lie: everything of one data set is below `<out>/<name>`."""
+
+    root: Path
+    version: str
+
+    @property
+    def dataset(self) -> Path:
+        """The committed version's directory."""
+        return self.root / self.version
+
+    @property
+    def work(self) -> Path:
+        """Everything that is not a committed version."""
+        return self.root / ".headrace"
+
+    @property
+    def runs(self) -> Path:
+        """Sorted runs, by fingerprint."""
+        return self.work / "runs"
+
+    @property
+    def tables(self) -> Path:
+        """Tables to be joined, by fingerprint."""
+        return self.work / "tables"
+
+    @property
+    def stage(self) -> Path:
+        """The version while it is being written."""
+        return self.work / f"stage-{self.version}"
+
+    @property
+    def shard_notes(self) -> Path:
+        """What is known of each finished shard of the stage."""
+        return self.work / f"shards-{self.version}"
+
+    @property
+    def inputs(self) -> Path:
+        """The fingerprint of what the committed version was made from."""
+        return self.work / f"inputs-{self.version}.json"
+
+    @property
+    def dead_letters(self) -> Path:
+        """Dead letters of a job that was not committed."""
+        return self.work / f"dead_letters-{self.version}.parquet"
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """All that a worker needs to know of a job; small, and the same for every worker.
+
+    Attributes:
+      spec: the job as written.
+      features: the features with the names of folders filled in.
+      roots: path of every source, variables filled in.
+      tables: file of every joined table.
+      table_partitions: the partitions of every joined table.
+      workspace: where things are written.
+      basis: fingerprint of all that changes a run, but for the partition itself.
+      inputs: fingerprint of everything that goes into the version.
+    """
+
+    spec: JobSpec
+    features: dict[str, Feature]
+    roots: dict[str, str]
+    tables: dict[str, Path]
+    table_partitions: dict[str, list[Partition]]
+    workspace: Workspace
+    basis: str
+    inputs: str
+
+    def source(self, name: str) -> Source:
+        """The source of that name, opened."""
+        return open_source(name, self.spec.sources[name], self.roots[name])
+
+    def run_path(self, partition: Partition) -> Path:
+        """The run of a partition, named by all that can change its bytes."""
+        return self.workspace.runs / f"{_partition_fingerprint(self.basis, partition)}.run"
+
+    @property
+    def split_names(self) -> list[str]:
+        """The splits in the order of the spec, which is the order of their numbers."""
+        return list(self.spec.split.fractions)
+
+
+def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, list[Partition]]:
+    """The plan of a job that writes below `out`, and the main source's partitions.
+
+    Raises:
+      HeadraceError: a source is missing, unreadable or empty, or the spec asks for what it does not have.
+    """
+    spec = job.spec
+    roots = {
+        name: fill_variables(source.path, job.variables, f"sources.{name}.path") for name, source in spec.sources.items()
+    }
+    partitions = {
+        name: open_source(name, source, roots[name]).partitions() for name, source in spec.sources.items()
+    }
+    main = partitions.pop(spec.main_name)
+    features = _resolve(spec, roots, main)
+    code = code_fingerprint(spec)
+    workspace = Workspace(Path(out) / spec.name, spec.version)
+    tables = {
+        join.table: workspace.tables / f"{_table_fingerprint(code, spec, join, partitions[join.table])}.arrow"
+        for join in spec.join
+    }
+    basis = fingerprint(
+        code,
+        spec.model_dump(by_alias=True, mode="json", include={"sources", "main", "join", "clean", "split", "seed"}),
+        {name: feature.model_dump(by_alias=True, mode="json") for name, feature in features.items()},
+        [path.name for path in tables.values()],
+    )
+    inputs = fingerprint(basis, spec.fingerprint, [_partition_fingerprint(basis, p) for p in main])
+    plan = JobPlan(spec, features, roots, tables, partitions, workspace, basis, inputs)
+    _check_columns(plan)
+    return plan, main
+
+
+def code_fingerprint(spec: JobSpec) -> str:
+    """Content hash of the code that makes the bytes: ours, the user's functions, the libraries' versions."""
+    functions = sorted({rule.map for rule in spec.clean if isinstance(rule, MapRule)})
+    return fingerprint(
+        _own_code(), {name: function_fingerprint(name) for name in functions}, platform.python_version_tuple()[:2]
+    )
+
+
+@cache
+def _own_code() -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    here = Path(__file__).parent
+    for folder in (here, here.parent / "schemas"):
+        for file in sorted(folder.rglob("*.py")):
+            digest.update(f"{file.relative_to(here.parent)}\0".encode() + file.read_bytes() + b"\0")
+    libraries = [f"{name}=={version(name)}" for name in ("numpy", "pillow", "pyarrow")]
+    digest.update("\0".join([__version__, *libraries]).encode())
+    return digest.hexdigest()
+
+
+def _partition_fingerprint(basis: str, partition: Partition) -> str:
+    # The ordinal stays out: a file added before must not make every later run a new one.
+    return fingerprint(basis, partition.source, partition.identity, partition.payload)
+
+
+def _table_fingerprint(code: str, spec: JobSpec, join: Join, partitions: list[Partition]) -> str:
+    source = spec.sources[join.table].model_dump(by_alias=True, mode="json", exclude={"path"})
+    return fingerprint(code, join.table, source, join.right_on, [[p.identity, p.payload] for p in partitions])
+
+
+def _resolve(spec: JobSpec, roots: Mapping[str, str], main: list[Partition]) -> dict[str, Feature]:
+    """The features with `names: folders` filled in."""
+    features = dict(spec.features)
+    for name, feature in spec.features.items():
+        if isinstance(feature, ClassLabelFeature) and feature.names == "folders":
+            source = open_source(spec.main_name, spec.main_source, roots[spec.main_name])
+            assert isinstance(source, ImageFolder), "the spec allows `folders` only there"
+            names = source.folders(main)
+            if names == [""]:
+                raise HeadraceError(
+                    "The images lie in no folders that could name their classes.",
+                    where=f"features.{name}.names",
+                    value=roots[spec.main_name],
+                    hint="Put the images of each class in a folder of its own, or list the names.",
+                )
+            update = {"names": names, "source": feature.source or "folder"}
+            features[name] = feature.model_copy(update=update)
+    return features
+
+
+def _check_columns(plan: JobPlan) -> None:
+    """A column that cannot exist is an error before anything is read; a user's function may add any column."""
+    spec = plan.spec
+    columns = plan.source(spec.main_name).columns()
+    for join in spec.join:
+        _known(join.left_on, columns, f"join.{join.table}.left_on")
+        table = plan.source(join.table).columns()
+        _known(join.right_on, table, f"join.{join.table}.right_on")
+        columns = [*columns, *(column for column in table if column != join.right_on)]
+    if any(isinstance(rule, MapRule) for rule in spec.clean):
+        return
+    for name, feature in plan.features.items():
+        for column in [feature.source or name] if not isinstance(feature.source, list) else feature.source:
+            _known(column, columns, f"features.{name}.from")
+    if spec.split.by is not None:
+        _known(spec.split.by, columns, "split.by")
+    for name, feature in plan.features.items():
+        if isinstance(feature, ImageFeature) and spec.main_source.kind != "image_folder":
+            raise HeadraceError("Only an image_folder has images.", where=f"features.{name}", value=feature.type)
+
+
+def _known(column: str, columns: list[str], where: str) -> None:
+    if column not in columns:
+        raise HeadraceError(
+            "There is no such column.", where=where, value=column, allowed=shorten(", ".join(columns), 400)
+        )
+
+

@@ -1,0 +1,180 @@
+"""From a runner's name and Beam options to a pipeline that runs, and fails when it should.
+
+The embedded default is Beam's `FnApiRunner`, always named explicitly: `DirectRunner` first looks for Prism, and
+downloads it where it is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import apache_beam as beam
+import psutil
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.portability.api import beam_provision_api_pb2
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
+from apache_beam.runners.portability.portable_runner import JobServiceHandle
+from apache_beam.runners.runner import PipelineRunner
+
+from schemas import HeadraceError
+from schemas.errors import error_in_text
+
+EMBEDDED_NAMES = ("DirectRunner", "FnApiRunner", "EmbeddedRunner")
+# What a worker process is given to end by itself once the pipeline is done.
+_GRACE_SECONDS = 10.0
+_WORKER_MODULE = "apache_beam.runners.worker.sdk_worker_main"
+
+
+def parse_options(flags: Sequence[str]) -> PipelineOptions:
+    """Beam options from command-line flags, with the embedded runner on all cores as the default.
+
+    Raises:
+      HeadraceError: a flag is not one of Beam's.
+    """
+    options = PipelineOptions(list(flags))
+    known = options.get_all_options(drop_default=True)
+    strange = sorted(set(options.get_all_options(drop_default=True, retain_unknown_options=True)) - set(known))
+    stray = [flag for flag in flags if not flag.startswith("-")] if not known else []
+    if strange or stray:
+        raise HeadraceError(
+            "Unknown option.",
+            value=", ".join([f"--{name}" for name in strange] + stray),
+            hint="`headrace run --help` lists the options; Beam's own are written --name=value.",
+        )
+    direct = options.view_as(DirectOptions)
+    if is_embedded(options):
+        if not any(flag.startswith("--direct_running_mode") for flag in flags):
+            direct.direct_running_mode = "multi_threading"
+        if not any(flag.startswith("--direct_num_workers") for flag in flags):
+            direct.direct_num_workers = 1 if direct.direct_running_mode == "in_memory" else cores()
+    return options
+
+
+def is_embedded(options: PipelineOptions) -> bool:
+    """Whether the options ask for the embedded runner."""
+    return (options.view_as(StandardOptions).runner or "DirectRunner").split(".")[-1] in EMBEDDED_NAMES
+
+
+def cores() -> int:
+    """The processors this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def run_pipeline(build: Callable[[beam.Pipeline], None], options: PipelineOptions) -> None:
+    """Builds a pipeline and runs it to its end.
+
+    Raises:
+      HeadraceError: a stage failed with one, or a worker process died.
+      RuntimeError: a stage failed in another way.
+    """
+    runner = _embedded_runner(options) if is_embedded(options) else None
+    pipeline = beam.Pipeline(runner=runner, options=options)
+    build(pipeline)
+    if runner is not None and options.view_as(DirectOptions).direct_running_mode == "multi_processing":
+        _run_watched(lambda: _run(pipeline))
+    else:
+        _run(pipeline)
+
+
+def _embedded_runner(options: PipelineOptions) -> PipelineRunner:
+    # Worker processes learn the pipeline's options only from the provision service.
+    info = beam_provision_api_pb2.ProvisionInfo(
+        pipeline_options=JobServiceHandle.encode_pipeline_options(options.get_all_options()),
+        retrieval_token="unused",  # noqa: S106 - no artifact is ever retrieved
+    )
+    return FnApiRunner(provision_info=ExtendedProvisionInfo(info))
+
+
+def _run(pipeline: beam.Pipeline) -> None:
+    try:
+        pipeline.run().wait_until_finish()
+    except Exception as error:
+        known = error if isinstance(error, HeadraceError) else error_in_text(str(error))
+        if known is None:
+            raise
+        raise known from error
+
+
+def _run_watched(run: Callable[[], None]) -> None:
+    """Runs with an eye on the worker processes: Beam itself waits for ever for one that was killed."""
+    outcome: list[BaseException | None] = []
+
+    def target() -> None:
+        try:
+            run()
+            outcome.append(None)
+        except BaseException as error:  # handed to the caller's thread, whatever it is
+            outcome.append(error)
+
+    with _workers_can_import():
+        thread = threading.Thread(target=target, name="headrace-pipeline", daemon=True)
+        thread.start()
+        dead = _wait(thread)
+    if dead is not None and not outcome:
+        _kill(_workers())
+        raise HeadraceError(
+            "A worker process died, so the job was stopped.",
+            where=f"process {dead}",
+            hint="It may have run out of memory. What is finished is kept; run the same command again.",
+        )
+    if outcome and outcome[0] is not None:
+        raise outcome[0]
+
+
+def _wait(thread: threading.Thread) -> int | None:
+    """Waits for the thread's end, or gives the id of a worker that ended long before it."""
+    seen: dict[int, psutil.Process] = {}
+    while thread.is_alive():
+        thread.join(0.2)
+        seen.update({worker.pid: worker for worker in _workers()})
+        for pid, worker in seen.items():
+            if not _alive(worker):
+                thread.join(_GRACE_SECONDS)
+                return pid if thread.is_alive() else None
+    return None
+
+
+def _workers() -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if _WORKER_MODULE in process.cmdline():
+                found.append(process)
+        except psutil.Error:
+            continue  # it ended between the two calls
+    return found
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(processes, timeout=_GRACE_SECONDS)
+
+
+class _workers_can_import:  # noqa: N801 - used like a function
+    """Lets worker processes import what this process can, such as user functions in the current folder."""
+
+    def __enter__(self) -> None:
+        self._before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(str(Path(path).resolve()) for path in sys.path))
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is None:
+            os.environ.pop("PYTHONPATH", None)
+        else:
+            os.environ["PYTHONPATH"] = self._before

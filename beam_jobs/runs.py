@@ -1,0 +1,210 @@
+"""Sorted runs: what a partition leaves behind in the work directory.
+
+A run is one file, named by its fingerprint and written atomically, so a run that exists is finished:
+
+    records     framed TFRecords, sorted by (split, key hash, row)
+    index       a row of `INDEX_DTYPE` for each of them, in the same order
+    …           small sections of other stages: dead letters, matched rows of tables
+    footer      JSON: the sections' places and CRCs, the summary
+    trailer     length and CRC of the footer, magic
+
+Runs are not flushed to the disk one by one: the CRCs tell after a power cut which of them survived.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from beam_jobs.files import atomic_file, write_all
+from schemas.hashing import KEY_HASH_DTYPE
+
+# hash: 128-bit key hash; length: bytes of the frame; row: the record's number in its source.
+INDEX_DTYPE = np.dtype([("hash", KEY_HASH_DTYPE), ("length", "<u8"), ("row", "<i8")])
+_TRAILER = struct.Struct("<II8s")
+_MAGIC = b"HRRUN001"
+_SLICE_BYTES = 8 << 20  # how much is copied into order, hashed and written at a time
+_MAX_FOOTER_BYTES = 1 << 28
+
+
+@dataclass
+class RunContent:
+    """What a partition came to, before it is sorted.
+
+    Attributes:
+      records: chunks of framed TFRecords, large_binary.
+      hashes: uint8 (n, 16) for each chunk.
+      splits: int64 (n,) for each chunk.
+      rows: int64 (n,) for each chunk.
+      sections: named bytes of other stages.
+      summary: JSON-able; see `RunSummary`.
+    """
+
+    records: list[pa.LargeBinaryArray] = field(default_factory=list)
+    hashes: list[npt.NDArray[np.void]] = field(default_factory=list)
+    splits: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    rows: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    sections: dict[str, bytes] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: where its sections lie, and its summary."""
+
+    path: Path
+    sections: Mapping[str, tuple[int, int, int]]
+    summary: dict[str, Any]
+
+    @property
+    def splits(self) -> list[tuple[int, int]]:
+        """Records and bytes of each split."""
+        return [(records, size) for records, size in self.summary["splits"]]
+
+
+def write_run(path: Path, content: RunContent, splits: int) -> Run:
+    """Sort `content` and write it to `path`; adds records and bytes of each split to the summary."""
+    index, order, split_of = _sort(content)
+    lengths = index["length"]
+    content.summary["splits"] = [
+        [int((split_of == split).sum()), int(lengths[split_of == split].sum())] for split in range(splits)
+    ]
+    sections: dict[str, tuple[int, int, int]] = {}
+    with atomic_file(path, durable=False) as file:
+        crc = google_crc32c.Checksum()
+        for part in in_order(content.records, order):
+            crc.update(part)
+            write_all(file, part)
+        position = int(lengths.sum())
+        sections["records"] = (0, position, _value(crc))
+        for name, data in {"index": index.tobytes(), **content.sections}.items():
+            write_all(file, data)
+            sections[name] = (position, len(data), google_crc32c.value(data))
+            position += len(data)
+        footer = json.dumps({"sections": sections, "summary": content.summary}).encode()
+        write_all(file, footer + _TRAILER.pack(len(footer), google_crc32c.value(footer), _MAGIC))
+    return Run(path, sections, content.summary)
+
+
+def in_order(chunks: Sequence[pa.LargeBinaryArray], order: npt.NDArray[np.int64]) -> Any:
+    """The values of all chunks in `order`, back to back, as read-only numpy slices of about 8 MiB.
+
+    `order` counts over the chunks taken together. Copying a few MiB at a time lets the hash, the checksum and
+    the write each release the interpreter lock once for many records.
+    """
+    if not len(order):
+        return
+    values = pa.concat_arrays(chunks) if len(chunks) > 1 else chunks[0]
+    offsets = np.frombuffer(values.buffers()[1], dtype=np.int64)[values.offset : values.offset + len(values) + 1]
+    ends = np.cumsum(np.diff(offsets)[order])
+    start = 0
+    while start < len(order):
+        done = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, done + _SLICE_BYTES, side="right")))
+        part = values.take(pa.array(order[start:stop]))
+        first = np.frombuffer(part.buffers()[1], dtype=np.int64)[part.offset]
+        yield np.frombuffer(part.buffers()[2], dtype=np.uint8)[int(first) : int(first) + int(ends[stop - 1]) - done]
+        start = stop
+
+
+def open_run(path: Path, *, check: bool = False) -> Run | None:
+    """The run in `path`, or None where there is none that is whole.
+
+    `check` compares every section with its CRC: for runs that an earlier process left behind.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < _TRAILER.size:
+                return None
+            length, crc, magic = _TRAILER.unpack(_pread(file, size - _TRAILER.size, _TRAILER.size))
+            if magic != _MAGIC or length > min(_MAX_FOOTER_BYTES, size - _TRAILER.size):
+                return None
+            footer = _pread(file, size - _TRAILER.size - length, length)
+            if google_crc32c.value(footer) != crc:
+                return None
+            data = json.loads(footer)
+            sections = {name: (start, count, crc) for name, (start, count, crc) in data["sections"].items()}
+            if check and not all(_intact(file, *section) for section in sections.values()):
+                return None
+            return Run(path, sections, data["summary"])
+    except FileNotFoundError:
+        return None
+
+
+def read_section(run: Run, name: str) -> bytes:
+    """The bytes of a section, empty where the run has none of that name."""
+    if name not in run.sections:
+        return b""
+    start, length, _ = run.sections[name]
+    with open(run.path, "rb", buffering=0) as file:
+        return _pread(file, start, length)
+
+
+def read_index(run: Run, start: int = 0, stop: int | None = None) -> npt.NDArray[np.void]:
+    """Rows `start` to `stop` of the run's index, `INDEX_DTYPE`."""
+    offset, length, _ = run.sections["index"]
+    stop = length // INDEX_DTYPE.itemsize if stop is None else stop
+    with open(run.path, "rb", buffering=0) as file:
+        data = _pread(file, offset + start * INDEX_DTYPE.itemsize, (stop - start) * INDEX_DTYPE.itemsize)
+    return np.frombuffer(data, dtype=INDEX_DTYPE)
+
+
+def read_records_into(run: Run, offset: int, target: memoryview) -> None:
+    """Fill `target` with the bytes of the records section from `offset`."""
+    with open(run.path, "rb", buffering=0) as file:
+        file.seek(run.sections["records"][0] + offset)
+        while len(target):
+            count = file.readinto(target)
+            if not count:
+                raise OSError(f"{run.path} is shorter than its index says")
+            target = target[count:]
+
+
+def _sort(content: RunContent) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The index in sorted order, the order itself, and the split of each sorted record."""
+    if not content.records:
+        empty = np.zeros(0, dtype=np.int64)
+        return np.zeros(0, dtype=INDEX_DTYPE), empty, empty
+    hashes, splits = np.concatenate(content.hashes), np.concatenate(content.splits)
+    rows = np.concatenate(content.rows)
+    lengths = np.concatenate([np.diff(np.frombuffer(c.buffers()[1], dtype=np.int64)[c.offset :][: len(c) + 1])
+                              for c in content.records])
+    order = np.lexsort((rows, hashes["lo"], hashes["hi"], splits))
+    index = np.zeros(len(order), dtype=INDEX_DTYPE)
+    index["hash"], index["length"], index["row"] = hashes[order], lengths[order], rows[order]
+    return index, order, splits[order]
+
+
+def _pread(file: BinaryIO, offset: int, length: int) -> bytes:
+    parts, end = [], offset + length
+    while offset < end:
+        part = os.pread(file.fileno(), end - offset, offset)
+        if not part:
+            raise OSError(f"{file.name} ends before byte {end}")
+        parts.append(part)
+        offset += len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _intact(file: BinaryIO, start: int, length: int, crc: int) -> bool:
+    checksum = google_crc32c.Checksum()
+    if start + length > os.fstat(file.fileno()).st_size:
+        return False
+    for offset in range(start, start + length, _SLICE_BYTES):
+        checksum.update(_pread(file, offset, min(_SLICE_BYTES, start + length - offset)))
+    return _value(checksum) == crc
+
+
+def _value(checksum: google_crc32c.Checksum) -> int:
+    return int.from_bytes(checksum.digest(), "big")

@@ -1,0 +1,186 @@
+"""Between runs and shards: are the books good enough to go on, and how many shards will there be?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from beam_jobs.batch import DeadLetter
+from beam_jobs.build import RunSummary
+from beam_jobs.join import Table, open_table, unused_rows
+from beam_jobs.plan import JobPlan
+from beam_jobs.runs import Run, open_run, read_section
+from beam_jobs.wire import for_runners
+from schemas import Books, HeadraceError
+from schemas.spec import Join, Write
+
+
+BUDGET_FIELD = "write.max_dead_letters"
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What all runs together come to.
+
+    Attributes:
+      shards: number of shards of each split.
+      books: of every source; the main source's `written` still counts duplicates.
+    """
+
+    shards: list[int]
+    books: dict[str, Books]
+
+
+@for_runners
+def settle(summaries: Sequence[RunSummary], plan: JobPlan) -> Settled:
+    """The shard counts and books of all runs.
+
+    Raises:
+      HeadraceError: nothing is left to write, there are too many dead letters, or a join's rule forbids its
+        unmatched rows.
+    """
+    summaries = sorted(summaries, key=lambda summary: summary.ordinal)
+    books = {plan.spec.main_name: main_books(summaries)}
+    for join in plan.spec.join:
+        books[join.table], _ = table_books(plan, join, summaries)
+        if join.unmatched_right == "error" and books[join.table].dropped:
+            raise HeadraceError(
+                f"{sum(books[join.table].dropped.values())} rows of {join.table} match no record.",
+                where=f"join.{join.table}",
+                allowed="none, since `unmatched_right: error`",
+            )
+    _check_budget(books, plan.spec.write.max_dead_letters)
+    totals = [
+        (sum(s.splits[split][0] for s in summaries), sum(s.splits[split][1] for s in summaries))
+        for split in range(len(plan.split_names))
+    ]
+    if not any(records for records, _ in totals):
+        raise HeadraceError(
+            "No record is left to write.",
+            where=f"sources.{plan.spec.main_name}",
+            value=f"{books[plan.spec.main_name].read} read, all dropped or dead-lettered",
+        )
+    return Settled([shard_count(plan.spec.write, name, size) for name, (_, size) in
+                    zip(plan.split_names, totals, strict=True)], books)
+
+
+@dataclass(eq=False)
+class Settle(beam.PTransform):  # type: ignore[misc]
+    """Summaries of all runs to one `Settled`."""
+
+    plan: JobPlan
+
+    def expand(self, summaries: beam.PCollection[RunSummary]) -> beam.PCollection[Settled]:
+        """RunSummary → Settled (one)."""
+        return summaries | "Gather" >> beam.combiners.ToList() | "Settle" >> beam.Map(settle, self.plan)
+
+
+def shard_count(write: Write, split: str, size: int) -> int:
+    """How many shards a split of `size` bytes gets: as asked, or the power of two that keeps within `shard_size`.
+
+    A power of two, so that a data set that grows keeps its shards until it has doubled.
+    """
+    if isinstance(write.shards, dict):
+        return write.shards[split]
+    if write.shards is not None:
+        return write.shards
+    shards = 1
+    while size > shards * write.shard_size:
+        shards *= 2
+    return shards
+
+
+def main_books(summaries: Sequence[RunSummary]) -> Books:
+    """The books of the main source as the runs have them: duplicates are known only later."""
+    dropped: Counter[str] = Counter()
+    for summary in summaries:
+        dropped.update(summary.dropped)
+    return Books(
+        read=sum(summary.read for summary in summaries),
+        written=sum(records for summary in summaries for records, _ in summary.splits),
+        dead_lettered=sum(summary.dead_lettered for summary in summaries),
+        dropped=dict(sorted(dropped.items())),
+    )
+
+
+def table_books(plan: JobPlan, join: Join, summaries: Sequence[RunSummary]) -> tuple[Books, list[DeadLetter]]:
+    """The books of a joined table, and its dead letters.
+
+    A row is written if a written record holds it. One that only lost records asked for is dropped with them.
+    """
+    table = open_table(plan.tables[join.table], join)
+    matched, written = used_rows(plan, join, table, summaries)
+    letters = list(table.letters)
+    unmatched, lost = int((~matched).sum()), int((matched & ~written).sum())
+    dropped = {"its records were not written": lost} if lost else {}
+    if unmatched and join.unmatched_right == "dead_letter":
+        source, partitions = plan.source(join.table), plan.table_partitions[join.table]
+        letters += unused_rows(table, matched, join, source, partitions)
+    elif unmatched:
+        dropped[f"unmatched in {plan.spec.main_name}"] = unmatched
+    books = Books(
+        read=table.read,
+        written=int(written.sum()),
+        dead_lettered=len(letters) - table.duplicates,
+        dropped=dropped,
+        duplicates=table.duplicates,
+    )
+    return books, letters
+
+
+def used_rows(
+    plan: JobPlan, join: Join, table: Table, summaries: Sequence[RunSummary]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which rows of the table any record asked for, and which a written record holds: bool (rows,) each."""
+    matched = np.zeros(table.rows.num_rows, dtype=np.bool_)
+    written = np.zeros(table.rows.num_rows, dtype=np.bool_)
+    for run in open_runs(plan, summaries):
+        matched[np.frombuffer(read_section(run, f"matched:{join.table}"), dtype="<i8")] = True
+        written[np.frombuffer(read_section(run, f"written:{join.table}"), dtype="<i8")] = True
+    return matched, written
+
+
+def open_runs(plan: JobPlan, summaries: Sequence[RunSummary]) -> Iterator[Run]:
+    """The runs of all summaries, one at a time.
+
+    Raises:
+      HeadraceError: one has vanished since it was written.
+    """
+    for summary in summaries:
+        yield open_finished(plan, summary.run)
+
+
+def open_finished(plan: JobPlan, name: str) -> Run:
+    """The run of that file name, which an earlier stage has written."""
+    run = open_run(plan.workspace.runs / name)
+    if run is None:
+        raise HeadraceError(
+            "A finished run has vanished from the work directory, or was damaged.",
+            where=str(plan.workspace.runs / name),
+            hint="Run the same command again. Every worker must see the same --out directory.",
+        )
+    return run
+
+
+def read_letters(run: Run) -> pa.Table:
+    """The dead letters of a run."""
+    with pa.ipc.open_stream(read_section(run, "dead_letters")) as reader:
+        return reader.read_all()
+
+
+def _check_budget(books: dict[str, Books], most: float) -> None:
+    for source, book in books.items():
+        if book.read and book.dead_lettered > most * book.read:
+            raise HeadraceError(
+                f"Too many dead letters: {book.dead_lettered:,} of {book.read:,} records of {source!r} "
+                f"({book.dead_lettered / book.read:.2%}). Nothing was committed.",
+                where=BUDGET_FIELD,
+                allowed=f"{most:.2%}",
+                hint="Mend the records or the rules that refuse them, or raise the limit.",
+            )
