@@ -100,7 +100,7 @@ def assemble_shard(
     split, number = (int(part) for part in keyed[0].split(":"))
     references = sorted((r for r in keyed[1] if r is not None), key=lambda reference: reference.ordinal)
     name = shard_name(plan.spec.name, plan.split_names[split], number, settled.shards[split])
-    wanted = fingerprint(plan.inputs, name, [vars(reference) for reference in references])
+    wanted = fingerprint(plan.code, name, [vars(reference) for reference in references])
     found = _finished(plan, name, wanted)
     if found is not None:
         entry, duplicates = found

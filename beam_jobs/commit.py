@@ -202,7 +202,7 @@ def _file_entry(stage: Path, path: str) -> FileEntry:
 def _publish(plan: JobPlan) -> None:
     workspace = plan.workspace
     # Before the rename: a version that exists always has its note, wherever the job dies.
-    write_file(workspace.inputs, json.dumps({"inputs": plan.inputs}).encode(), durable=True)
+    write_file(workspace.inputs, json.dumps({"inputs": plan.inputs, "code": plan.code}).encode(), durable=True)
     for directory in {path.parent for path in workspace.stage.rglob("*")}:
         sync_directory(directory)
     try:

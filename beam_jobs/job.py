@@ -38,6 +38,7 @@ class Result:
       path: directory of the committed version.
       manifest: its manifest.
       up_to_date: whether it was there already, made from the same inputs, so that nothing was done.
+      other_code: whether an earlier state of Headrace made it.
       seconds: time taken.
       partitions, partitions_reused: how many there are, and how many an earlier, unfinished job had done.
     """
@@ -45,6 +46,7 @@ class Result:
     path: Path
     manifest: Manifest
     up_to_date: bool
+    other_code: bool
     seconds: float
     partitions: int
     partitions_reused: int
@@ -97,8 +99,9 @@ def run(
     workspace = plan.workspace
     with exclusive(workspace.work / "lock"):
         if workspace.dataset.exists():
-            manifest = _existing(plan)
-            return Result(workspace.dataset, manifest, True, time.monotonic() - started, len(partitions), 0)
+            manifest, other_code = _existing(plan)
+            seconds = time.monotonic() - started
+            return Result(workspace.dataset, manifest, True, other_code, seconds, len(partitions), 0)
         reused = _prepare(plan, partitions)
         try:
             if show_progress:
@@ -119,7 +122,7 @@ def run(
             ) from None
         manifest = read_manifest(workspace.dataset)
         _clean(workspace, keep_runs=keep_work)
-    return Result(workspace.dataset, manifest, False, time.monotonic() - started, len(partitions), reused)
+    return Result(workspace.dataset, manifest, False, False, time.monotonic() - started, len(partitions), reused)
 
 
 def _import_from_here() -> None:
@@ -129,18 +132,18 @@ def _import_from_here() -> None:
         sys.path.insert(0, here)
 
 
-def _existing(plan: JobPlan) -> Manifest:
-    """The manifest of the version that exists, if it was made from the same inputs."""
+def _existing(plan: JobPlan) -> tuple[Manifest, bool]:
+    """The manifest of the version that exists, if it was made from the same inputs; whether by other code."""
     manifest = read_manifest(plan.workspace.dataset)
     try:
-        inputs = json.loads(plan.workspace.inputs.read_bytes())["inputs"]
+        made_from = json.loads(plan.workspace.inputs.read_bytes())
     except FileNotFoundError:
         changed = "what it was made from is not known here"
     else:
-        if inputs == plan.inputs:
-            return manifest
+        if made_from["inputs"] == plan.inputs:
+            return manifest, made_from["code"] != plan.code
         its_job = manifest.spec_fingerprint != plan.spec.fingerprint
-        changed = f"{'its job' if its_job else 'its sources, or Headrace itself,'} changed since"
+        changed = f"{'its job' if its_job else 'its sources or functions'} changed since"
     raise HeadraceError(
         f"Version {plan.spec.version} exists already, and {changed}. It was left as it is.",
         where=str(plan.workspace.dataset),
@@ -192,6 +195,8 @@ def summary_lines(result: Result) -> list[str]:
     manifest = result.manifest
     if result.up_to_date:
         head = f"{manifest.name} {manifest.version} is up to date: nothing was read or written again."
+        if result.other_code:
+            head += "\nAnother state of Headrace prepared it; give the job a new `version:` to prepare it anew."
     else:
         head = f"Prepared {manifest.name} {manifest.version} in {result.seconds:.1f} s."
     lines = [head, ""]

@@ -112,8 +112,9 @@ class JobPlan:
       tables: file of every joined table.
       table_partitions: the partitions of every joined table.
       workspace: where things are written.
+      code: fingerprint of Headrace and the libraries that make the bytes.
       basis: fingerprint of all that changes a run, but for the partition itself.
-      inputs: fingerprint of everything that goes into the version.
+      inputs: fingerprint of the user's side of the version: spec, functions, sources.
     """
 
     spec: JobSpec
@@ -122,6 +123,7 @@ class JobPlan:
     tables: dict[str, Path]
     table_partitions: dict[str, list[Partition]]
     workspace: Workspace
+    code: str
     basis: str
     inputs: str
 
@@ -154,7 +156,7 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, list[Partition]]:
     }
     main = partitions.pop(spec.main_name)
     features = _resolve(spec, roots, main)
-    code = code_fingerprint(spec)
+    code, functions = code_fingerprint(), function_fingerprints(spec)
     workspace = Workspace(Path(out) / spec.name, spec.version)
     tables = {
         join.table: workspace.tables / f"{_table_fingerprint(code, spec, join, partitions[join.table])}.arrow"
@@ -162,33 +164,33 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, list[Partition]]:
     }
     basis = fingerprint(
         code,
+        functions,
         spec.model_dump(by_alias=True, mode="json", include={"sources", "main", "join", "clean", "split", "seed"}),
         {name: feature.model_dump(by_alias=True, mode="json") for name, feature in features.items()},
         [path.name for path in tables.values()],
     )
-    inputs = fingerprint(basis, spec.fingerprint, [_partition_fingerprint(basis, p) for p in main])
-    plan = JobPlan(spec, features, roots, tables, partitions, workspace, basis, inputs)
+    identities = [[p.source, p.identity, p.payload] for listed in (main, *partitions.values()) for p in listed]
+    inputs = fingerprint(spec.fingerprint, functions, identities)
+    plan = JobPlan(spec, features, roots, tables, partitions, workspace, code, basis, inputs)
     _check_columns(plan)
     return plan, main
 
 
-def code_fingerprint(spec: JobSpec) -> str:
-    """Content hash of the code that makes the bytes: ours, the user's functions, the libraries' versions."""
-    functions = sorted({rule.map for rule in spec.clean if isinstance(rule, MapRule)})
-    return fingerprint(
-        _own_code(), {name: function_fingerprint(name) for name in functions}, platform.python_version_tuple()[:2]
-    )
+def function_fingerprints(spec: JobSpec) -> dict[str, str]:
+    """Content hash of the code of each of the user's functions."""
+    return {rule.map: function_fingerprint(rule.map) for rule in spec.clean if isinstance(rule, MapRule)}
 
 
 @cache
-def _own_code() -> str:
+def code_fingerprint() -> str:
+    """Content hash of all that makes the bytes: our own code, the libraries' versions, Python's."""
     digest = hashlib.blake2b(digest_size=16)
     here = Path(__file__).parent
     for folder in (here, here.parent / "schemas"):
         for file in sorted(folder.rglob("*.py")):
             digest.update(f"{file.relative_to(here.parent)}\0".encode() + file.read_bytes() + b"\0")
     libraries = [f"{name}=={version(name)}" for name in ("numpy", "pillow", "pyarrow")]
-    digest.update("\0".join([__version__, *libraries]).encode())
+    digest.update("\0".join([__version__, *libraries, *platform.python_version_tuple()[:2]]).encode())
     return digest.hexdigest()
 
 
