@@ -1,0 +1,70 @@
+#!/usr/bin/env python3
+"""Peak memory of the whole process tree while preparing images: does it grow with the data?
+
+The sum of RSS over `headrace run` and all its children, sampled every 20 ms; PSS, which counts pages that
+processes share once, every half second.
+
+Examples:
+  python scripts/bench/memory.py                        0.5, 2 and 8 GB: needs 25 GB of disk
+  python scripts/bench/memory.py --sizes 500MB 1GB --links
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+
+import common
+
+from schemas.units import format_bytes, parse_bytes
+
+
+def main() -> None:
+    parser = common.parser(__doc__, rounds=1)
+    parser.add_argument("--sizes", nargs="+", default=["500MB", "2GB", "8GB"], help="default: 500MB 2GB 8GB")
+    parser.add_argument("--links", action="store_true", help="hard links in place of copies: needs less disk")
+    parser.add_argument(
+        "--job", default="images_keep.yaml", help="in scripts/bench/jobs (default: images_keep.yaml)"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the blown-up data for the next run")
+    parser.add_argument("options", nargs="*", help="after --: options for headrace run")
+    args = parser.parse_args()
+    source = common.ensure(args.work / "images", "images", 13_688, args.work / "images")
+    runs: list[common.Run] = []
+    peaks: dict[str, list[float]] = {}
+    for size in args.sizes:
+        wanted = parse_bytes(size)
+        if not isinstance(wanted, int):
+            parser.error(f"--sizes {size}: expected a size such as 2GB")
+        data, output = args.work / f"images-{size}", args.work / "out" / "memory"
+        links = ["--links"] if args.links else []
+        common.ensure(data, "multiply", source, data, "--size", size, *links)
+        command = [common.headrace(), "run", common.JOBS / args.job, "--var", f"data={data.resolve()}"]
+        command += ["--out", output.resolve(), *args.options]
+        peaks[size] = []
+        for _ in range(args.rounds):
+            run = common.Contender(size, command, output=output).run(interval=0.02, pss=True)
+            common.note(
+                f"{size:>6}: RSS {run.rss_mb:.0f} MB, PSS {run.pss_mb:.0f} MB, {run.wall_seconds:.1f} s"
+            )
+            runs.append(run)
+            peaks[size].append(run.rss_mb)
+        shutil.rmtree(output, ignore_errors=True)
+        if not args.keep:
+            shutil.rmtree(data)
+    middle = {size: statistics.median(values) for size, values in peaks.items()}
+    mean = statistics.mean(middle.values())
+    spread = 100 * max(abs(value - mean) for value in middle.values()) / mean
+    goals = [
+        common.Goal("peak RSS of the process tree", max(middle.values()), 700, at_least=False, unit="MB"),
+        common.Goal(
+            "spread around the mean over the sizes, +-", round(spread, 1), 15, at_least=False, unit="%"
+        ),
+    ]
+    common.report(args, runs, goals, peak_rss_mb=middle)
+    if not args.json:
+        print("peak RSS:", ", ".join(f"{s} -> {format_bytes(m * 1e6)}" for s, m in middle.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+# shellcheck shell=bash
+# Sourced by the other scripts: where the environment is and how to add to it. Run from the repository's root.
+
+VENV=.venv
+export PATH="$PWD/$VENV/bin:$PATH"
+export VIRTUAL_ENV="$PWD/$VENV"
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+# TensorFlow's greetings, which are no news: no GPU, which instructions it was built with.
+export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
+
+# find_python: a Python 3.11, from $PYTHON or the usual names.
+find_python() {
+  local name
+  for name in ${PYTHON:-python3.11 python3 python}; do
+    if "$name" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+      command -v "$name"
+      return
+    fi
+  done
+  echo "Headrace needs Python 3.11; none was found. Name one with PYTHON=/path/to/python3.11" >&2
+  return 1
+}
+
+# make_venv: $VENV, with uv where there is one; Debian's Python without python3-venv has no pip of its own to put in.
+make_venv() {
+  local python
+  python=$(find_python)
+  rm -rf "$VENV"
+  if command -v uv >/dev/null; then
+    uv venv --quiet --python "$python" "$VENV"
+  else
+    "$python" -m venv "$VENV" >/dev/null 2>&1 || { rm -rf "$VENV" && "$python" -m venv --without-pip "$VENV"; }
+  fi
+}
+
+# pip_install ARGUMENTS: into $VENV.
+pip_install() {
+  if command -v uv >/dev/null; then
+    uv pip install --quiet --python "$VENV/bin/python" "$@"
+  elif "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+    "$VENV/bin/python" -m pip install --quiet "$@"
+  else
+    local name
+    for name in python3.11 python3 python; do # none in there: one from outside, which can install into it
+      name=$(PATH=${PATH#*:} command -v "$name") || continue
+      if "$name" -m pip --version >/dev/null 2>&1; then
+        "$name" -m pip --python "$VENV/bin/python" install --quiet "$@"
+        return
+      fi
+    done
+    echo "There is no pip. On Debian: apt-get install python3-pip" >&2
+    return 1
+  fi
+}
