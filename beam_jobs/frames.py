@@ -93,7 +93,9 @@ def check_frames(reader: HashingReader, offsets: Numbers, lengths: Numbers) -> I
         whole = first + int(np.searchsorted(ends[first:after], start + held, side="right"))
         window = slice(first, whole)
         for fault in _check_window(np.frombuffer(view, np.uint8), offsets[window] - start, lengths[window]):
-            yield Fault(first + (fault.record or 0), start + fault.offset, fault.what, fault.expected, fault.found)
+            yield Fault(
+                first + (fault.record or 0), start + fault.offset, fault.what, fault.expected, fault.found
+            )
         if whole < after:
             yield _cut_short(whole, int(offsets[whole]), int(lengths[whole]), start + held)
             return
@@ -110,7 +112,9 @@ def walk_frames(file: BinaryIO, size: int) -> tuple[Numbers, Numbers, Fault | No
         header = os.pread(descriptor, _HEADER_BYTES, offset)
         length = struct.unpack_from("<Q", header)[0] + FRAME_OVERHEAD if len(header) == _HEADER_BYTES else 0
         if length and _masked(google_crc32c.value(header[:8])) != struct.unpack_from("<I", header, 8)[0]:
-            fault = Fault(len(offsets), offset, "the CRC of its length differs; records after it cannot be found")
+            fault = Fault(
+                len(offsets), offset, "the CRC of its length differs; records after it cannot be found"
+            )
         elif not length or length > size - offset:
             fault = _cut_short(len(offsets), offset, length, size)
         else:
