@@ -1,0 +1,133 @@
+"""Random changes to training examples: dict → dict, stateless, the same for the same seed whatever the parallelism.
+
+An operation is anything called as `op(features, seed) -> features`, where `features` maps names to the tensors of one
+example and `seed`, int64 (2,), depends on the data set, the user's seed, the epoch, the example and the operation's
+place in the list, and on nothing else. Operations here change every image among the features (every tensor of rank
+3), all in the same way, so that a photo and its mask stay together. Images hold 0 … 255, as uint8 or float32.
+
+Batch operations (`batched = True`) are called with the tensors and the seeds, int64 (n, 2), of a whole batch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from loader.batch_ops import CutMix, MixUp
+from loader.decode import Features, to_uint8
+from loader.image_ops import (
+    Brightness,
+    ColorJitter,
+    Contrast,
+    FlipLeftRight,
+    FlipUpDown,
+    Hue,
+    ImageOp,
+    RandomResizedCrop,
+    Rotation,
+    Saturation,
+    Translate,
+)
+from schemas import HeadraceError
+
+__all__ = [
+    "PRESETS",
+    "Augment",
+    "AugmentFn",
+    "Brightness",
+    "ColorJitter",
+    "Contrast",
+    "CutMix",
+    "FlipLeftRight",
+    "FlipUpDown",
+    "Hue",
+    "ImageOp",
+    "MixUp",
+    "RandomResizedCrop",
+    "Rotation",
+    "Saturation",
+    "Translate",
+]
+
+AugmentFn = Callable[[Features, tf.Tensor], Features]
+
+PRESETS: dict[str, tuple[AugmentFn, ...]] = {
+    "light": (Translate(), FlipLeftRight(), ColorJitter(brightness=0.1, contrast=0.1)),
+    "standard": (RandomResizedCrop(), FlipLeftRight()),
+    "strong": (
+        RandomResizedCrop(),
+        FlipLeftRight(),
+        ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05),
+        MixUp(probability=0.5),
+        CutMix(probability=0.5),
+    ),
+}
+
+Augment = bool | str | AugmentFn | Sequence[AugmentFn] | None
+
+
+def resolve(augment: Augment) -> tuple[AugmentFn, ...]:
+    """The operations that `augment` stands for: a preset's name, True for "standard", one operation or several.
+
+    Raises:
+      HeadraceError: no preset has that name, something in it cannot be called, or batch operations come first.
+    """
+    if augment is None or augment is False:
+        return ()
+    if augment is True:
+        return PRESETS["standard"]
+    if isinstance(augment, str):
+        if augment not in PRESETS:
+            near = difflib.get_close_matches(augment, PRESETS, n=1)
+            raise HeadraceError(
+                "There is no augmentation of this name.",
+                where="augment",
+                value=augment,
+                allowed=", ".join(PRESETS),
+                hint=f"Did you mean {near[0]!r}?" if near else "Or give a list of operations from loader.augment.",
+            )
+        return PRESETS[augment]
+    ops = (augment,) if callable(augment) else tuple(augment)
+    for number, op in enumerate(ops):
+        if not callable(op) or isinstance(op, type):
+            raise HeadraceError(
+                "An augmentation must be callable as op(features, seed) -> features.",
+                where=f"augment[{number}]",
+                value=op,
+                hint=f"Write {op.__name__}()." if isinstance(op, type) else None,
+            )
+        if not is_batched(op) and any(is_batched(before) for before in ops[:number]):
+            raise HeadraceError(
+                "Operations on single examples come before those on batches.", where=f"augment[{number}]", value=op
+            )
+    return ops
+
+
+def apply(ops: Sequence[AugmentFn], features: Features, seed: tf.Tensor, first: int = 0) -> Features:
+    """The features after all `ops`; `first` is the place of the first of them in the user's list.
+
+    Operations here may leave float32; images that were uint8 are uint8 again before a user's function and at the end.
+    """
+    whole = _uint8(features)
+    for place, op in enumerate(ops, first):
+        own = isinstance(op, (ImageOp, MixUp, CutMix))
+        # Seeds of different places are different Philox keys, and so independent streams.
+        given = features if own else _restore(features, whole)
+        features = op(given, seed + tf.constant([0, place], tf.int64))
+        whole = whole if own else _uint8(features)
+    return _restore(features, whole)
+
+
+def is_batched(op: AugmentFn) -> bool:
+    """Whether an operation works on batches."""
+    return bool(getattr(op, "batched", False))
+
+
+def _uint8(features: Features) -> set[str]:
+    return {name for name, value in features.items() if value.dtype == tf.uint8}
+
+
+def _restore(features: Features, whole: set[str]) -> Features:
+    return {name: to_uint8(v) if name in whole else v for name, v in features.items()}

@@ -1,0 +1,137 @@
+"""From the bytes of records to tensors: one parse for many records, then each image, of which only the crop is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from schemas.features import (
+    BoolFeature,
+    BytesFeature,
+    Feature,
+    Float32Feature,
+    ImageFeature,
+    TextFeature,
+)
+
+Features = dict[str, Any]  # tensors by feature name
+Box = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]  # top, left, height, width: int32 scalars
+BoxFn = Callable[[tf.Tensor, tf.Tensor], Box]  # of an image's height and width
+
+RESIZES = ("crop", "stretch", "pad", "center")
+_JPEG_MAGIC = b"\xff\xd8\xff"
+
+
+def parse(records: tf.Tensor, features: Mapping[str, Feature]) -> Features:
+    """The features of `records`, string (n,), by name.
+
+    image: string (n,), still encoded · class_label, int64: int64 · float32: float32 · bool: bool ·
+    text, bytes: string. A vector is (n, length), a list of any length a RaggedTensor (n, None).
+    """
+    parsed = tf.io.parse_example(records, {name: _parsing(feature) for name, feature in features.items()})
+    for name, feature in features.items():
+        if isinstance(feature, BoolFeature):
+            parsed[name] = tf.cast(parsed[name], tf.bool)
+    return {name: parsed[name] for name in features}
+
+
+def _parsing(feature: Feature) -> Any:
+    dtype = tf.int64
+    if isinstance(feature, Float32Feature):
+        dtype = tf.float32
+    elif isinstance(feature, (ImageFeature, TextFeature, BytesFeature)):
+        dtype = tf.string
+    shape = () if isinstance(feature, ImageFeature) else getattr(feature, "shape", ())
+    if shape == (None,):
+        return tf.io.RaggedFeature(dtype, row_splits_dtype=tf.int64)
+    return tf.io.FixedLenFeature(shape, dtype)
+
+
+def decode_image(data: tf.Tensor, feature: ImageFeature, box: BoxFn | None = None) -> tf.Tensor:
+    """The image in `data`, or the part of it in `box`: uint8 (height, width, channels).
+
+    Of a JPEG only the box is decoded, which is what makes crops cheap.
+    """
+    channels = feature.shape[2]
+    if feature.stored_format == "jpeg":
+        return _decode_jpeg(data, channels, box)
+    if feature.stored_format == "png":
+        return _cut(tf.io.decode_png(data, channels), box)
+    if box is None or channels == 4:
+        return _cut(_decode_any(data, channels), box)
+    return tf.cond(
+        tf.equal(tf.strings.substr(data, 0, len(_JPEG_MAGIC)), _JPEG_MAGIC),
+        lambda: _decode_jpeg(data, channels, box),
+        lambda: _cut(_decode_any(data, channels), box),
+    )
+
+
+def _decode_jpeg(data: tf.Tensor, channels: int, box: BoxFn | None) -> tf.Tensor:
+    if box is None:
+        return tf.io.decode_jpeg(data, channels)
+    shape = tf.io.extract_jpeg_shape(data)
+    return tf.io.decode_and_crop_jpeg(data, tf.stack(box(shape[0], shape[1])), channels)
+
+
+def _decode_any(data: tf.Tensor, channels: int) -> tf.Tensor:
+    return tf.io.decode_image(data, channels, expand_animations=False)
+
+
+def _cut(image: tf.Tensor, box: BoxFn | None) -> tf.Tensor:
+    if box is None:
+        return image
+    shape = tf.shape(image)
+    top, left, height, width = box(shape[0], shape[1])
+    return tf.slice(image, tf.stack([top, left, 0]), tf.stack([height, width, -1]))
+
+
+def fit_box(size: tuple[int, int], resize: str) -> BoxFn | None:
+    """The part of an image that `fit` makes an image of `size` from; None for all of it."""
+    if resize == "crop":
+        return lambda height, width: center_box(height, width, *_aspect_size(height, width, size))
+    if resize == "center":
+        return lambda height, width: center_box(
+            height, width, tf.minimum(height, size[0]), tf.minimum(width, size[1])
+        )
+    return None
+
+
+def fit(image: tf.Tensor, size: tuple[int, int], resize: str) -> tf.Tensor:
+    """What `fit_box` left of an image, brought to `size`: uint8 (*size, channels)."""
+    if resize == "pad":
+        return to_uint8(tf.image.resize_with_pad(image, *size))
+    if resize == "center":
+        return tf.image.pad_to_bounding_box(image, *_margins(image, size), *size)
+    return resize_image(image, size)
+
+
+def resize_image(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    """`image` stretched to `size`, bilinear, uint8. Untouched where it has that size already."""
+    if tuple(image.shape[:2]) == tuple(size):
+        return image
+    return to_uint8(tf.image.resize(image, size))
+
+
+def to_uint8(image: tf.Tensor) -> tf.Tensor:
+    """Values of 0 … 255 rounded and cut to uint8."""
+    return image if image.dtype == tf.uint8 else tf.saturate_cast(tf.round(image), tf.uint8)
+
+
+def center_box(height: tf.Tensor, width: tf.Tensor, crop_height: tf.Tensor, crop_width: tf.Tensor) -> Box:
+    """A crop of the given size in the middle of an image."""
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+def _aspect_size(height: tf.Tensor, width: tf.Tensor, size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
+    """The largest height and width of the aspect ratio of `size` that an image holds."""
+    return (
+        tf.clip_by_value((width * size[0] + size[1] // 2) // size[1], 1, height),
+        tf.clip_by_value((height * size[1] + size[0] // 2) // size[0], 1, width),
+    )
+
+
+def _margins(image: tf.Tensor, size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
+    shape = tf.shape(image)
+    return (size[0] - shape[0]) // 2, (size[1] - shape[1]) // 2
