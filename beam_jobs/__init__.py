@@ -1,7 +1,7 @@
 """Preparing data sets: from heterogeneous sources to deterministic, sharded TFRecords, on Apache Beam.
 
-    from beam_jobs import load_job, run
-    result = run(load_job("job.yaml"), out="out")
+from beam_jobs import load_job, run
+result = run(load_job("job.yaml"), out="out")
 """
 
 from __future__ import annotations

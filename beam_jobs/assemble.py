@@ -18,7 +18,7 @@ import pyarrow as pa
 from beam_jobs.build import RunSummary
 from beam_jobs.files import atomic_file, write_all, write_file
 from beam_jobs.plan import JobPlan
-from beam_jobs.runs import INDEX_DTYPE, in_order, read_index, read_records_into
+from beam_jobs.runs import INDEX_DTYPE, in_order, read_index, read_records_into, read_section
 from beam_jobs.settle import Settled, open_finished
 from beam_jobs.sources.base import Partition
 from beam_jobs.wire import for_runners
@@ -81,7 +81,9 @@ def find_references(summary: RunSummary, plan: JobPlan, settled: Settled) -> lis
         for number, (start, stop) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
             if stop > start:
                 offset = int(ends[start])
-                reference = Reference(summary.run, summary.ordinal, start, stop, offset, int(ends[stop]) - offset)
+                reference = Reference(
+                    summary.run, summary.ordinal, start, stop, offset, int(ends[stop]) - offset
+                )
                 found.append((_key(split, number), reference))
         first += records
     return found
@@ -89,7 +91,9 @@ def find_references(summary: RunSummary, plan: JobPlan, settled: Settled) -> lis
 
 def list_shards(settled: Settled) -> list[tuple[ShardKey, None]]:
     """Every shard, so that one without records is written too."""
-    return [(_key(split, number), None) for split, count in enumerate(settled.shards) for number in range(count)]
+    return [
+        (_key(split, number), None) for split, count in enumerate(settled.shards) for number in range(count)
+    ]
 
 
 @for_runners
@@ -112,7 +116,7 @@ def assemble_shard(
 
 
 @dataclass(eq=False)
-class AssembleShards(beam.PTransform):  # type: ignore[misc]
+class AssembleShards(beam.PTransform):
     """Summaries of runs, with `Settled` beside them, to finished shards."""
 
     plan: JobPlan
@@ -161,7 +165,9 @@ def _write_shard(
     hashes = index["hash"][order]
     repeated = np.zeros(len(order), dtype=np.bool_)
     repeated[1:] = hashes[1:] == hashes[:-1]
-    duplicates = _describe_duplicates(plan, references, index, owners, order, repeated) if repeated.any() else []
+    duplicates = (
+        _describe_duplicates(plan, references, index, owners, order, repeated) if repeated.any() else []
+    )
     order = order[~repeated]
     stage = plan.workspace.stage
     digest, size = hashlib.sha256(), 0
@@ -176,7 +182,9 @@ def _write_shard(
     index_entry = FileEntry(
         path=index_name(name), bytes=len(index_bytes), sha256=hashlib.sha256(index_bytes).hexdigest()
     )
-    entry = ShardEntry(path=name, bytes=size, sha256=digest.hexdigest(), records=len(order), index=index_entry)
+    entry = ShardEntry(
+        path=name, bytes=size, sha256=digest.hexdigest(), records=len(order), index=index_entry
+    )
     return entry, duplicates
 
 
@@ -188,7 +196,7 @@ def _read_ranges(
     indexes, owners, filled = [np.zeros(0, dtype=INDEX_DTYPE)], [np.zeros(0, dtype=np.int64)], 0
     for owner, reference in enumerate(references):
         run = open_finished(plan, reference.run)
-        read_records_into(run, reference.offset, memoryview(buffer)[filled : filled + reference.bytes])
+        read_records_into(run, reference.offset, memoryview(buffer.data)[filled : filled + reference.bytes])
         filled += reference.bytes
         indexes.append(read_index(run, reference.start, reference.stop))
         owners.append(np.full(len(indexes[-1]), owner))
@@ -198,11 +206,19 @@ def _read_ranges(
     return index, pa.Array.from_buffers(pa.large_binary(), len(index), buffers), np.concatenate(owners)
 
 
-def _describe_duplicates(plan: JobPlan, references: list[Reference], index: npt.NDArray[np.void],
-                         owners: npt.NDArray[np.int64], order: npt.NDArray[np.int64],
-                         repeated: npt.NDArray[np.bool_]) -> list[tuple[str, str, str]]:
+def _describe_duplicates(  # noqa: PLR0917
+    plan: JobPlan,
+    references: list[Reference],
+    index: npt.NDArray[np.void],
+    owners: npt.NDArray[np.int64],
+    order: npt.NDArray[np.int64],
+    repeated: npt.NDArray[np.bool_],
+) -> list[tuple[str, str, str]]:
     source = plan.source(plan.spec.main_name)
-    partitions = [Partition(**open_finished(plan, reference.run).summary["partition"]) for reference in references]
+    partitions = [
+        Partition(**json.loads(read_section(open_finished(plan, reference.run), "partition")))
+        for reference in references
+    ]
 
     def origin(place: int) -> str:
         return source.origin(partitions[int(owners[place])], int(index["row"][place]))

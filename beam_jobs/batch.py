@@ -14,10 +14,7 @@ import pyarrow as pa
 _MAX_RAW_BYTES = 4096
 
 DEAD_LETTER_SCHEMA = pa.schema(
-    [
-        pa.field(name, pa.string())
-        for name in ("source", "origin", "key", "stage", "rule", "reason", "raw")
-    ]
+    [pa.field(name, pa.string()) for name in ("source", "origin", "key", "stage", "rule", "reason", "raw")]
 )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
@@ -77,7 +78,7 @@ def build_run(partition: Partition, plan: JobPlan, _tables_ready: object = None)
 
 
 @dataclass(eq=False)
-class BuildRuns(beam.PTransform):  # type: ignore[misc]
+class BuildRuns(beam.PTransform):
     """Partitions to summaries of runs. Tables are prepared first; every run waits for all of them."""
 
     plan: JobPlan
@@ -105,8 +106,15 @@ def _read_partition(partition: Partition, plan: JobPlan) -> RunContent:
     for found in source.read(partition):
         ledger.read += len(found.keys) + len(found.faults)
         ledger.letters += [
-            DeadLetter(partition.source, source.origin(partition, f.row), "", "read", f.rule, f.reason,
-                       (f.raw or b"").decode("utf-8", "backslashreplace"))
+            DeadLetter(
+                partition.source,
+                source.origin(partition, f.row),
+                "",
+                "read",
+                f.rule,
+                f.reason,
+                (f.raw or b"").decode("utf-8", "backslashreplace"),
+            )
             for f in found.faults
         ]
         _add_batch(Batch(found.records, found.keys, found.rows), plan, ledger, content, joined)
@@ -119,13 +127,19 @@ def _read_partition(partition: Partition, plan: JobPlan) -> RunContent:
         "read": ledger.read,
         "dead_lettered": len(ledger.letters),
         "dropped": dict(sorted(ledger.dropped.items())),
-        "partition": asdict(partition),
     }
+    # In a section of its own, since only duplicates need it and every shard reads the summary.
+    content.sections["partition"] = json.dumps(vars(partition)).encode()
     return content
 
 
-def _add_batch(batch: Batch, plan: JobPlan, ledger: Ledger, content: RunContent,
-               joined: dict[str, tuple[list[Any], list[Any]]]) -> None:
+def _add_batch(
+    batch: Batch,
+    plan: JobPlan,
+    ledger: Ledger,
+    content: RunContent,
+    joined: dict[str, tuple[list[Any], list[Any]]],
+) -> None:
     """Takes one batch through all stages and adds what is left of it to the run."""
     batch = ledger.refuse(batch, "read", _missing_keys(batch))
     for join in plan.spec.join:
@@ -170,7 +184,9 @@ def _splits(batch: Batch, keys: list[bytes], plan: JobPlan) -> Any:
             )
         texts = batch.records.column(split.by).cast(pa.string()).to_pylist()
         # Records without a group are each a group of their own; the mark keeps them apart from real groups.
-        groups = [b"\0" + key if text is None else text.encode() for text, key in zip(texts, keys, strict=True)]
+        groups = [
+            b"\0" + key if text is None else text.encode() for text, key in zip(texts, keys, strict=True)
+        ]
     return split_of(split_positions(groups, split.seed), list(split.fractions.values()))
 
 

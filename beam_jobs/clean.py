@@ -23,7 +23,9 @@ UserFunction = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 def apply_rule(batch: Batch, rule: Rule, ledger: Ledger) -> Batch:
     """The batch after one rule."""
-    return drop_by_value(batch, rule, ledger) if isinstance(rule, DropRule) else map_records(batch, rule, ledger)
+    return (
+        drop_by_value(batch, rule, ledger) if isinstance(rule, DropRule) else map_records(batch, rule, ledger)
+    )
 
 
 def drop_by_value(batch: Batch, rule: DropRule, ledger: Ledger) -> Batch:
@@ -72,7 +74,11 @@ def map_records(batch: Batch, rule: MapRule, ledger: Ledger) -> Batch:
     refused = np.zeros(len(batch), dtype=np.bool_)
     refused[[problem.place for problem in problems]] = True
     dropped = np.array([result is None for result in results], dtype=np.bool_)
-    kept = [result for result, gone in zip(results, refused | dropped, strict=True) if result is not None and not gone]
+    kept = [
+        result
+        for result, gone in zip(results, refused | dropped, strict=True)
+        if result is not None and not gone
+    ]
     batch = ledger.drop(ledger.refuse(batch, "clean", problems), rule.map, dropped[~refused])
     return _with_results(batch, kept, names)
 
@@ -133,7 +139,9 @@ def _check_columns(batch: Batch, columns: list[str], where: str) -> None:
     names = batch.records.schema.names
     for column in columns:
         if column not in names:
-            raise HeadraceError("The column does not exist.", where=where, value=column, allowed=", ".join(names))
+            raise HeadraceError(
+                "The column does not exist.", where=where, value=column, allowed=", ".join(names)
+            )
 
 
 def _text(value: str | int | float | bool) -> str:

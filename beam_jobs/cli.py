@@ -10,8 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from schemas import HeadraceError, __version__, job_schema, load_spec
-from schemas.load import fill_variables
+from schemas import HeadraceError, __version__
 
 _EXIT_CODES = "Exit codes: 0 done, 1 an error or a difference found, 2 wrong usage, 130 stopped by Ctrl-C."
 
@@ -61,13 +60,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_validate(commands)
     _add_inspect(commands)
     _add_verify(commands)
-    schema = _add(commands, "schema", _schema, "print the JSON Schema of job files, for editors", ["headrace schema"])
+    schema = _add(
+        commands, "schema", _schema, "print the JSON Schema of job files, for editors", ["headrace schema"]
+    )
     schema.set_defaults(json=True)
     return parser
 
 
-def _add(commands: Any, name: str, command: Callable[[argparse.Namespace], int], summary: str, examples: list[str]
-         ) -> argparse.ArgumentParser:
+def _add(
+    commands: Any, name: str, command: Callable[[argparse.Namespace], int], summary: str, examples: list[str]
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
@@ -94,7 +96,9 @@ def _add_run(commands: Any) -> None:
     )
     parser.add_argument("job", metavar="JOB.yaml")
     parser.add_argument("--out", default="out", help="directory of all data sets (default: out)")
-    parser.add_argument("--var", action="append", default=[], metavar="NAME=VALUE", help="value of a ${variable}")
+    parser.add_argument(
+        "--var", action="append", default=[], metavar="NAME=VALUE", help="value of a ${variable}"
+    )
     parser.add_argument("--keep-work", action="store_true", help="keep the runs for a later version to reuse")
     parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -109,7 +113,9 @@ def _add_validate(commands: Any) -> None:
         ["headrace validate job.yaml", "headrace validate job.yaml --json"],
     )
     parser.add_argument("job", metavar="JOB.yaml")
-    parser.add_argument("--var", action="append", default=[], metavar="NAME=VALUE", help="value of a ${variable}")
+    parser.add_argument(
+        "--var", action="append", default=[], metavar="NAME=VALUE", help="value of a ${variable}"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -122,7 +128,9 @@ def _add_inspect(commands: Any) -> None:
         ["headrace inspect out/elpv/1.0.0", "headrace inspect out/elpv/1.0.0 --records 10 --json"],
     )
     parser.add_argument("directory", metavar="DIR", help="directory of one version")
-    parser.add_argument("--records", type=int, default=3, metavar="N", help="records to show of each split (default: 3)")
+    parser.add_argument(
+        "--records", type=int, default=3, metavar="N", help="records to show of each split (default: 3)"
+    )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
 
 
@@ -161,12 +169,18 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
+    from schemas.load import fill_variables, load_spec
+
     spec = load_spec(arguments.job)
     values = {**spec.vars, **_variables(arguments.var)}
     for name, source in spec.sources.items():
         fill_variables(source.path, values, f"sources.{name}.path")
     if arguments.json:
-        print(json.dumps({"valid": True, "name": spec.name, "version": spec.version, "fingerprint": spec.fingerprint}))
+        print(
+            json.dumps(
+                {"valid": True, "name": spec.name, "version": spec.version, "fingerprint": spec.fingerprint}
+            )
+        )
     else:
         print(f"{arguments.job} is a valid job: {spec.name} {spec.version}, {len(spec.features)} features.")
     return 0
@@ -184,7 +198,9 @@ def _verify(arguments: argparse.Namespace) -> int:
     return verify_command(arguments.directory, as_json=arguments.json)
 
 
-def _schema(arguments: argparse.Namespace) -> int:
+def _schema(_: argparse.Namespace) -> int:
+    from schemas import job_schema
+
     print(json.dumps(job_schema(), indent=1))
     return 0
 
@@ -194,7 +210,9 @@ def _variables(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise HeadraceError("A variable needs a value.", value=f"--var {pair}", allowed="--var NAME=VALUE")
+            raise HeadraceError(
+                "A variable needs a value.", value=f"--var {pair}", allowed="--var NAME=VALUE"
+            )
         values[name] = value
     return values
 
@@ -204,7 +222,9 @@ def _need_etl() -> None:
         import apache_beam  # noqa: F401
     except ImportError as error:
         raise HeadraceError(
-            "Running jobs needs Apache Beam, which is not installed.", value=str(error), hint="pip install 'headrace[etl]'"
+            "Running jobs needs Apache Beam, which is not installed.",
+            value=str(error),
+            hint="pip install 'headrace[etl]'",
         ) from error
 
 

@@ -82,7 +82,8 @@ def commit(
         version=plan.spec.version,
         description=plan.spec.description,
         fingerprint=fingerprint(
-            plan.spec.fingerprint, {name: [shard.sha256 for shard in split.shards] for name, split in splits.items()}
+            plan.spec.fingerprint,
+            {name: [shard.sha256 for shard in split.shards] for name, split in splits.items()},
         ),
         spec_fingerprint=plan.spec.fingerprint,
         spec=plan.spec.model_dump(by_alias=True, mode="json", exclude={"vars"}, exclude_unset=True),
@@ -104,7 +105,7 @@ def commit(
 
 
 @dataclass(eq=False)
-class Commit(beam.PTransform):  # type: ignore[misc]
+class Commit(beam.PTransform):
     """All shards, with `Settled` and all summaries beside them, to a committed version."""
 
     plan: JobPlan
@@ -123,7 +124,9 @@ class Commit(beam.PTransform):  # type: ignore[misc]
         )
 
 
-def all_letters(plan: JobPlan, summaries: Sequence[RunSummary], shards: Sequence[Shard]) -> Iterator[pa.Table]:
+def all_letters(
+    plan: JobPlan, summaries: Sequence[RunSummary], shards: Sequence[Shard]
+) -> Iterator[pa.Table]:
     """Every dead letter of the job, in the order of sources and records."""
     for run in open_runs(plan, summaries):
         yield read_letters(run)
@@ -132,7 +135,9 @@ def all_letters(plan: JobPlan, summaries: Sequence[RunSummary], shards: Sequence
     duplicates = sorted((origin, key, first) for shard in shards for key, origin, first in shard.duplicates)
     yield _letter_table(
         [
-            DeadLetter(plan.spec.main_name, origin, key, "assemble", "duplicate_key", f"has the key of {first}")
+            DeadLetter(
+                plan.spec.main_name, origin, key, "assemble", "duplicate_key", f"has the key of {first}"
+            )
             for origin, key, first in duplicates
         ]
     )
@@ -145,7 +150,9 @@ def write_letters(path: Path, tables: Iterator[pa.Table]) -> dict[str, int]:
     with pq.ParquetWriter(path, DEAD_LETTER_SCHEMA) as writer:
         # Row groups of even size, whatever the sizes of the runs: a table a run would bloat the file.
         for table in _regrouped(tables):
-            counts.update(f"{row['stage']}.{row['rule']}" for row in table.select(["stage", "rule"]).to_pylist())
+            counts.update(
+                f"{row['stage']}.{row['rule']}" for row in table.select(["stage", "rule"]).to_pylist()
+            )
             writer.write_table(table)
     return dict(sorted(counts.items()))
 
@@ -202,7 +209,9 @@ def _file_entry(stage: Path, path: str) -> FileEntry:
 def _publish(plan: JobPlan) -> None:
     workspace = plan.workspace
     # Before the rename: a version that exists always has its note, wherever the job dies.
-    write_file(workspace.inputs, json.dumps({"inputs": plan.inputs, "code": plan.code}).encode(), durable=True)
+    write_file(
+        workspace.inputs, json.dumps({"inputs": plan.inputs, "code": plan.code}).encode(), durable=True
+    )
     for directory in {path.parent for path in workspace.stage.rglob("*")}:
         sync_directory(directory)
     try:
@@ -211,6 +220,7 @@ def _publish(plan: JobPlan) -> None:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
         raise HeadraceError(
-            "Another job has committed this version meanwhile; it was left as it is.", where=str(workspace.dataset)
+            "Another job has committed this version meanwhile; it was left as it is.",
+            where=str(workspace.dataset),
         ) from error
     sync_directory(workspace.root)

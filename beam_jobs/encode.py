@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import google_crc32c
 import numpy as np
@@ -39,7 +40,7 @@ class _Block:
         return self.mask.sum(axis=1, dtype=np.int64)
 
 
-_Part = _Block | pa.LargeBinaryArray
+_Part: TypeAlias = "_Block | pa.LargeBinaryArray"
 
 
 def encode_records(columns: Mapping[str, pa.Array]) -> tuple[pa.LargeBinaryArray, npt.NDArray[np.uint64]]:
@@ -101,7 +102,11 @@ def _list(column: pa.Array, rows: int) -> tuple[int, list[_Part], Lengths]:
     if pa.types.is_int64(column.type):
         block = _varints(column.to_numpy(zero_copy_only=False))
         sizes = block.sizes()
-        return _INT64_LIST, [_constant(b"\x0a", rows), _varints(sizes), block], 1 + _varint_size(sizes) + sizes
+        return (
+            _INT64_LIST,
+            [_constant(b"\x0a", rows), _varints(sizes), block],
+            1 + _varint_size(sizes) + sizes,
+        )
     if pa.types.is_large_list(column.type):
         kind, packed = _packed(column)
         sizes = np.diff(_offsets(packed))
@@ -210,7 +215,9 @@ def _frame(records: pa.LargeBinaryArray) -> npt.NDArray[np.uint64]:
     """Fills in the length and the two CRCs around each record, in place; gives the size of each frame."""
     offsets = _offsets(records)
     # Nothing else holds the freshly joined buffer yet; writing into it saves a copy of every record.
-    buffer = np.frombuffer(records.buffers()[2], dtype=np.uint8) if len(records) else np.zeros(0, dtype=np.uint8)
+    buffer = (
+        np.frombuffer(records.buffers()[2], dtype=np.uint8) if len(records) else np.zeros(0, dtype=np.uint8)
+    )
     starts, ends = offsets[:-1], offsets[1:]
     sizes = (ends - starts).astype(np.uint64)
     data_sizes = sizes - np.uint64(_HEADER_BYTES + _FOOTER_BYTES)

@@ -122,7 +122,9 @@ def run(
             ) from None
         manifest = read_manifest(workspace.dataset)
         _clean(workspace, keep_runs=keep_work)
-    return Result(workspace.dataset, manifest, False, False, time.monotonic() - started, len(partitions), reused)
+    return Result(
+        workspace.dataset, manifest, False, False, time.monotonic() - started, len(partitions), reused
+    )
 
 
 def _import_from_here() -> None:
@@ -196,12 +198,18 @@ def summary_lines(result: Result) -> list[str]:
     if result.up_to_date:
         head = f"{manifest.name} {manifest.version} is up to date: nothing was read or written again."
         if result.other_code:
-            head += "\nAnother state of Headrace prepared it; give the job a new `version:` to prepare it anew."
+            head += (
+                "\nAnother state of Headrace prepared it; give the job a new `version:` to prepare it anew."
+            )
     else:
         head = f"Prepared {manifest.name} {manifest.version} in {result.seconds:.1f} s."
     lines = [head, ""]
     for name, books in manifest.books.items():
-        parts = [f"{books.read:,} read", f"{books.written:,} written", f"{books.dead_lettered:,} dead-lettered"]
+        parts = [
+            f"{books.read:,} read",
+            f"{books.written:,} written",
+            f"{books.dead_lettered:,} dead-lettered",
+        ]
         parts += [f"{count:,} dropped ({rule})" for rule, count in books.dropped.items()]
         parts += [f"{books.duplicates:,} duplicates"] if books.duplicates else []
         lines.append(f"  {name:<12} {', '.join(parts)}")

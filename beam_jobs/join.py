@@ -54,7 +54,8 @@ def write_table(path: Path, join: Join, source: Source, partitions: list[Partiti
         for found in source.read(partition):
             read += len(found.keys) + len(found.faults)
             letters += [
-                DeadLetter(name, source.origin(partition, f.row), "", "read", f.rule, f.reason) for f in found.faults
+                DeadLetter(name, source.origin(partition, f.row), "", "read", f.rule, f.reason)
+                for f in found.faults
             ]
             batch = Batch(found.records, found.keys, found.rows)
             batch = ledger.refuse(batch, "join", _missing_keys(batch, join.right_on, name))
@@ -71,7 +72,9 @@ def write_table(path: Path, join: Join, source: Source, partitions: list[Partiti
     by_ordinal = {partition.ordinal: partition for partition in partitions}
     for row in repeated.select([join.right_on, _ROW, _PARTITION]).to_pylist():
         origin = source.origin(by_ordinal[row[_PARTITION]], row[_ROW])
-        reason = f"{join.right_on} {shorten(repr(row[join.right_on]), 80)} occurred before; the first row is used"
+        reason = (
+            f"{join.right_on} {shorten(repr(row[join.right_on]), 80)} occurred before; the first row is used"
+        )
         letters.append(DeadLetter(name, origin, str(row[join.right_on]), "join", "duplicate_key", reason))
     books = {"read": read, "duplicates": len(repeated), "letters": [vars(letter) for letter in letters]}
     rows = rows.replace_schema_metadata({"headrace": json.dumps(books)})
@@ -91,7 +94,11 @@ def open_table(path: Path, join: Join) -> Table:
             if len(_tables) >= _MAX_OPEN_TABLES:
                 _tables.popitem(last=False)
             _tables[path] = Table(
-                rows, {key: place for place, key in enumerate(keys)}, letters, books["read"], books["duplicates"]
+                rows,
+                {key: place for place, key in enumerate(keys)},
+                letters,
+                books["read"],
+                books["duplicates"],
             )
         return _tables[path]
 
@@ -116,7 +123,11 @@ def join_table(batch: Batch, join: Join, table: Table, ledger: Ledger) -> tuple[
             batch = ledger.drop(batch, f"unmatched in {join.table}", unmatched)
         else:
             problems = [
-                Problem(place, "unmatched", f"{join.left_on} {keys[place]!r} is not in {join.table}.{join.right_on}")
+                Problem(
+                    place,
+                    "unmatched",
+                    f"{join.left_on} {keys[place]!r} is not in {join.table}.{join.right_on}",
+                )
                 for place in np.flatnonzero(unmatched).tolist()
             ]
             batch = ledger.refuse(batch, "join", problems)
@@ -125,12 +136,15 @@ def join_table(batch: Batch, join: Join, table: Table, ledger: Ledger) -> tuple[
     for name in chosen.schema.names:
         if name not in (_ROW, _PARTITION, join.right_on):
             column = chosen[name]
-            batch = batch.with_column(name, column.chunk(0) if column.num_chunks else pa.array([], column.type))
+            batch = batch.with_column(
+                name, column.chunk(0) if column.num_chunks else pa.array([], column.type)
+            )
     return batch, places
 
 
-def unused_rows(table: Table, used: npt.NDArray[np.bool_], join: Join, source: Source, partitions: list[Partition]
-                ) -> list[DeadLetter]:
+def unused_rows(
+    table: Table, used: npt.NDArray[np.bool_], join: Join, source: Source, partitions: list[Partition]
+) -> list[DeadLetter]:
     """Dead letters of the table's rows that no record asked for."""
     by_ordinal = {partition.ordinal: partition for partition in partitions}
     rows = table.rows.select([join.right_on, _ROW, _PARTITION]).take(pa.array(np.flatnonzero(~used)))
@@ -156,7 +170,9 @@ def _missing_keys(batch: Batch, column: str, name: str) -> list[Problem]:
             allowed=", ".join(batch.records.schema.names),
         )
     missing = pc.is_null(batch.records.column(column)).to_numpy(zero_copy_only=False)
-    return [Problem(place, "missing_key", f"{column} has no value") for place in np.flatnonzero(missing).tolist()]
+    return [
+        Problem(place, "missing_key", f"{column} has no value") for place in np.flatnonzero(missing).tolist()
+    ]
 
 
 def _without_duplicates(rows: pa.Table, key: str) -> tuple[pa.Table, pa.Table]:
@@ -173,7 +189,10 @@ def _check_columns(batch: Batch, join: Join, table: Table) -> None:
     names = batch.records.schema.names
     if join.left_on not in names:
         raise HeadraceError(
-            "The join's column does not exist.", where="join.left_on", value=join.left_on, allowed=", ".join(names)
+            "The join's column does not exist.",
+            where="join.left_on",
+            value=join.left_on,
+            allowed=", ".join(names),
         )
     both = (set(names) & set(table.rows.column_names)) - {join.right_on, _ROW, _PARTITION}
     if both:

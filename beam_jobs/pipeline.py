@@ -1,6 +1,6 @@
 """The Beam graph of a job. Wiring only.
 
-    Create(partitions) → build runs → settle → find references → GroupByKey → assemble shards → commit
+Create(partitions) → build runs → settle → find references → GroupByKey → assemble shards → commit
 """
 
 from __future__ import annotations

@@ -149,7 +149,8 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, list[Partition]]:
     """
     spec = job.spec
     roots = {
-        name: fill_variables(source.path, job.variables, f"sources.{name}.path") for name, source in spec.sources.items()
+        name: fill_variables(source.path, job.variables, f"sources.{name}.path")
+        for name, source in spec.sources.items()
     }
     partitions = {
         name: open_source(name, source, roots[name]).partitions() for name, source in spec.sources.items()
@@ -165,11 +166,15 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, list[Partition]]:
     basis = fingerprint(
         code,
         functions,
-        spec.model_dump(by_alias=True, mode="json", include={"sources", "main", "join", "clean", "split", "seed"}),
+        spec.model_dump(
+            by_alias=True, mode="json", include={"sources", "main", "join", "clean", "split", "seed"}
+        ),
         {name: feature.model_dump(by_alias=True, mode="json") for name, feature in features.items()},
         [path.name for path in tables.values()],
     )
-    identities = [[p.source, p.identity, p.payload] for listed in (main, *partitions.values()) for p in listed]
+    identities = [
+        [p.source, p.identity, p.payload] for listed in (main, *partitions.values()) for p in listed
+    ]
     inputs = fingerprint(spec.fingerprint, functions, identities)
     plan = JobPlan(spec, features, roots, tables, partitions, workspace, code, basis, inputs)
     _check_columns(plan)
@@ -242,7 +247,9 @@ def _check_columns(plan: JobPlan) -> None:
         _known(spec.split.by, columns, "split.by")
     for name, feature in plan.features.items():
         if isinstance(feature, ImageFeature) and spec.main_source.kind != "image_folder":
-            raise HeadraceError("Only an image_folder has images.", where=f"features.{name}", value=feature.type)
+            raise HeadraceError(
+                "Only an image_folder has images.", where=f"features.{name}", value=feature.type
+            )
 
 
 def _known(column: str, columns: list[str], where: str) -> None:
@@ -250,5 +257,3 @@ def _known(column: str, columns: list[str], where: str) -> None:
         raise HeadraceError(
             "There is no such column.", where=where, value=column, allowed=shorten(", ".join(columns), 400)
         )
-
-

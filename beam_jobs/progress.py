@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from beam_jobs.plan import JobPlan
 
@@ -90,5 +97,5 @@ def _lines(plan: JobPlan, run_names: set[str], stream: TextIO, done: threading.E
         last = time.monotonic()
         line = observe(plan, run_names).line()
         if line != shown_line:
-            print(f"[{last - started:5.0f} s] {line}", file=stream, flush=True)  # noqa: T201
+            print(f"[{last - started:5.0f} s] {line}", file=stream, flush=True)
             shown_line = line

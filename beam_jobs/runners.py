@@ -38,7 +38,9 @@ def parse_options(flags: Sequence[str]) -> PipelineOptions:
     """
     options = PipelineOptions(list(flags))
     known = options.get_all_options(drop_default=True)
-    strange = sorted(set(options.get_all_options(drop_default=True, retain_unknown_options=True)) - set(known))
+    strange = sorted(
+        set(options.get_all_options(drop_default=True, retain_unknown_options=True)) - set(known)
+    )
     stray = [flag for flag in flags if not flag.startswith("-")] if not known else []
     if strange or stray:
         raise HeadraceError(
@@ -171,7 +173,9 @@ class _workers_can_import:  # noqa: N801 - used like a function
 
     def __enter__(self) -> None:
         self._before = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(str(Path(path).resolve()) for path in sys.path))
+        os.environ["PYTHONPATH"] = os.pathsep.join(
+            dict.fromkeys(str(Path(path).resolve()) for path in sys.path)
+        )
 
     def __exit__(self, *_: object) -> None:
         if self._before is None:

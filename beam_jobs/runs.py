@@ -105,7 +105,9 @@ def in_order(chunks: Sequence[pa.LargeBinaryArray], order: npt.NDArray[np.int64]
     if not len(order):
         return
     values = pa.concat_arrays(chunks) if len(chunks) > 1 else chunks[0]
-    offsets = np.frombuffer(values.buffers()[1], dtype=np.int64)[values.offset : values.offset + len(values) + 1]
+    offsets = np.frombuffer(values.buffers()[1], dtype=np.int64)[
+        values.offset : values.offset + len(values) + 1
+    ]
     ends = np.cumsum(np.diff(offsets)[order])
     start = 0
     while start < len(order):
@@ -113,7 +115,9 @@ def in_order(chunks: Sequence[pa.LargeBinaryArray], order: npt.NDArray[np.int64]
         stop = max(start + 1, int(np.searchsorted(ends, done + _SLICE_BYTES, side="right")))
         part = values.take(pa.array(order[start:stop]))
         first = np.frombuffer(part.buffers()[1], dtype=np.int64)[part.offset]
-        yield np.frombuffer(part.buffers()[2], dtype=np.uint8)[int(first) : int(first) + int(ends[stop - 1]) - done]
+        yield np.frombuffer(part.buffers()[2], dtype=np.uint8)[
+            int(first) : int(first) + int(ends[stop - 1]) - done
+        ]
         start = stop
 
 
@@ -178,8 +182,12 @@ def _sort(content: RunContent) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int
         return np.zeros(0, dtype=INDEX_DTYPE), empty, empty
     hashes, splits = np.concatenate(content.hashes), np.concatenate(content.splits)
     rows = np.concatenate(content.rows)
-    lengths = np.concatenate([np.diff(np.frombuffer(c.buffers()[1], dtype=np.int64)[c.offset :][: len(c) + 1])
-                              for c in content.records])
+    lengths = np.concatenate(
+        [
+            np.diff(np.frombuffer(c.buffers()[1], dtype=np.int64)[c.offset :][: len(c) + 1])
+            for c in content.records
+        ]
+    )
     order = np.lexsort((rows, hashes["lo"], hashes["hi"], splits))
     index = np.zeros(len(order), dtype=INDEX_DTYPE)
     index["hash"], index["length"], index["row"] = hashes[order], lengths[order], rows[order]

@@ -20,7 +20,6 @@ from beam_jobs.wire import for_runners
 from schemas import Books, HeadraceError
 from schemas.spec import Join, Write
 
-
 BUDGET_FIELD = "write.max_dead_letters"
 
 
@@ -66,12 +65,17 @@ def settle(summaries: Sequence[RunSummary], plan: JobPlan) -> Settled:
             where=f"sources.{plan.spec.main_name}",
             value=f"{books[plan.spec.main_name].read} read, all dropped or dead-lettered",
         )
-    return Settled([shard_count(plan.spec.write, name, size) for name, (_, size) in
-                    zip(plan.split_names, totals, strict=True)], books)
+    return Settled(
+        [
+            shard_count(plan.spec.write, name, size)
+            for name, (_, size) in zip(plan.split_names, totals, strict=True)
+        ],
+        books,
+    )
 
 
 @dataclass(eq=False)
-class Settle(beam.PTransform):  # type: ignore[misc]
+class Settle(beam.PTransform):
     """Summaries of all runs to one `Settled`."""
 
     plan: JobPlan

@@ -32,7 +32,9 @@ _BOOLS = {"true": 1, "1": 1, "yes": 1, "t": 1, "y": 1, "false": 0, "0": 0, "no":
 _PREFIX = "feature:"  # no source's column: a column of that name could not be a feature's
 
 
-def to_features(batch: Batch, features: Mapping[str, Feature], ledger: Ledger) -> tuple[Batch, dict[str, pa.Array]]:
+def to_features(
+    batch: Batch, features: Mapping[str, Feature], ledger: Ledger
+) -> tuple[Batch, dict[str, pa.Array]]:
     """The batch's valid records, and for each feature its column, ready to be encoded and without nulls.
 
     Cheap checks come first: an image is looked at only where all else is right.
@@ -117,7 +119,9 @@ def _cast_cell(cell: pa.Scalar, to: pa.DataType) -> Any:
         return None
 
 
-def _range(name: str, feature: Int64Feature | Float32Feature, values: pa.Array, column: pa.Array) -> list[Problem]:
+def _range(
+    name: str, feature: Int64Feature | Float32Feature, values: pa.Array, column: pa.Array
+) -> list[Problem]:
     masks = []
     if feature.min is not None:
         masks.append(pc.less(values, feature.min))
@@ -125,8 +129,9 @@ def _range(name: str, feature: Int64Feature | Float32Feature, values: pa.Array, 
         masks.append(pc.greater(values, feature.max))
     if not masks:
         return []
-    allowed = f"is not in [{'-∞' if feature.min is None else feature.min}, {'∞' if feature.max is None else feature.max}]"
-    return _problems(name, "out_of_range", _mask(reduce(pc.or_, masks)), column, allowed)
+    low = "-∞" if feature.min is None else feature.min
+    high = "∞" if feature.max is None else feature.max
+    return _problems(name, "out_of_range", _mask(reduce(pc.or_, masks)), column, f"is not in [{low}, {high}]")
 
 
 def _class_label(name: str, feature: ClassLabelFeature, column: pa.Array) -> Converted:
@@ -178,14 +183,22 @@ def _utf8(name: str, column: pa.Array) -> Converted:
 
 
 def _as_text(column: pa.Array) -> pa.Array:
-    return column if pa.types.is_string(column.type) or pa.types.is_large_string(column.type) else column.cast(pa.string())
+    return (
+        column
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+        else column.cast(pa.string())
+    )
 
 
 def _list(name: str, feature: Int64Feature | Float32Feature, column: pa.Array) -> Converted:
     """A list column as a vector of fixed length or a list of any."""
     inner = pa.int64() if isinstance(feature, Int64Feature) else pa.float32()
-    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
-            or pa.types.is_fixed_size_list(column.type) or pa.types.is_null(column.type)):
+    if not (
+        pa.types.is_list(column.type)
+        or pa.types.is_large_list(column.type)
+        or pa.types.is_fixed_size_list(column.type)
+        or pa.types.is_null(column.type)
+    ):
         raise HeadraceError(
             "A feature with a shape needs a column of lists, or a list of columns.",
             where=f"features.{name}.shape",
@@ -200,9 +213,13 @@ def _list(name: str, feature: Int64Feature | Float32Feature, column: pa.Array) -
         wrong = _mask(pc.not_equal(pc.list_value_length(lists), length))
         problems += _problems(name, "wrong_shape", wrong, column, f"does not have {length} values")
     lists = lists.fill_null(pa.scalar([0] * (length or 0), lists.type)) if lists.null_count else lists
-    values = lists.values.slice(lists.offsets[0].as_py(), lists.offsets[-1].as_py() - lists.offsets[0].as_py())
+    values = lists.values.slice(
+        lists.offsets[0].as_py(), lists.offsets[-1].as_py() - lists.offsets[0].as_py()
+    )
     checked, found = _number(name, feature.model_copy(update={"shape": ()}), values)
-    owners = np.searchsorted(np.asarray(lists.offsets) - lists.offsets[0].as_py(), [p.place for p in found], side="right")
+    owners = np.searchsorted(
+        np.asarray(lists.offsets) - lists.offsets[0].as_py(), [p.place for p in found], side="right"
+    )
     problems += [Problem(int(o) - 1, p.rule, p.reason) for o, p in zip(owners, found, strict=True)]
     offsets = pc.subtract(lists.offsets, lists.offsets[0])
     return pa.LargeListArray.from_arrays(offsets, checked), problems
@@ -240,11 +257,11 @@ def _mask(mask: pa.Array) -> Mask:
 
 
 def _problems(name: str, rule: str, mask: Mask, column: pa.Array, what: str) -> list[Problem]:
-    return [Problem(place, rule, _reason(name, column[place], what)) for place in np.flatnonzero(mask).tolist()]
+    return [
+        Problem(place, rule, _reason(name, column[place], what)) for place in np.flatnonzero(mask).tolist()
+    ]
 
 
 def _reason(name: str, cell: pa.Scalar, what: str) -> str:
     value = cell.as_py()
     return f"{name} {what}" if value is None else f"{name}: {shorten(repr(value), 80)} {what}"
-
-

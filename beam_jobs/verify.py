@@ -199,7 +199,10 @@ def _letters_problems(root: Path, manifest: Manifest) -> Iterator[Problem]:
     try:
         with pq.ParquetFile(root / DEAD_LETTERS) as file:
             for batch in file.iter_batches(columns=["stage", "rule"]):
-                for row in batch.group_by(["stage", "rule"]).aggregate([([], "count_all")]).to_pylist():
+                groups = (
+                    pa.Table.from_batches([batch]).group_by(["stage", "rule"]).aggregate([([], "count_all")])
+                )
+                for row in groups.to_pylist():
                     found[f"{row['stage']}.{row['rule']}"] += row["count_all"]
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         if (root / DEAD_LETTERS).exists():
@@ -255,7 +258,7 @@ def verify_command(directory: str, *, as_json: bool) -> int:
     """`headrace verify`: prints the report; gives the exit code, 1 where anything differs."""
     report = verify(directory)
     if as_json:
-        print(json.dumps(report.to_json(), indent=1))
+        sys.stdout.write(json.dumps(report.to_json(), indent=1) + "\n")
     else:
         print_report(report)
     return 0 if report.ok else 1

@@ -56,7 +56,7 @@ class HeadraceError(Exception):
 
 def _rebuild(parts: dict[str, str | None]) -> HeadraceError:
     what = parts.pop("what") or ""
-    return HeadraceError(what, **parts)  # type: ignore[arg-type]
+    return HeadraceError(what, **parts)
 
 
 class WireError(RuntimeError):

@@ -47,7 +47,9 @@ class ImageFeature(_Feature):
     formats: list[ImageFormat] = Field(
         ["jpeg", "png"], min_length=1, description="The true formats allowed, whatever a file's name says."
     )
-    min_size: tuple[int, int] | None = Field(None, description="Smallest height and width allowed, in pixels.")
+    min_size: tuple[int, int] | None = Field(
+        None, description="Smallest height and width allowed, in pixels."
+    )
     max_pixels: int = Field(
         89_478_485, gt=0, description="Most pixels an image may claim; a larger one is not decoded at all."
     )
@@ -93,7 +95,9 @@ class ClassLabelFeature(_Feature):
     names: list[str] | Literal["folders"] = Field(
         description="The names in order of their numbers; `folders` takes the sorted folders of an image_folder."
     )
-    default: str | None = Field(None, description="Given to records without one; they are dead letters otherwise.")
+    default: str | None = Field(
+        None, description="Given to records without one; they are dead letters otherwise."
+    )
 
     @model_validator(mode="after")
     def _unique(self) -> ClassLabelFeature:
@@ -177,6 +181,12 @@ class BytesFeature(_Feature):
 
 
 Feature = Annotated[
-    ImageFeature | ClassLabelFeature | Int64Feature | Float32Feature | BoolFeature | TextFeature | BytesFeature,
+    ImageFeature
+    | ClassLabelFeature
+    | Int64Feature
+    | Float32Feature
+    | BoolFeature
+    | TextFeature
+    | BytesFeature,
     Field(discriminator="type"),
 ]

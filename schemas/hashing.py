@@ -29,9 +29,7 @@ def split_positions(groups: Iterable[bytes], seed: int) -> npt.NDArray[np.uint64
     return _digests(groups, _salt("split", seed), 8).view(">u8").ravel().astype(np.uint64)
 
 
-def split_of(
-    positions: npt.NDArray[np.uint64], fractions: Sequence[float]
-) -> npt.NDArray[np.int64]:
+def split_of(positions: npt.NDArray[np.uint64], fractions: Sequence[float]) -> npt.NDArray[np.int64]:
     """The index of the split that holds each position, int64 of shape (n,).
 
     `fractions` add up to 1. The bounds are exact integers, so no float rounding can differ by machine.

@@ -131,7 +131,9 @@ def _check(index: ShardIndex, where: str) -> None:
     ends = np.cumsum(index.lengths, dtype=np.uint64)
     if not np.array_equal(index.offsets, ends - index.lengths):
         bad = int(np.flatnonzero(index.offsets != ends - index.lengths)[0])
-        raise HeadraceError("The index's offsets and lengths contradict each other.", where=f"{where}, row {bad}")
+        raise HeadraceError(
+            "The index's offsets and lengths contradict each other.", where=f"{where}, row {bad}"
+        )
     if bool(np.any(ends < index.lengths)):
         bad = int(np.flatnonzero(ends < index.lengths)[0])
         raise HeadraceError(

@@ -31,7 +31,9 @@ def load_spec(path: str | Path) -> JobSpec:
     file = Path(path)
     try:
         if file.stat().st_size > _MAX_SPEC_BYTES:
-            raise HeadraceError("The job file is too large.", where=str(path), allowed=f"{_MAX_SPEC_BYTES} bytes")
+            raise HeadraceError(
+                "The job file is too large.", where=str(path), allowed=f"{_MAX_SPEC_BYTES} bytes"
+            )
         text = file.read_text("utf-8")
     except FileNotFoundError as error:
         raise HeadraceError("There is no such job file.", where=str(path), hint=_neighbours(file)) from error
@@ -56,7 +58,9 @@ def parse_spec(text: str, where: str = "job") -> JobSpec:
             value=getattr(error, "problem", None) or str(error),
         ) from error
     if not isinstance(data, dict):
-        raise HeadraceError("The job file holds no job.", where=where, allowed="a mapping with name, version, sources …")
+        raise HeadraceError(
+            "The job file holds no job.", where=where, allowed="a mapping with name, version, sources …"
+        )
     try:
         return JobSpec.model_validate(data)
     except ValidationError as error:
@@ -87,7 +91,10 @@ def fill_variables(template: str, values: Mapping[str, str], where: str) -> str:
 
 def job_schema() -> dict[str, Any]:
     """The JSON Schema of job files, for editors."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **JobSpec.model_json_schema(by_alias=True)}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **JobSpec.model_json_schema(by_alias=True),
+    }
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -97,9 +104,11 @@ class _StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+            event = self.peek_event()  # type: ignore[no-untyped-call]
             raise HeadraceError(
-                "A job file must not use YAML aliases.", where=f"line {event.start_mark.line + 1}", hint="Write it out."
+                "A job file must not use YAML aliases.",
+                where=f"line {event.start_mark.line + 1}",
+                hint="Write it out.",
             )
         self.depth += 1
         if self.depth > _MAX_DEPTH:
@@ -125,7 +134,9 @@ def _refuse_repeated_keys(node: yaml.Node | None) -> None:
         for key, value in node.value:
             if key.value in seen:
                 raise HeadraceError(
-                    "The same key is written twice.", where=f"line {key.start_mark.line + 1}", value=str(key.value)
+                    "The same key is written twice.",
+                    where=f"line {key.start_mark.line + 1}",
+                    value=str(key.value),
                 )
             seen.add(key.value)
             _refuse_repeated_keys(value)
@@ -144,14 +155,20 @@ def _explain(error: ValidationError, node: yaml.Node | None, where: str) -> Head
     what, allowed, value = first["msg"], None, first.get("input")
     if kind == "extra_forbidden":
         names = _field_names(model)
-        what, allowed, value = f"There is no field {last!r} here{_nearest(last, names)}", ", ".join(names), last
+        what, allowed, value = (
+            f"There is no field {last!r} here{_nearest(last, names)}",
+            ", ".join(names),
+            last,
+        )
     elif kind == "missing":
         what, value = f"The field {last!r} is missing", None
         field = _find_field(model, last)
         allowed = field.description if field is not None else None
     elif kind in ("literal_error", "union_tag_invalid"):
         allowed = str(context.get("expected") or context.get("expected_tags"))
-        tag = value.get(str(context.get("discriminator", "")).strip("'")) if isinstance(value, dict) else value
+        tag = (
+            value.get(str(context.get("discriminator", "")).strip("'")) if isinstance(value, dict) else value
+        )
         value = tag
         known = re.findall(r"'([^']*)'", allowed)
         what = f"{shorten(repr(tag), 60)} is not known here{_nearest(str(tag), known)}"
@@ -188,7 +205,9 @@ def _real_location(loc: Location) -> tuple[Location, Any]:
             annotation = named[0]
             continue
         models = [o for o in options if _is_model(o)]
-        holder = next((m for m in models if _find_field(m, str(part)) is not None), models[0] if models else holder)
+        holder = next(
+            (m for m in models if _find_field(m, str(part)) is not None), models[0] if models else holder
+        )
         field = _find_field(holder, str(part)) if models else None
         real.append(part)
         if field is not None:
@@ -197,7 +216,9 @@ def _real_location(loc: Location) -> tuple[Location, Any]:
             arguments = [a for o in options for a in typing.get_args(o)]
             annotation = arguments[-1] if arguments else None
     # What a union of plain types adds, such as `dict[...]` or `int`, is no place in the file.
-    return tuple(p for p in real if isinstance(p, int) or "[" not in p and p not in ("int", "str", "float")), holder
+    return tuple(
+        p for p in real if isinstance(p, int) or ("[" not in p and p not in ("int", "str", "float"))
+    ), holder
 
 
 def _options(annotation: Any) -> list[Any]:

@@ -126,7 +126,9 @@ def parse_manifest(text: str, where: str) -> Manifest:
             allowed=f"format_version {MANIFEST_FORMAT_VERSION}",
             hint="Read it with the Headrace that wrote it, or prepare the data set again.",
         )
-    data.pop("seal", None)  # `headrace verify` checks it; who edits a description by hand should still be read
+    data.pop(
+        "seal", None
+    )  # `headrace verify` checks it; who edits a description by hand should still be read
     try:
         manifest = Manifest.model_validate(data)
     except ValidationError as error:
@@ -154,16 +156,27 @@ def confined(path: str, where: str) -> str:
       HeadraceError: it is absolute, climbs out with `..`, or is empty.
     """
     parts = path.split("/")
-    if not path or path.startswith("/") or "\\" in path or "\0" in path or any(p in ("", ".", "..") for p in parts):
+    if (
+        not path
+        or path.startswith("/")
+        or "\\" in path
+        or "\0" in path
+        or any(p in ("", ".", "..") for p in parts)
+    ):
         raise HeadraceError(
-            "The manifest names a file outside the data set.", where=where, value=path, allowed="a relative path"
+            "The manifest names a file outside the data set.",
+            where=where,
+            value=path,
+            allowed="a relative path",
         )
     return path
 
 
 def _versions_below(directory: Path) -> str:
     if directory.is_dir():
-        found = sorted(str(p.parent) for p in [*directory.glob(f"*/{MANIFEST}"), *directory.glob(f"*/*/{MANIFEST}")])
+        found = sorted(
+            str(p.parent) for p in [*directory.glob(f"*/{MANIFEST}"), *directory.glob(f"*/*/{MANIFEST}")]
+        )
         if found:
             return f"Did you mean {found[-1]}?"
     return "Give the directory of one version, such as out/elpv/1.0.0, or prepare one with `headrace run`."

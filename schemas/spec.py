@@ -13,7 +13,9 @@ from schemas.units import ByteSize, Share
 _NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 Name = Annotated[str, Field(pattern=_NAME, max_length=100)]
 ColumnType = Literal["string", "int64", "float64", "bool"]
-DottedName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module.path:function")]
+DottedName = Annotated[
+    str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module.path:function")
+]
 
 
 class ImageFolderSource(Model):
@@ -24,7 +26,9 @@ class ImageFolderSource(Model):
     include: list[str] = Field(
         ["**/*"], description="Patterns of the files to read, relative to `path`; ** crosses folders."
     )
-    exclude: list[str] = Field(["**/.*", "**/.*/**", "**/Thumbs.db"], description="Patterns of files to leave alone.")
+    exclude: list[str] = Field(
+        ["**/.*", "**/.*/**", "**/Thumbs.db"], description="Patterns of files to leave alone."
+    )
     partition_files: int = Field(512, ge=1, le=100_000, description="About how many files a partition holds.")
     max_file_bytes: ByteSize = Field(256 << 20, gt=0, description="Larger files become dead letters, unread.")
 
@@ -45,14 +49,21 @@ class CsvSource(Model):
     delimiter: str = Field(",", description="One character, or `whitespace` for any run of blanks.")
     quote: str = Field('"', max_length=1, description="The quoting character; empty for none.")
     header: bool = Field(True, description="Whether the first line names the columns.")
-    columns: list[str] | None = Field(None, description="Names of the columns, in order, where there is no header.")
+    columns: list[str] | None = Field(
+        None, description="Names of the columns, in order, where there is no header."
+    )
     types: dict[str, ColumnType] = Field(
-        default_factory=dict, description="Types of columns; string where absent, features convert on their own."
+        default_factory=dict,
+        description="Types of columns; string where absent, features convert on their own.",
     )
     nulls: list[str] = Field(["", "NA", "NaN", "null", "NULL"], description="Texts that mean no value.")
     encoding: str = Field("utf-8", description="Of the text; latin-1 and the like are converted.")
-    partition_bytes: ByteSize = Field(16 << 20, ge=1, le=1 << 30, description="About how much one partition holds.")
-    max_row_bytes: ByteSize = Field(16 << 20, gt=0, description="A longer row ends the job: a quote was left open.")
+    partition_bytes: ByteSize = Field(
+        16 << 20, ge=1, le=1 << 30, description="About how much one partition holds."
+    )
+    max_row_bytes: ByteSize = Field(
+        16 << 20, gt=0, description="A longer row ends the job: a quote was left open."
+    )
 
     @field_validator("delimiter")
     @classmethod
@@ -85,7 +96,9 @@ class MapRule(Model):
     """A function of yours from one record (a dict of columns) to another, or None to drop it."""
 
     map: DottedName
-    columns: list[str] | None = Field(None, description="The columns passed to it; all but bytes where absent.")
+    columns: list[str] | None = Field(
+        None, description="The columns passed to it; all but bytes where absent."
+    )
 
 
 class DropRule(Model):
@@ -117,9 +130,9 @@ class Split(Model):
 class Write(Model):
     """What the data set looks like on disk."""
 
-    shards: dict[Name, Annotated[int, Field(ge=1, le=99_999)]] | Annotated[int, Field(ge=1, le=99_999)] | None = Field(
-        None, description="Shards of each split; chosen by `shard_size` where absent."
-    )
+    shards: (
+        dict[Name, Annotated[int, Field(ge=1, le=99_999)]] | Annotated[int, Field(ge=1, le=99_999)] | None
+    ) = Field(None, description="Shards of each split; chosen by `shard_size` where absent.")
     shard_size: ByteSize = Field(
         64 << 20, gt=0, description="Most bytes of a shard, about; the number of shards is a power of two."
     )
@@ -134,15 +147,19 @@ class JobSpec(Model):
     name: Name
     version: str = Field(pattern=r"^\d+\.\d+\.\d+$", description="Of the data set, such as 1.0.0.")
     description: str = ""
-    vars: dict[Name, str] = Field(default_factory=dict, description="Variables for paths, with their defaults.")
+    vars: dict[Name, str] = Field(
+        default_factory=dict, description="Variables for paths, with their defaults."
+    )
     sources: dict[Name, Source] = Field(min_length=1)
-    main: Name | None = Field(None, description="The source whose records are written; needed where there are several.")
+    main: Name | None = Field(
+        None, description="The source whose records are written; needed where there are several."
+    )
     join: list[Join] = Field(default_factory=list)
     clean: list[Rule] = Field(default_factory=list)
     features: dict[Name, Feature] = Field(min_length=1)
     label: Name | None = Field(None, description="The feature that training predicts.")
-    split: Split = Field(default_factory=Split)
-    write: Write = Field(default_factory=Write)
+    split: Split = Split()
+    write: Write = Write()
     seed: int = Field(0, description="Of the records' order and shards.")
 
     @model_validator(mode="after")
@@ -159,8 +176,10 @@ class JobSpec(Model):
         if rest and (self.main is not None or len(rest) > 1):
             unused = rest if self.main is not None else rest[1:]
             raise ValueError(f"sources: {unused} are neither `main` nor joined; join them or remove them")
-        if not rest and self.main is None or self.main in tables:
-            raise ValueError("main: every source is joined as a table; name one that the tables are joined to")
+        if (not rest and self.main is None) or self.main in tables:
+            raise ValueError(
+                "main: every source is joined as a table; name one that the tables are joined to"
+            )
         if self.label is not None and self.label not in self.features:
             raise ValueError(f"label: no feature is called {self.label!r}; there are {sorted(self.features)}")
         if isinstance(self.write.shards, dict):
@@ -170,7 +189,9 @@ class JobSpec(Model):
         for name, feature in self.features.items():
             folders = isinstance(feature, ClassLabelFeature) and feature.names == "folders"
             if folders and self.main_source.kind != "image_folder":
-                raise ValueError(f"features.{name}: `names: folders` needs an image_folder as the main source")
+                raise ValueError(
+                    f"features.{name}: `names: folders` needs an image_folder as the main source"
+                )
         return self
 
     @property

@@ -1,0 +1,206 @@
+"""What an image's header claims: true format, size, channels. Nothing is decoded, so nothing can be made to explode."""
+
+from __future__ import annotations
+
+import io
+import struct
+import threading
+from typing import NamedTuple
+
+from PIL import Image
+
+_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
+# Kept out of the other coding processes: arithmetic, lossless and hierarchical JPEGs, which few decoders read.
+_JPEG_FRAMES = (0xC0, 0xC1, 0xC2)
+_JPEG_OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
+# Each scan of a progressive JPEG costs a pass over the whole image; encoders write about ten.
+_MAX_SCANS = 100
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+_PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+_MODE_CHANNELS = {"1": 1, "L": 1, "P": 3, "RGB": 3, "RGBX": 3, "RGBA": 4, "LA": 2, "PA": 4, "CMYK": 4}
+_pillow_limit = threading.Lock()
+
+
+class ImageProblemError(ValueError):
+    """An image that cannot be used: a rule such as `truncated_image`, and the reason for people."""
+
+    def __init__(self, rule: str, reason: str) -> None:
+        super().__init__(rule, reason)
+        self.rule = rule
+        self.reason = reason
+
+
+class Header(NamedTuple):
+    """What an image claims to be.
+
+    Attributes:
+      format: the true format, by content.
+      height, width: pixels as stored, whatever the EXIF orientation says.
+      channels: as TensorFlow decodes it: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha (or CMYK).
+      depth: bits of a channel; more than 8 where the image holds more than uint8 can.
+      palette: whether pixels are positions in a table of colours.
+      cmyk: whether the channels are those of print.
+      frames: 1, or 2 where there are several.
+    """
+
+    format: str
+    height: int
+    width: int
+    channels: int
+    depth: int = 8
+    palette: bool = False
+    cmyk: bool = False
+    frames: int = 1
+
+
+def true_format(data: bytes) -> str | None:
+    """The format by its first bytes, or None."""
+    if data[:3] == b"\xff\xd8\xff":
+        return "jpeg"
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return "png"
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "gif"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "tiff"
+    if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BMP_HEADERS:
+        return "bmp"
+    return None
+
+
+def read_header(data: bytes, kind: str) -> Header:
+    """The header of an image of format `kind`; JPEG and PNG are also seen to have an end.
+
+    Raises:
+      ImageProblemError: the header is broken (`corrupt_image`) or the file ends early (`truncated_image`).
+    """
+    try:
+        if kind == "jpeg":
+            return _jpeg(data)
+        if kind == "png":
+            return _png(data)
+        return _by_pillow(data, kind)
+    except (IndexError, struct.error):
+        raise ImageProblemError("truncated_image", f"the {kind} ends within its header") from None
+
+
+def open_pillow(data: bytes, kind: str) -> Image.Image:
+    """The image opened lazily by Pillow, as `kind` and nothing else; pixels are not decoded.
+
+    Raises:
+      ImageProblemError: Pillow cannot open it.
+    """
+    # Pillow's own limit would warn or raise below ours; it is a global, so others wait.
+    with _pillow_limit:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(data), formats=[kind.upper()])
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise whatever hostile bytes lead them to
+            raise ImageProblemError("corrupt_image", f"not a readable {kind}: {describe(error)}") from None
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def describe(error: Exception) -> str:
+    """The text of an exception, without the addresses of objects that would differ from run to run."""
+    text = str(error)
+    return type(error).__name__ if not text or " at 0x" in text else text
+
+
+def _jpeg(data: bytes) -> Header:
+    at, frame = 2, 0
+    while True:
+        if data[at] != 0xFF:
+            raise ImageProblemError("corrupt_image", f"no JPEG marker at byte {at}")
+        marker = data[at + 1]
+        if marker == 0xFF:
+            at += 1
+        elif marker == 0xDA:
+            break
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD7:
+            at += 2
+        elif marker == 0xD9:
+            raise ImageProblemError("corrupt_image", "the JPEG ends before its first scan")
+        else:
+            if marker in _JPEG_FRAMES:
+                frame = at
+            elif marker in _JPEG_OTHER_FRAMES:
+                raise ImageProblemError(
+                    "corrupt_image", f"JPEG coding process 0x{marker:02x} (arithmetic, lossless …) cannot be decoded"
+                )
+            at += 2 + max(data[at + 2] << 8 | data[at + 3], 2)
+    if not frame:
+        raise ImageProblemError("corrupt_image", "the JPEG has no frame header")
+    # Within coded data 0xff is always followed by 0x00 or a restart marker: this is the end and nothing else.
+    if data.rfind(b"\xff\xd9", at) < 0:
+        raise ImageProblemError("truncated_image", f"the JPEG has no end marker after {len(data)} bytes")
+    depth, height, width, components = struct.unpack_from(">BHHB", data, frame + 4)
+    if not height or not width or components not in (1, 3, 4):
+        raise ImageProblemError("corrupt_image", f"the JPEG claims {height}×{width} pixels of {components} components")
+    if data[frame + 1] == 0xC2 and data.count(b"\xff\xda", at) > _MAX_SCANS:
+        raise ImageProblemError("corrupt_image", f"the JPEG has more than {_MAX_SCANS} scans")
+    return Header("jpeg", height, width, components, depth, cmyk=components == 4)
+
+
+def png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
+    """Type, start and length of the content of each chunk, IEND included.
+
+    Raises:
+      ImageProblemError: the file ends before IEND.
+    """
+    at, size = 8, len(data)
+    chunks = []
+    while at + 12 <= size:
+        length = int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        chunks.append((kind, at + 8, length))
+        at += 12 + length
+        if kind == b"IEND" and at <= size:
+            return chunks
+    raise ImageProblemError("truncated_image", f"the PNG has no IEND chunk after {size} bytes")
+
+
+def _png(data: bytes) -> Header:
+    chunks = png_chunks(data)
+    if chunks[0][0] != b"IHDR" or chunks[0][2] != 13:
+        raise ImageProblemError("corrupt_image", "the PNG does not begin with an IHDR chunk")
+    width, height, depth, colour, _, _, interlace = struct.unpack_from(">IIBBBBB", data, 16)
+    if not height or not width or depth not in _PNG_DEPTHS.get(colour, ()) or interlace > 1:
+        raise ImageProblemError(
+            "corrupt_image", f"the PNG claims {height}×{width} pixels, colour type {colour}, {depth} bits"
+        )
+    kinds = {kind for kind, _, _ in chunks}
+    channels = 4 if colour == 3 and b"tRNS" in kinds else _PNG_CHANNELS[colour]
+    return Header("png", height, width, channels, max(depth, 8), colour == 3, frames=2 if b"acTL" in kinds else 1)
+
+
+def _by_pillow(data: bytes, kind: str) -> Header:
+    image = open_pillow(data, kind)
+    width, height = image.size
+    if kind == "bmp":
+        return Header("bmp", height, width, *_bmp_pixels(data, image.mode))
+    try:
+        frames = 2 if getattr(image, "is_animated", False) else 1
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ImageProblemError("corrupt_image", f"the {kind} is damaged: {describe(error)}") from None
+    if kind == "gif":
+        return Header("gif", height, width, 3, palette=True, frames=frames)
+    depth = 8 if image.mode in _MODE_CHANNELS else 16
+    channels = _MODE_CHANNELS.get(image.mode, 1)
+    if image.mode == "P" and "transparency" in image.info:
+        channels = 4
+    return Header(kind, height, width, channels, depth, image.mode == "P", image.mode == "CMYK", frames)
+
+
+def _bmp_pixels(data: bytes, mode: str) -> tuple[int, int, bool]:
+    """Channels, depth and palette. TensorFlow reads 8 bits as grey, palette or not, and no other small depth."""
+    bits = int.from_bytes(data[28:30] if data[14] != 12 else data[24:26], "little")
+    if bits == 8 and mode == "L":
+        return 1, 8, False
+    return {24: 3, 32: 4}.get(bits, 3), 8, bits not in (24, 32)
