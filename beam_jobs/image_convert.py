@@ -52,7 +52,9 @@ def encode_image(data: bytes, header: Header, feature: ImageFeature) -> tuple[by
     except (MemoryError, ImageProblemError):
         raise
     except Exception as error:
-        raise ImageProblemError("corrupt_image", f"the {header.format} cannot be converted: {describe(error)}") from None
+        raise ImageProblemError(
+            "corrupt_image", f"the {header.format} cannot be converted: {describe(error)}"
+        ) from None
     return out.getvalue(), image.height, image.width
 
 
@@ -120,11 +122,14 @@ def _resized(image: Image.Image, size: tuple[int, int] | None, how: str) -> Imag
 def _refuse_size(image: Image.Image, feature: ImageFeature) -> None:
     least = feature.min_size
     if least is not None and (image.height < least[0] or image.width < least[1]):
-        raise ImageProblemError("too_small", f"{image.height}×{image.width} pixels; min_size asks for {least[0]}×{least[1]}")
+        raise ImageProblemError(
+            "too_small", f"{image.height}×{image.width} pixels; min_size asks for {least[0]}×{least[1]}"
+        )
     rows, columns, _ = feature.shape
     if feature.encode is not None and feature.encode.size is not None:
         return
     if (rows is not None and image.height != rows) or (columns is not None and image.width != columns):
         raise ImageProblemError(
-            "wrong_size", f"{image.height}×{image.width} pixels; shape asks for {rows or 'any'}×{columns or 'any'}"
+            "wrong_size",
+            f"{image.height}×{image.width} pixels; shape asks for {rows or 'any'}×{columns or 'any'}",
         )

@@ -130,7 +130,8 @@ def _jpeg(data: bytes) -> Header:
                 frame = at
             elif marker in _JPEG_OTHER_FRAMES:
                 raise ImageProblemError(
-                    "corrupt_image", f"JPEG coding process 0x{marker:02x} (arithmetic, lossless …) cannot be decoded"
+                    "corrupt_image",
+                    f"JPEG coding process 0x{marker:02x} (arithmetic, lossless …) cannot be decoded",
                 )
             at += 2 + max(data[at + 2] << 8 | data[at + 3], 2)
     if not frame:
@@ -140,7 +141,9 @@ def _jpeg(data: bytes) -> Header:
         raise ImageProblemError("truncated_image", f"the JPEG has no end marker after {len(data)} bytes")
     depth, height, width, components = struct.unpack_from(">BHHB", data, frame + 4)
     if not height or not width or components not in (1, 3, 4):
-        raise ImageProblemError("corrupt_image", f"the JPEG claims {height}×{width} pixels of {components} components")
+        raise ImageProblemError(
+            "corrupt_image", f"the JPEG claims {height}×{width} pixels of {components} components"
+        )
     if data[frame + 1] == 0xC2 and data.count(b"\xff\xda", at) > _MAX_SCANS:
         raise ImageProblemError("corrupt_image", f"the JPEG has more than {_MAX_SCANS} scans")
     return Header("jpeg", height, width, components, depth, cmyk=components == 4)
@@ -175,7 +178,9 @@ def _png(data: bytes) -> Header:
         )
     kinds = {kind for kind, _, _ in chunks}
     channels = 4 if colour == 3 and b"tRNS" in kinds else _PNG_CHANNELS[colour]
-    return Header("png", height, width, channels, max(depth, 8), colour == 3, frames=2 if b"acTL" in kinds else 1)
+    return Header(
+        "png", height, width, channels, max(depth, 8), colour == 3, frames=2 if b"acTL" in kinds else 1
+    )
 
 
 def _by_pillow(data: bytes, kind: str) -> Header:

@@ -10,7 +10,15 @@ import numpy as np
 import pyarrow as pa
 
 from beam_jobs.image_convert import encode_image
-from beam_jobs.image_headers import Header, ImageProblemError, describe, open_pillow, png_chunks, read_header, true_format
+from beam_jobs.image_headers import (
+    Header,
+    ImageProblemError,
+    describe,
+    open_pillow,
+    png_chunks,
+    read_header,
+    true_format,
+)
 from schemas.errors import HeadraceError
 from schemas.features import ImageFeature
 
@@ -76,7 +84,9 @@ def check_images(column: pa.Array, feature: ImageFeature) -> tuple[pa.Array, lis
     stored: list[bytes | None] = []
     for row, scalar in enumerate(column):
         data = scalar.as_py()
-        checked = check_image(data, feature) if data is not None else Checked(None, ("missing", "has no value"))
+        checked = (
+            check_image(data, feature) if data is not None else Checked(None, ("missing", "has no value"))
+        )
         stored.append(checked.stored)
         if checked.problem:
             problems.append((row, *checked.problem))
@@ -102,7 +112,9 @@ def verify(data: bytes, header: Header) -> None:
             raise
         except Exception as error:
             rule = "truncated_image" if "truncated" in str(error) else "corrupt_image"
-            raise ImageProblemError(rule, f"the {header.format} cannot be decoded: {describe(error)}") from None
+            raise ImageProblemError(
+                rule, f"the {header.format} cannot be decoded: {describe(error)}"
+            ) from None
 
 
 def _verify_jpeg(data: bytes) -> None:
@@ -129,7 +141,9 @@ def _verify_png(data: bytes, header: Header) -> None:
         if kind[:1].isupper():
             stated = int.from_bytes(data[start + length : start + length + 4], "big")
             if zlib.crc32(memoryview(data)[start - 4 : start + length]) != stated:
-                raise ImageProblemError("corrupt_image", f"the PNG's {kind.decode('latin-1')} chunk has a wrong CRC")
+                raise ImageProblemError(
+                    "corrupt_image", f"the PNG's {kind.decode('latin-1')} chunk has a wrong CRC"
+                )
         if kind == b"IDAT":
             parts.append(data[start : start + length])
     depth, colour, interlaced = data[24], data[25], data[28] == 1
@@ -187,16 +201,20 @@ def _allowed_header(data: bytes, feature: ImageFeature) -> Header:
         raise ImageProblemError("unknown_format", f"no image that is known begins with {data[:8]!r}")
     if kind not in feature.formats:
         raise ImageProblemError(
-            "format_not_allowed", f"the content is {kind}, whatever the name says; formats allows {', '.join(feature.formats)}"
+            "format_not_allowed",
+            f"the content is {kind}, whatever the name says; formats allows {', '.join(feature.formats)}",
         )
     header = read_header(data, kind)
     pixels = header.height * header.width
     if pixels > feature.max_pixels:
         raise ImageProblemError(
-            "too_many_pixels", f"claims {header.height}×{header.width} pixels; max_pixels allows {feature.max_pixels}"
+            "too_many_pixels",
+            f"claims {header.height}×{header.width} pixels; max_pixels allows {feature.max_pixels}",
         )
     if header.frames > 1:
-        raise ImageProblemError("animated", f"the {kind} holds several pictures; which one is meant is not known")
+        raise ImageProblemError(
+            "animated", f"the {kind} holds several pictures; which one is meant is not known"
+        )
     return header
 
 
@@ -205,28 +223,39 @@ def _refuse_pixels(header: Header, feature: ImageFeature) -> None:
     if header.cmyk:
         raise ImageProblemError("cmyk", "the colours are CMYK; add `encode` to convert them")
     if header.depth > 8:
-        raise ImageProblemError("bit_depth", f"{header.depth} bits a channel where 8 fit; add `encode` to convert them")
+        raise ImageProblemError(
+            "bit_depth", f"{header.depth} bits a channel where 8 fit; add `encode` to convert them"
+        )
     if header.palette and header.format == "bmp":
-        raise ImageProblemError("bit_depth", "TensorFlow reads no BMP with a palette; add `encode` to convert it")
+        raise ImageProblemError(
+            "bit_depth", "TensorFlow reads no BMP with a palette; add `encode` to convert it"
+        )
     # TensorFlow leaves out a palette's transparency where three channels are asked for.
     if header.channels != wanted and not (header.palette and header.channels == 4 and wanted == 3):
         raise ImageProblemError(
-            "wrong_channels", f"has {header.channels} channels where shape has {wanted}; add `encode` to convert them"
+            "wrong_channels",
+            f"has {header.channels} channels where shape has {wanted}; add `encode` to convert them",
         )
 
 
 def _refuse_size(height: int, width: int, feature: ImageFeature) -> None:
     least = feature.min_size
     if least is not None and (height < least[0] or width < least[1]):
-        raise ImageProblemError("too_small", f"{height}×{width} pixels; min_size asks for {least[0]}×{least[1]}")
+        raise ImageProblemError(
+            "too_small", f"{height}×{width} pixels; min_size asks for {least[0]}×{least[1]}"
+        )
     rows, columns, _ = feature.shape
     if (rows is not None and height != rows) or (columns is not None and width != columns):
-        raise ImageProblemError("wrong_size", f"{height}×{width} pixels; shape asks for {rows or 'any'}×{columns or 'any'}")
+        raise ImageProblemError(
+            "wrong_size", f"{height}×{width} pixels; shape asks for {rows or 'any'}×{columns or 'any'}"
+        )
 
 
 def _check_feature(column: pa.Array, feature: ImageFeature) -> None:
     if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
-        raise HeadraceError("An image feature needs a column of bytes.", value=str(column.type), allowed="binary")
+        raise HeadraceError(
+            "An image feature needs a column of bytes.", value=str(column.type), allowed="binary"
+        )
     if feature.encode is not None and feature.encode.format == "jpeg" and feature.shape[2] == 4:
         raise HeadraceError("A JPEG has no alpha channel.", value="shape [.., .., 4]", hint="Encode as png.")
 
