@@ -53,9 +53,15 @@ class ShardIndex:
 
 
 def encode_index(lengths: npt.NDArray[np.uint64], key_hashes: npt.NDArray[np.uint8]) -> bytes:
-    """The index file of records of `lengths` (frames, back to back from offset 0): canonical bytes."""
+    """The index file of records of `lengths` (frames, back to back from offset 0): canonical bytes.
+
+    Raises:
+      HeadraceError: no reader would accept it. Hashes out of order are most likely in native byte order:
+        `np.concatenate` and `np.sort` of `KEY_HASH_DTYPE` give that unless they are told `dtype=`.
+    """
     ends = np.cumsum(lengths, dtype=np.uint64)
     offsets = ends - lengths
+    _check(ShardIndex(offsets, lengths, key_hashes), "the index to be written")
     hashes = pa.Array.from_buffers(
         pa.binary(KEY_HASH_BYTES), len(lengths), [None, pa.py_buffer(np.ascontiguousarray(key_hashes))]
     )
@@ -150,4 +156,8 @@ def _check(index: ShardIndex, where: str) -> None:
         )
     hashes = as_sortable(index.key_hashes)
     if len(hashes) > 1 and not bool(np.all(hashes["hi"][:-1] <= hashes["hi"][1:])):
-        raise HeadraceError("The index is not in key-hash order.", where=where)
+        raise HeadraceError(
+            "The index is not in key-hash order.",
+            where=where,
+            hint="A writer that joins hashes by np.concatenate must say dtype=…, or they turn little-endian.",
+        )
