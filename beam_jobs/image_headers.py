@@ -10,9 +10,10 @@ from typing import NamedTuple
 from PIL import Image
 
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
-# Kept out of the other coding processes: arithmetic, lossless and hierarchical JPEGs, which few decoders read.
-_JPEG_FRAMES = (0xC0, 0xC1, 0xC2)
-_JPEG_OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
+_PROGRESSIVE = 0xC2
+# Baseline, extended, progressive: the others (arithmetic, lossless, hierarchical) few decoders read.
+_JPEG_FRAMES = (0xC0, 0xC1, _PROGRESSIVE)
+_JPEG_TABLES = (0xC4, 0xC8, 0xCC)
 # Each scan of a progressive JPEG costs a pass over the whole image; encoders write about ten.
 _MAX_SCANS = 100
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
@@ -112,41 +113,43 @@ def describe(error: Exception) -> str:
 
 
 def _jpeg(data: bytes) -> Header:
+    frame, scan = _jpeg_segments(data)
+    # Within coded data 0xff is always followed by 0x00 or a restart marker: this is the end and nothing else.
+    if data.rfind(b"\xff\xd9", scan) < 0:
+        raise ImageProblemError("truncated_image", f"the JPEG has no end marker after {len(data)} bytes")
+    process, _, depth, height, width, components = struct.unpack_from(">BHBHHB", data, frame + 1)
+    if process not in _JPEG_FRAMES:
+        what = f"JPEG coding process 0x{process:02x} (arithmetic, lossless or hierarchical) cannot be decoded"
+        raise ImageProblemError("corrupt_image", what)
+    if not height or not width or components not in (1, 3, 4):
+        raise ImageProblemError(
+            "corrupt_image", f"the JPEG claims {height}×{width} pixels of {components} components"
+        )
+    if process == _PROGRESSIVE and data.count(b"\xff\xda", scan) > _MAX_SCANS:
+        raise ImageProblemError("corrupt_image", f"the JPEG has more than {_MAX_SCANS} scans")
+    return Header("jpeg", height, width, components, depth, cmyk=components == 4)
+
+
+def _jpeg_segments(data: bytes) -> tuple[int, int]:
+    """Where the frame header and the first scan begin."""
     at, frame = 2, 0
     while True:
         if data[at] != 0xFF:
             raise ImageProblemError("corrupt_image", f"no JPEG marker at byte {at}")
         marker = data[at + 1]
-        if marker == 0xFF:
+        if marker == 0xFF:  # fill byte
             at += 1
-        elif marker == 0xDA:
+            continue
+        if marker == 0xDA:
             break
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD7:
-            at += 2
-        elif marker == 0xD9:
+        if marker == 0xD9:
             raise ImageProblemError("corrupt_image", "the JPEG ends before its first scan")
-        else:
-            if marker in _JPEG_FRAMES:
-                frame = at
-            elif marker in _JPEG_OTHER_FRAMES:
-                raise ImageProblemError(
-                    "corrupt_image",
-                    f"JPEG coding process 0x{marker:02x} (arithmetic, lossless …) cannot be decoded",
-                )
-            at += 2 + max(data[at + 2] << 8 | data[at + 3], 2)
+        if 0xC0 <= marker <= 0xCF and marker not in _JPEG_TABLES:
+            frame = at
+        at += 2 if marker == 0x01 or 0xD0 <= marker <= 0xD7 else 2 + max(data[at + 2] << 8 | data[at + 3], 2)
     if not frame:
         raise ImageProblemError("corrupt_image", "the JPEG has no frame header")
-    # Within coded data 0xff is always followed by 0x00 or a restart marker: this is the end and nothing else.
-    if data.rfind(b"\xff\xd9", at) < 0:
-        raise ImageProblemError("truncated_image", f"the JPEG has no end marker after {len(data)} bytes")
-    depth, height, width, components = struct.unpack_from(">BHHB", data, frame + 4)
-    if not height or not width or components not in (1, 3, 4):
-        raise ImageProblemError(
-            "corrupt_image", f"the JPEG claims {height}×{width} pixels of {components} components"
-        )
-    if data[frame + 1] == 0xC2 and data.count(b"\xff\xda", at) > _MAX_SCANS:
-        raise ImageProblemError("corrupt_image", f"the JPEG has more than {_MAX_SCANS} scans")
-    return Header("jpeg", height, width, components, depth, cmyk=components == 4)
+    return frame, at
 
 
 def png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:

@@ -69,7 +69,7 @@ def _walk(root: str, prune: Test) -> Iterator[File]:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     path = prefix + entry.name
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         if not prune(path):
                             stack.append((path + "/", inside))
                     else:
@@ -78,6 +78,13 @@ def _walk(root: str, prune: Test) -> Iterator[File]:
                             yield file
         except OSError as error:
             raise _unlistable(root, prefix, error) from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _entry(entry: os.DirEntry[str], path: str) -> File | None:
@@ -134,7 +141,7 @@ def _unlistable(root: str, prefix: str, error: OSError) -> HeadraceError:
             "The source is a file, not a folder.", where=where, hint="Name the folder that holds it."
         )
     if isinstance(error, FileNotFoundError):
-        return HeadraceError("There is no such folder.", where=where, hint=_nearby(Path(root)))
+        return HeadraceError("There is no such folder.", where=where, hint=nearby(Path(root)))
     return HeadraceError(
         "A folder cannot be read.",
         where=where,
@@ -143,7 +150,13 @@ def _unlistable(root: str, prefix: str, error: OSError) -> HeadraceError:
     )
 
 
-def _nearby(missing: Path) -> str:
+def shown(path: str) -> str:
+    """`path` as people see it: bytes that are no UTF-8 appear as \\xNN."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def nearby(missing: Path) -> str:
+    """For people: what there is where `missing` was looked for."""
     parent = missing.absolute()
     while not parent.is_dir():
         parent = parent.parent
@@ -152,4 +165,4 @@ def _nearby(missing: Path) -> str:
     except OSError:
         return f"{parent} exists but cannot be read."
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return f"{parent} holds {', '.join(names[:10]) or 'nothing'}{more}."
+    return shown(f"{parent} holds {', '.join(names[:10]) or 'nothing'}{more}.")

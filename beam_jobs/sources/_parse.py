@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +16,7 @@ import pyarrow.csv
 from beam_jobs.sources._rows import Dialect, RowBlock
 from beam_jobs.sources._text import is_utf8
 from beam_jobs.sources.base import Fault
-from schemas.errors import HeadraceError, shorten
+from schemas.errors import shorten
 from schemas.spec import CsvSource
 
 _RAW_BYTES = 1 << 10
@@ -54,7 +52,7 @@ def parse_block(block: RowBlock, columns: Sequence[str], spec: CsvSource, encodi
     if faults:
         records = np.delete(records, [fault.row for fault in faults])
     if spec.delimiter == "whitespace":
-        data = _collapse(data, spec.quote.encode(), block.quoted)
+        data = collapse_blanks(data, spec.quote.encode(), block.quoted)
     ragged: list[Any] = []
 
     def set_aside(row: Any) -> str:
@@ -76,14 +74,19 @@ def parse_block(block: RowBlock, columns: Sequence[str], spec: CsvSource, encodi
     return Parsed(texts, records, faults)
 
 
-def convert(texts: pa.RecordBatch, types: dict[str, str]) -> tuple[pa.RecordBatch, dict[int, str]]:
+def convert(
+    texts: pa.RecordBatch, types: Mapping[str, str], nulls: Sequence[str]
+) -> tuple[pa.RecordBatch, dict[int, str]]:
     """`texts` with columns converted to `types`, and why for each row that cannot be: it is left out."""
+    null_texts = pa.array(nulls, pa.string())
     columns = {name: texts.column(name) for name in texts.schema.names}
     wrong: dict[int, str] = {}
     for name, kind in types.items():
         if kind == "string":
             continue
         trimmed = pc.utf8_trim_whitespace(columns[name])
+        # Quotes make a text of "NA", but no number: writers that quote everything quote missing numbers too.
+        trimmed = pc.if_else(pc.is_in(trimmed, null_texts), pa.scalar(None, pa.string()), trimmed)
         columns[name], bad = _cast(trimmed, _TYPES[kind])
         for row in bad:
             value = shorten(texts.column(name)[row].as_py(), 80)
@@ -167,7 +170,7 @@ def _decode(block: RowBlock, encoding: str) -> tuple[bytes | memoryview, list[Fa
     return b"".join(good), faults
 
 
-def _collapse(data: bytes | memoryview, quote: bytes, quoted: bool) -> bytes:
+def collapse_blanks(data: bytes | memoryview, quote: bytes, quoted: bool) -> bytes:
     """Runs of blanks as one tab, none at either end of a line; quoted fields stay as they are."""
     if not quoted:
         text = re.sub(rb"[ \t]+", b"\t", data)
@@ -184,30 +187,3 @@ def _collapse(data: bytes | memoryview, quote: bytes, quoted: bool) -> bytes:
         return b"" if at_edge else b"\t"
 
     return re.sub(field + rb"|[ \t]+", replace, data, flags=re.DOTALL)
-
-
-def header_names(data: bytes, spec: CsvSource, encoding: str, where: str) -> list[str]:
-    """The fields of one row of text.
-
-    Raises:
-      HeadraceError: the row is not in `encoding`.
-    """
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise HeadraceError(
-            "The header is in another encoding.",
-            where=where,
-            value=repr(data),
-            allowed=encoding,
-            hint=str(error),
-        ) from error
-    quote = spec.quote.encode()
-    if spec.delimiter == "whitespace":
-        text = _collapse(text.encode(), quote, bool(quote) and quote in data).decode()
-    quoting = csv.QUOTE_MINIMAL if spec.quote else csv.QUOTE_NONE
-    delimiter = "\t" if spec.delimiter == "whitespace" else spec.delimiter
-    rows = csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter, quotechar=spec.quote or None, quoting=quoting
-    )
-    return next(rows)

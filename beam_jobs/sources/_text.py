@@ -11,11 +11,11 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import fsspec
 
-from beam_jobs.sources._listing import local_root, remote_version
+from beam_jobs.sources._listing import local_root, nearby, remote_version, shown
 from schemas.errors import HeadraceError
 
 _COMPRESSED: dict[str, Any] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}
@@ -23,55 +23,44 @@ _DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError)
 Read = Callable[[int], bytes]
 
 
-class TextFiles(NamedTuple):
-    """Where text files are: `names` are relative to `base`, sorted."""
-
-    base: str
-    names: list[str]
-
-
-def find_files(root: str, where: str) -> TextFiles:
-    """The file that `root` names, or all that match it as a pattern.
+def find_files(root: str, where: str) -> list[str]:
+    """The file that `root` names, or all that match it as a pattern: sorted, relative to `base_of(root)`.
 
     Raises:
       HeadraceError: there is none, or it is a folder.
     """
-    local = local_root(root)
-    if local is not None:
-        is_file, is_folder, expand = os.path.isfile, os.path.isdir, _glob_local
-        path = local
-    else:
-        fs, path = _filesystem(root, where)
-        is_file, is_folder, expand = fs.isfile, fs.isdir, fs.glob
+    local = local_root(root) is not None
+    fs, path = _filesystem(root, where)
     try:
-        if is_file(path):
-            base, _, name = path.rpartition("/")
-            found = TextFiles(base if "/" in path else ".", [name])
-        elif is_folder(path):
+        if fs.isfile(path):
+            found = [path]
+        elif fs.isdir(path):
             raise HeadraceError(
                 "The source is a folder, not a file.", where=where, value=root, hint=f"Try {root}/*.csv."
             )
         else:
-            base = _fixed_part(path)
-            matches = sorted(match for match in expand(path) if is_file(match))
-            found = TextFiles(base, [os.path.relpath(match, base) for match in matches])
+            matches = glob.glob(path, recursive=True) if local else fs.glob(path)  # noqa: PTH207  `path` may be absolute
+            found = sorted(match for match in matches if fs.isfile(match))
     except OSError as error:
         raise HeadraceError("The source cannot be listed.", where=where, value=f"{root}: {error}") from error
-    if not found.names:
-        raise HeadraceError(
-            "There is no such file.", where=where, value=root, hint=_siblings(found.base, local is not None)
-        )
-    return found
+    base = _base_of(path)
+    if not found:
+        hint = nearby(Path(base)) if local else None
+        raise HeadraceError("There is no such file.", where=where, value=root, hint=hint)
+    return [name.removeprefix(base).lstrip("/") for name in found]
 
 
 class TextFile:
     """One file of delimited text, opened anew for each pass over it."""
 
-    def __init__(self, root: str, base: str, name: str, encoding: str) -> None:
+    def __init__(self, root: str, name: str, encoding: str) -> None:
         self.name = name
+        self.shown = shown(name)
         self.encoding = encoding
-        self._path = f"{base}/{name}"
-        self._fs = None if local_root(root) is not None else fsspec.core.url_to_fs(root)[0]
+        fs, path = _filesystem(root, name)
+        base = _base_of(path)
+        self._path = f"{base}/{name}" if base else name
+        self._fs = None if local_root(root) is not None else fs
         self._unpack = _COMPRESSED.get(os.path.splitext(name)[1].lower())  # noqa: PTH122
 
     @property
@@ -84,13 +73,21 @@ class TextFile:
         """Whether `open` converts to UTF-8: line ends of other wide encodings cannot be found by byte."""
         return not (is_utf8(self.encoding) or _one_byte(self.encoding))
 
+    @property
+    def text_encoding(self) -> str:
+        """The encoding of what `open` reads."""
+        return "utf-8" if self.transcoded or is_utf8(self.encoding) else self.encoding
+
     def version(self) -> Any:
         """JSON-able; changes whenever the bytes may have."""
-        if self._fs is not None:
-            self._fs.invalidate_cache()
-            info = self._fs.info(self._path)
-            return [int(info.get("size") or 0), remote_version(info)]
-        status = os.stat(self._path)  # noqa: PTH116
+        try:
+            if self._fs is not None:
+                self._fs.invalidate_cache()
+                info = self._fs.info(self._path)
+                return [int(info.get("size") or 0), remote_version(info)]
+            status = os.stat(self._path)  # noqa: PTH116
+        except OSError as error:
+            raise HeadraceError("A file cannot be read.", where=self.shown, value=str(error)) from error
         return [status.st_size, [status.st_mtime_ns, status.st_ctime_ns]]
 
     @contextmanager
@@ -104,9 +101,9 @@ class TextFile:
             with self._raw() as raw:
                 yield _limited(self._reader(raw, start), None if end is None else end - start)
         except (OSError, *_DAMAGED) as error:
-            raise HeadraceError("A file cannot be read.", where=self.name, value=str(error)) from error
+            raise HeadraceError("A file cannot be read.", where=self.shown, value=str(error)) from error
 
-    def raw_pieces(self, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+    def stored(self, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The bytes of the file as stored, piece by piece: between `start` and `end` where it is seekable."""
         if not self.seekable:
             start, end = 0, None
@@ -117,7 +114,7 @@ class TextFile:
                 while piece := read(1 << 20):
                     yield piece
         except OSError as error:
-            raise HeadraceError("A file cannot be read.", where=self.name, value=str(error)) from error
+            raise HeadraceError("A file cannot be read.", where=self.shown, value=str(error)) from error
 
     def _raw(self) -> BinaryIO:
         if self._fs is None:
@@ -183,6 +180,9 @@ def _limited(read: Read, size: int | None) -> Read:
 
 def _filesystem(root: str, where: str) -> tuple[Any, str]:
     try:
+        local = local_root(root)
+        if local is not None:
+            return fsspec.filesystem("file"), local
         fs, path = fsspec.core.url_to_fs(root)
     except (ImportError, ValueError) as error:
         raise HeadraceError(
@@ -191,26 +191,11 @@ def _filesystem(root: str, where: str) -> tuple[Any, str]:
     return fs, path
 
 
-def _glob_local(pattern: str) -> list[str]:
-    return glob.glob(pattern, recursive=True)  # noqa: PTH207  pathlib takes no absolute pattern
-
-
-def _fixed_part(pattern: str) -> str:
-    folders = pattern.split("/")[:-1]
+def _base_of(path: str) -> str:
+    """The folders of `path` before the first that is a pattern."""
     fixed = []
-    for folder in folders:
+    for folder in path.split("/")[:-1]:
         if glob.has_magic(folder):
             break
         fixed.append(folder)
-    return "/".join(fixed) or ("/" if pattern.startswith("/") else ".")
-
-
-def _siblings(base: str, local: bool) -> str | None:
-    if not local:
-        return None
-    folder = Path(base)
-    if not folder.is_dir():
-        return f"There is no folder {base} either."
-    names = sorted(child.name for child in folder.iterdir())
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return f"{base} holds {', '.join(names[:10]) or 'nothing'}{more}."
+    return "/".join(fixed) or ("/" if path.startswith("/") else "")

@@ -6,16 +6,15 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from itertools import pairwise
 
-import fsspec
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from beam_jobs.sources._listing import File, list_files, local_root
+from beam_jobs.sources._listing import File, list_files, shown
 from beam_jobs.sources._patterns import compile_patterns, pruned_folders
-from beam_jobs.sources.base import Fault, Partition, SourceBatch
+from beam_jobs.sources._reading import read_files, wanted
+from beam_jobs.sources.base import Partition, SourceBatch
 from schemas.errors import HeadraceError
 from schemas.spec import ImageFolderSource
 
@@ -36,7 +35,6 @@ class ImageFolder:
         self.name = name
         self.spec = spec
         self.root = root
-        self._local = local_root(root)
 
     def columns(self) -> list[str]:
         """Names of the columns that `read` yields."""
@@ -58,10 +56,10 @@ class ImageFolder:
         start = 0
         while start < len(files):
             end, total = start, 0
-            while end < len(files) and (end == start or total + files[end].size <= _BATCH_BYTES):
-                total += self._wanted(files[end])
+            while end < len(files) and (end == start or total + max(files[end].size, 0) <= _BATCH_BYTES):
+                total += wanted(files[end], self.spec.max_file_bytes)
                 end += 1
-            yield self._batch(files[start:end], start, total)
+            yield self._batch(files[start:end], start)
             start = end
 
     def origin(self, partition: Partition, row: int) -> str:
@@ -90,18 +88,14 @@ class ImageFolder:
             )
         return files
 
-    def _wanted(self, file: File) -> int:
-        return file.size if 0 < file.size <= self.spec.max_file_bytes else 0
-
-    def _batch(self, files: list[File], first: int, total: int) -> SourceBatch:
-        buffer = np.empty(total, dtype=np.uint8)
-        kept, ends, faults = _fill(self, files, first, buffer)
+    def _batch(self, files: list[File], first: int) -> SourceBatch:
+        images, kept, faults = read_files(self.root, files, first, self.spec.max_file_bytes)
         good = [files[row - first].path for row in kept]
         paths = [shown(path) for path in good]
         names = [path.rpartition("/")[2] for path in paths]
         columns = [
             pa.array(paths, pa.string()),
-            _binary_array(buffer, ends),
+            images,
             pa.array([_folder(path) for path in paths], pa.string()),
             pa.array(names, pa.string()),
             pa.array([os.path.splitext(name)[0] for name in names], pa.string()),  # noqa: PTH122
@@ -119,7 +113,7 @@ def cut(files: list[File], average: int) -> Iterator[list[File]]:
     """
     marks = [_mark(file.path) for file in files]
     starts = [0, *(i for i in range(1, len(files)) if marks[i] % average == 0), len(files)]
-    stack = [(low, high) for low, high in zip(starts[:-1], starts[1:], strict=True)][::-1]
+    stack = list(pairwise(starts))[::-1]
     while stack:
         low, high = stack.pop()
         size = sum(max(file.size, 0) for file in files[low:high])
@@ -130,11 +124,6 @@ def cut(files: list[File], average: int) -> Iterator[list[File]]:
             yield files[low:high]
 
 
-def shown(path: str) -> str:
-    """`path` as people see it: bytes that are no UTF-8 appear as \\xNN."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def _mark(path: str) -> int:
     return int.from_bytes(
         hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big"
@@ -143,101 +132,3 @@ def _mark(path: str) -> int:
 
 def _folder(path: str) -> str:
     return path.rpartition("/")[0].rpartition("/")[2]
-
-
-def _binary_array(buffer: npt.NDArray[np.uint8], ends: list[int]) -> pa.Array:
-    offsets = np.array([0, *ends], dtype=np.int64)
-    return pa.Array.from_buffers(
-        pa.large_binary(), len(ends), [None, pa.py_buffer(offsets), pa.py_buffer(buffer)]
-    )
-
-
-def _fill(
-    source: ImageFolder, files: list[File], first: int, buffer: npt.NDArray[np.uint8]
-) -> tuple[list[int], list[int], list[Fault]]:
-    """Read `files` one behind the other into `buffer`: rows read, where each ends, and what could not be read."""
-    memory, at = memoryview(buffer), 0
-    kept: list[int] = []
-    ends: list[int] = []
-    faults: list[Fault] = []
-    wanted = []
-    for row, file in enumerate(files, first):
-        refused = _refused(file, source.spec.max_file_bytes)
-        if refused:
-            faults.append(Fault(row, *refused))
-        else:
-            wanted.append((row, file))
-    remote = _fetch(source.root, [file for _, file in wanted]) if source._local is None else None
-    for position, (row, file) in enumerate(wanted):
-        target = memory[at : at + file.size]
-        if remote is not None:
-            problem = _copy(remote[position], file, target)
-        else:
-            problem = _read_local(f"{source._local}/{file.path}", file, target)
-        if problem:
-            faults.append(Fault(row, *problem))
-        else:
-            at += file.size
-            kept.append(row)
-            ends.append(at)
-    return kept, ends, sorted(faults, key=lambda fault: fault.row)
-
-
-def _refused(file: File, limit: int) -> tuple[str, str] | None:
-    if file.size < 0:
-        return "unreadable", f"{os.strerror(file.version)}: is it a link that leads nowhere?"
-    if file.size == 0:
-        return "empty_file", "the file holds no bytes"
-    if file.size > limit:
-        return "too_large", f"the file holds {file.size} bytes; max_file_bytes allows {limit}"
-    return None
-
-
-def _read_local(path: str, file: File, target: memoryview) -> tuple[str, str] | None:
-    try:
-        # Not blocking, in case a pipe has taken the file's place.
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return "changed_while_reading", "the file was listed and is gone"
-    except OSError as error:
-        return "unreadable", str(error.strerror)
-    try:
-        count = os.readv(handle, [target])
-        while 0 < count < file.size:
-            more = os.readv(handle, [target[count:]])
-            if not more:
-                break
-            count += more
-        # After reading, so that it vouches for the bytes read.
-        status = os.fstat(handle)
-    except OSError as error:
-        return "unreadable", str(error.strerror)
-    finally:
-        os.close(handle)
-    if count != file.size or status.st_size != file.size:
-        return (
-            "changed_while_reading",
-            f"the file was listed with {file.size} bytes and now has {status.st_size}",
-        )
-    if [status.st_mtime_ns, status.st_ctime_ns] != file.version:
-        return "changed_while_reading", "the file was modified after it was listed"
-    return None
-
-
-def _fetch(root: str, files: list[File]) -> list[Any]:
-    fs, base = fsspec.core.url_to_fs(root)
-    paths = [f"{base.rstrip('/')}/{file.path}" for file in files]
-    # One byte more than was listed, to notice a file that has grown.
-    ends = [file.size + 1 for file in files]
-    return list(fs.cat_ranges(paths, [0] * len(paths), ends, on_error="return")) if paths else []
-
-
-def _copy(fetched: Any, file: File, target: memoryview) -> tuple[str, str] | None:
-    if isinstance(fetched, FileNotFoundError):
-        return "changed_while_reading", "the file was listed and is gone"
-    if isinstance(fetched, Exception):
-        return "unreadable", str(fetched) or type(fetched).__name__
-    if len(fetched) != file.size:
-        return "changed_while_reading", f"the file was listed with {file.size} bytes and now has another size"
-    target[:] = fetched
-    return None

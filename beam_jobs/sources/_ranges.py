@@ -1,0 +1,62 @@
+"""Cutting one text file into byte ranges whose borders appending never moves."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from beam_jobs.sources._rows import RowBlock
+
+_HASH_BYTES = 16
+
+
+class Range(NamedTuple):
+    """Whole rows of a file.
+
+    Attributes:
+      start, end: bytes of the file.
+      first: number of its first record, from 1.
+      records: how many it holds; blank lines do not count.
+      digest: content hash of its bytes.
+    """
+
+    start: int
+    end: int
+    first: int
+    records: int
+    digest: str
+
+
+def cut_ranges(blocks: Iterable[RowBlock], start: int, size: int) -> Iterator[Range]:
+    """Ranges that begin at `start`, then at the first row at or after each multiple of `size` bytes of the file.
+
+    The last range ends with the last row. Blocks count their offsets from `start`.
+    """
+    begin = end = start
+    first, records, digest = 1, 0, hashlib.blake2b(digest_size=_HASH_BYTES)
+    for block in blocks:
+        base, row, rows = start + block.offset, 0, len(block.blank)
+        while row < rows:
+            border = (begin // size + 1) * size
+            cut = max(int(np.searchsorted(block.bounds[:-1], border - base)), row)
+            low, high = block.bounds[[row, cut]].tolist()
+            digest.update(block.data[low:high])
+            records += cut - row - int(np.count_nonzero(block.blank[row:cut]))
+            row, end = cut, base + high
+            if row < rows:
+                yield Range(begin, end, first, records, digest.hexdigest())
+                begin, first, records = end, first + records, 0
+                digest = hashlib.blake2b(digest_size=_HASH_BYTES)
+    if end > begin:
+        yield Range(begin, end, first, records, digest.hexdigest())
+
+
+def digest_of(pieces: Iterable[bytes]) -> str:
+    """The content hash of a range's bytes, as in `Range.digest`."""
+    digest = hashlib.blake2b(digest_size=_HASH_BYTES)
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()

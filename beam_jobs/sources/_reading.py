@@ -1,0 +1,128 @@
+"""Reading many whole files into one Arrow column, each byte copied once."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+
+from beam_jobs.sources._listing import File, local_root
+from beam_jobs.sources.base import Fault
+
+Problem = tuple[str, str]
+
+
+def wanted(file: File, limit: int) -> int:
+    """The bytes that reading `file` will take: none where it is refused unread."""
+    return 0 if _refused(file, limit) else file.size
+
+
+def read_files(
+    root: str, files: list[File], first: int, limit: int
+) -> tuple[pa.Array, list[int], list[Fault]]:
+    """Read listed files.
+
+    Args:
+      root: the folder they lie below.
+      files: as listed.
+      first: the row of the first of them.
+      limit: files with more bytes are refused unread.
+
+    Returns:
+      Their bytes, large_binary; the row of each; and the faults of the rest.
+    """
+    rows, ends, faults = [], [0], []
+    planned = []
+    for row, file in enumerate(files, first):
+        refused = _refused(file, limit)
+        if refused:
+            faults.append(Fault(row, *refused))
+        else:
+            planned.append((row, file))
+    buffer = np.empty(sum(file.size for _, file in planned), dtype=np.uint8)
+    memory = memoryview(buffer)  # type: ignore[arg-type]  # numpy arrays have the buffer protocol
+    local = local_root(root)
+    fetched = _fetch(root, [file for _, file in planned]) if local is None else []
+    for position, (row, file) in enumerate(planned):
+        at = ends[-1]
+        target = memory[at : at + file.size]
+        if local is None:
+            problem = _take(fetched[position], file, target)
+        else:
+            problem = _read(f"{local}/{file.path}", file, target)
+        if problem:
+            faults.append(Fault(row, *problem))
+        else:
+            rows.append(row)
+            ends.append(at + file.size)
+    offsets = pa.py_buffer(np.array(ends, dtype=np.int64))
+    column = pa.Array.from_buffers(pa.large_binary(), len(rows), [None, offsets, pa.py_buffer(buffer)])
+    return column, rows, sorted(faults, key=lambda fault: fault.row)
+
+
+def _refused(file: File, limit: int) -> Problem | None:
+    if file.size < 0:
+        return "unreadable", f"{os.strerror(file.version)}: is it a link that leads nowhere?"
+    if file.size == 0:
+        return "empty_file", "the file holds no bytes"
+    if file.size > limit:
+        return "too_large", f"the file holds {file.size} bytes; max_file_bytes allows {limit}"
+    return None
+
+
+def _read(path: str, file: File, target: memoryview) -> Problem | None:
+    """Read a local file straight into `target`. The GIL is free while the system works."""
+    try:
+        # Not blocking, in case a pipe has taken the file's place.
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return _gone()
+    except OSError as error:
+        return "unreadable", str(error.strerror)
+    try:
+        count = os.readv(handle, [target])
+        while 0 < count < file.size:
+            more = os.readv(handle, [target[count:]])
+            if not more:
+                break
+            count += more
+        # After reading, so that it vouches for the bytes read.
+        status = os.fstat(handle)
+    except OSError as error:
+        return "unreadable", str(error.strerror)
+    finally:
+        os.close(handle)
+    if count != file.size or status.st_size != file.size:
+        return (
+            "changed_while_reading",
+            f"the file was listed with {file.size} bytes and now has {status.st_size}",
+        )
+    if [status.st_mtime_ns, status.st_ctime_ns] != file.version:
+        return "changed_while_reading", "the file was modified after it was listed"
+    return None
+
+
+def _fetch(root: str, files: list[File]) -> list[Any]:
+    fs, base = fsspec.core.url_to_fs(root)
+    paths = [f"{base.rstrip('/')}/{file.path}" for file in files]
+    # One byte more than was listed, to notice a file that has grown.
+    ends = [file.size + 1 for file in files]
+    return list(fs.cat_ranges(paths, [0] * len(paths), ends, on_error="return")) if paths else []
+
+
+def _take(fetched: Any, file: File, target: memoryview) -> Problem | None:
+    if isinstance(fetched, FileNotFoundError):
+        return _gone()
+    if isinstance(fetched, Exception):
+        return "unreadable", str(fetched) or type(fetched).__name__
+    if len(fetched) != file.size:
+        return "changed_while_reading", f"the file was listed with {file.size} bytes and now has another size"
+    target[:] = fetched
+    return None
+
+
+def _gone() -> Problem:
+    return "changed_while_reading", "the file was listed and is gone"
