@@ -111,7 +111,7 @@ def walk_frames(file: BinaryIO, size: int) -> tuple[Numbers, Numbers, Fault | No
     while offset < size and fault is None:
         header = os.pread(descriptor, _HEADER_BYTES, offset)
         length = struct.unpack_from("<Q", header)[0] + FRAME_OVERHEAD if len(header) == _HEADER_BYTES else 0
-        if length and _masked(google_crc32c.value(header[:8])) != struct.unpack_from("<I", header, 8)[0]:
+        if length and masked_crc(google_crc32c.value(header[:8])) != struct.unpack_from("<I", header, 8)[0]:
             fault = Fault(
                 len(offsets), offset, "the CRC of its length differs; records after it cannot be found"
             )
@@ -122,6 +122,11 @@ def walk_frames(file: BinaryIO, size: int) -> tuple[Numbers, Numbers, Fault | No
             lengths.append(length)
             offset += length
     return np.array(offsets, np.int64), np.array(lengths, np.int64), fault
+
+
+def masked_crc(crc: int) -> int:
+    """A CRC32C as TFRecord stores it: rotated and shifted, so that the CRC of a CRC is no CRC."""
+    return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
 
 def _cut_short(record: int, offset: int, length: int, size: int) -> Fault:
@@ -154,8 +159,8 @@ def _check_window(data: Bytes, starts: Numbers, lengths: Numbers) -> Iterator[Fa
             int(starts[i]),
             *_compare(
                 (int(sizes[i]), int(written[i])),
-                (int(header_crcs[i]), _masked(int(found_headers[i]))),
-                (int(footers[i]), _masked(int(found[i]))),
+                (int(header_crcs[i]), masked_crc(int(found_headers[i]))),
+                (int(footers[i]), masked_crc(int(found[i]))),
             ),
         )
 
@@ -176,8 +181,8 @@ def _check_large(reader: HashingReader, buffer: memoryview, record: int, length:
     written, header_crc = struct.unpack("<QI", header)
     checks = (
         (size, written),
-        (header_crc, _masked(google_crc32c.value(bytes(header[:8])))),
-        (struct.unpack("<I", footer)[0], _masked(crc)),
+        (header_crc, masked_crc(google_crc32c.value(bytes(header[:8])))),
+        (struct.unpack("<I", footer)[0], masked_crc(crc)),
     )
     if any(a != b for a, b in checks):
         yield Fault(record, start, *_compare(*checks))
@@ -193,9 +198,5 @@ def _compare(sizes: tuple[int, int], headers: tuple[int, int], data: tuple[int, 
 
 
 def _mask(crcs: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """TFRecord stores CRCs rotated and shifted, so that the CRC of a CRC is no CRC."""
+    """`masked_crc` of each."""
     return ((crcs >> np.uint32(15)) | (crcs << np.uint32(17))) + np.uint32(_MASK_DELTA)
-
-
-def _masked(crc: int) -> int:
-    return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
