@@ -200,7 +200,7 @@ def _read_ranges(
         filled += reference.bytes
         indexes.append(read_index(run, reference.start, reference.stop))
         owners.append(np.full(len(indexes[-1]), owner))
-    index = np.concatenate(indexes)
+    index = np.concatenate(indexes, dtype=INDEX_DTYPE)  # else numpy makes the big-endian hashes native
     offsets = np.concatenate([[0], np.cumsum(index["length"], dtype=np.int64)])
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(buffer)]
     return index, pa.Array.from_buffers(pa.large_binary(), len(index), buffers), np.concatenate(owners)

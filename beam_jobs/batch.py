@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 _MAX_RAW_BYTES = 4096
+OWN_PREFIX = "headrace:"  # of columns that the stages add for themselves
 
 DEAD_LETTER_SCHEMA = pa.schema(
     [pa.field(name, pa.string()) for name in ("source", "origin", "key", "stage", "rule", "reason", "raw")]
@@ -56,6 +57,11 @@ class Batch:
 
     def __len__(self) -> int:
         return self.records.num_rows
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that are the user's, not our own."""
+        return [name for name in self.records.schema.names if not name.startswith(OWN_PREFIX)]
 
     def keep(self, mask: npt.NDArray[np.bool_]) -> Batch:
         """The records where `mask` is true; nothing is copied when that is all of them."""
@@ -121,7 +127,7 @@ def _raw(records: pa.RecordBatch, place: int) -> str:
     row = {
         name: records.column(name)[place].as_py()
         for name, kind in zip(records.schema.names, records.schema.types, strict=True)
-        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+        if not (name.startswith(OWN_PREFIX) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
     }
     text = json.dumps(row, ensure_ascii=False, default=str)
     return text if len(text) <= _MAX_RAW_BYTES else ""

@@ -10,7 +10,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from beam_jobs.batch import DEAD_LETTER_SCHEMA, Batch, DeadLetter, Ledger, Problem
+from beam_jobs.batch import DEAD_LETTER_SCHEMA, OWN_PREFIX, Batch, DeadLetter, Ledger, Problem
 from beam_jobs.clean import apply_rule
 from beam_jobs.encode import encode_records
 from beam_jobs.join import join_table, open_table, write_table
@@ -22,7 +22,7 @@ from beam_jobs.wire import for_runners
 from schemas import HeadraceError
 from schemas.hashing import as_sortable, key_hashes, split_of, split_positions
 
-_JOINED = "headrace:joined:"
+_JOINED = f"{OWN_PREFIX}joined:"
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,8 @@ def _add_batch(
         batch = batch.with_column(_JOINED + join.table, pa.array(places))
         joined[join.table][0].append(places)
     for rule in plan.spec.clean:
+        if not len(batch):
+            return  # a user's function adds its columns only where there are records
         batch = apply_rule(batch, rule, ledger)
     batch, columns = to_features(batch, plan.features, ledger)
     if not len(batch):
@@ -175,12 +177,12 @@ def _splits(batch: Batch, keys: list[bytes], plan: JobPlan) -> Any:
     split = plan.spec.split
     groups = keys
     if split.by is not None:
-        if split.by not in batch.records.schema.names:
+        if split.by not in batch.columns:
             raise HeadraceError(
                 "The column to split by does not exist.",
                 where="split.by",
                 value=split.by,
-                allowed=", ".join(batch.records.schema.names),
+                allowed=", ".join(batch.columns),
             )
         texts = batch.records.column(split.by).cast(pa.string()).to_pylist()
         # Records without a group are each a group of their own; the mark keeps them apart from real groups.

@@ -52,8 +52,8 @@ def map_records(batch: Batch, rule: MapRule, ledger: Ledger) -> Batch:
     function = load_function(rule.map)
     names = rule.columns or [
         name
-        for name, kind in zip(batch.records.schema.names, batch.records.schema.types, strict=True)
-        if not pa.types.is_large_binary(kind)
+        for name in batch.columns
+        if not pa.types.is_large_binary(batch.records.schema.field(name).type)
     ]
     _check_columns(batch, names, f"clean, map {rule.map}")
     results: list[dict[str, Any] | None] = []
@@ -136,7 +136,7 @@ def _array(values: list[Any], before: pa.DataType | None, name: str) -> pa.Array
 
 
 def _check_columns(batch: Batch, columns: list[str], where: str) -> None:
-    names = batch.records.schema.names
+    names = batch.columns
     for column in columns:
         if column not in names:
             raise HeadraceError(

@@ -13,15 +13,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_jobs.batch import Batch, DeadLetter, Ledger, Problem
+from beam_jobs.batch import OWN_PREFIX, Batch, DeadLetter, Ledger, Problem
 from beam_jobs.files import atomic_file
 from beam_jobs.sources.base import Partition, Source
 from schemas import HeadraceError
 from schemas.errors import shorten
 from schemas.spec import Join
 
-_ROW = "headrace:row"  # the row's number in its source, kept beside the table's own columns
-_PARTITION = "headrace:partition"
+_ROW = f"{OWN_PREFIX}row"  # the row's number in its source, kept beside the table's own columns
+_PARTITION = f"{OWN_PREFIX}partition"
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _missing_keys(batch: Batch, column: str, name: str) -> list[Problem]:
             "The join's column does not exist in the table.",
             where=f"join, {name}.right_on",
             value=column,
-            allowed=", ".join(batch.records.schema.names),
+            allowed=", ".join(batch.columns),
         )
     missing = pc.is_null(batch.records.column(column)).to_numpy(zero_copy_only=False)
     return [
@@ -186,7 +186,7 @@ def _without_duplicates(rows: pa.Table, key: str) -> tuple[pa.Table, pa.Table]:
 
 
 def _check_columns(batch: Batch, join: Join, table: Table) -> None:
-    names = batch.records.schema.names
+    names = batch.columns
     if join.left_on not in names:
         raise HeadraceError(
             "The join's column does not exist.",
@@ -194,7 +194,7 @@ def _check_columns(batch: Batch, join: Join, table: Table) -> None:
             value=join.left_on,
             allowed=", ".join(names),
         )
-    both = (set(names) & set(table.rows.column_names)) - {join.right_on, _ROW, _PARTITION}
+    both = (set(names) & set(table.rows.column_names)) - {join.right_on}
     if both:
         raise HeadraceError(
             f"The records and the table {join.table!r} both have a column of the same name.",

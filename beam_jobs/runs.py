@@ -180,7 +180,8 @@ def _sort(content: RunContent) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int
     if not content.records:
         empty = np.zeros(0, dtype=np.int64)
         return np.zeros(0, dtype=INDEX_DTYPE), empty, empty
-    hashes, splits = np.concatenate(content.hashes), np.concatenate(content.splits)
+    hashes = np.concatenate(content.hashes, dtype=KEY_HASH_DTYPE)
+    splits = np.concatenate(content.splits)
     rows = np.concatenate(content.rows)
     lengths = np.concatenate(
         [

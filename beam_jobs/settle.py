@@ -48,9 +48,10 @@ def settle(summaries: Sequence[RunSummary], plan: JobPlan) -> Settled:
     books = {plan.spec.main_name: main_books(summaries)}
     for join in plan.spec.join:
         books[join.table], _ = table_books(plan, join, summaries)
-        if join.unmatched_right == "error" and books[join.table].dropped:
+        unmatched = books[join.table].dropped.get(_unmatched_rule(plan), 0)
+        if join.unmatched_right == "error" and unmatched:
             raise HeadraceError(
-                f"{sum(books[join.table].dropped.values())} rows of {join.table} match no record.",
+                f"{unmatched} rows of {join.table} match no record.",
                 where=f"join.{join.table}",
                 allowed="none, since `unmatched_right: error`",
             )
@@ -127,7 +128,7 @@ def table_books(plan: JobPlan, join: Join, summaries: Sequence[RunSummary]) -> t
         source, partitions = plan.source(join.table), plan.table_partitions[join.table]
         letters += unused_rows(table, matched, join, source, partitions)
     elif unmatched:
-        dropped[f"unmatched in {plan.spec.main_name}"] = unmatched
+        dropped[_unmatched_rule(plan)] = unmatched
     books = Books(
         read=table.read,
         written=int(written.sum()),
@@ -136,6 +137,10 @@ def table_books(plan: JobPlan, join: Join, summaries: Sequence[RunSummary]) -> t
         duplicates=table.duplicates,
     )
     return books, letters
+
+
+def _unmatched_rule(plan: JobPlan) -> str:
+    return f"unmatched in {plan.spec.main_name}"
 
 
 def used_rows(

@@ -100,7 +100,7 @@ def _plain(block: Block) -> list[str]:
         return [
             "",
             visible(block.title),
-            *(f"  {name:<{width}}  {visible(text)}" for name, text in block.rows),
+            *(f"  {name:<{width}}  {text}" for name, text in pairs),
         ]
     numbers = [column.startswith(">") for column in block.columns]
     rows = [

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_jobs.batch import Batch, Ledger, Problem
+from beam_jobs.batch import OWN_PREFIX, Batch, Ledger, Problem
 from beam_jobs.images import check_images
 from schemas import HeadraceError
 from schemas.errors import shorten
@@ -29,7 +29,7 @@ from schemas.features import (
 Converted = tuple[pa.Array, list[Problem]]
 Mask = npt.NDArray[np.bool_]
 _BOOLS = {"true": 1, "1": 1, "yes": 1, "t": 1, "y": 1, "false": 0, "0": 0, "no": 0, "f": 0, "n": 0}
-_PREFIX = "feature:"  # no source's column: a column of that name could not be a feature's
+_PREFIX = f"{OWN_PREFIX}feature:"
 
 
 def to_features(
@@ -77,7 +77,7 @@ def _convert(name: str, feature: Feature, batch: Batch) -> Converted:
 
 
 def _column(batch: Batch, column: str, where: str) -> pa.Array:
-    names = batch.records.schema.names
+    names = batch.columns
     if column not in names:
         raise HeadraceError(
             "A feature's column does not exist.", where=where, value=column, allowed=", ".join(names)

@@ -239,7 +239,7 @@ def _tag(model: Any) -> str | None:
         field = model.model_fields.get(name)
         if field is not None and typing.get_args(field.annotation):
             return str(typing.get_args(field.annotation)[0])
-    return None
+    return next(iter(model.model_fields), None)  # a rule is known by its first field
 
 
 def _find_field(model: Any, name: str) -> FieldInfo | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from schemas.features import ClassLabelFeature, Feature, Model
 from schemas.hashing import fingerprint
@@ -59,7 +59,7 @@ class CsvSource(Model):
     nulls: list[str] = Field(["", "NA", "NaN", "null", "NULL"], description="Texts that mean no value.")
     encoding: str = Field("utf-8", description="Of the text; latin-1 and the like are converted.")
     partition_bytes: ByteSize = Field(
-        16 << 20, ge=1, le=1 << 30, description="About how much one partition holds."
+        8 << 20, ge=1, le=1 << 30, description="About how much one partition holds."
     )
     max_row_bytes: ByteSize = Field(
         16 << 20, gt=0, description="A longer row ends the job: a quote was left open."
@@ -104,12 +104,25 @@ class MapRule(Model):
 class DropRule(Model):
     """Leave out records by a column's value."""
 
-    drop: Name = Field(description="A name for the rule; the books count by it.")
+    drop: str = Field(min_length=1, max_length=100, description="A name for the rule; the books count by it.")
     column: str
     values: list[str | int | float | bool | None] = Field(min_length=1, description="null means no value.")
 
 
-Rule = MapRule | DropRule
+def _rule_kind(rule: object) -> str | None:
+    """A rule is known by its verb."""
+    names = rule if isinstance(rule, dict) else vars(rule) if isinstance(rule, Model) else {}
+    return next((verb for verb in ("map", "drop") if verb in names), None)
+
+
+Rule = Annotated[
+    Annotated[MapRule, Tag("map")] | Annotated[DropRule, Tag("drop")],
+    Discriminator(
+        _rule_kind,
+        custom_error_type="unknown_rule",
+        custom_error_message="a rule needs its verb: `map: module:function` or `drop: name`",
+    ),
+]
 
 
 class Split(Model):
