@@ -102,14 +102,15 @@ def _entry(entry: os.DirEntry[str], path: str) -> File | None:
 def _find(root: str) -> Iterator[File]:
     try:
         fs, base = fsspec.core.url_to_fs(root)
-        base = base.rstrip("/") + "/"
+        base = base.rstrip("/")
+        if fs.isfile(base):
+            raise NotADirectoryError
         listing = fs.find(base, detail=True)
-        if not listing and not fs.exists(base.rstrip("/")):
-            raise FileNotFoundError(root)
+        if not listing and not fs.exists(base):
+            raise FileNotFoundError
     except (OSError, ValueError, ImportError) as error:
-        raise HeadraceError(
-            "The folder cannot be listed.", where=root, value=str(error) or type(error).__name__
-        ) from error
+        raise _unlistable(root, "", error) from error
+    base += "/"
     for path, info in listing.items():
         # Object stores mark empty folders by objects whose name ends in a slash.
         if path.startswith(base) and not path.endswith("/"):
@@ -134,18 +135,18 @@ def remote_version(info: dict[str, Any]) -> Any:
     return {name: str(info[name]) for name in names if info.get(name) is not None}
 
 
-def _unlistable(root: str, prefix: str, error: OSError) -> HeadraceError:
+def _unlistable(root: str, prefix: str, error: Exception) -> HeadraceError:
     where = f"{root}/{prefix}".rstrip("/") if prefix else root
     if isinstance(error, NotADirectoryError):
         return HeadraceError(
             "The source is a file, not a folder.", where=where, hint="Name the folder that holds it."
         )
     if isinstance(error, FileNotFoundError):
-        return HeadraceError("There is no such folder.", where=where, hint=nearby(Path(root)))
+        return HeadraceError("There is no such folder.", where=where, hint=nearby(root))
     return HeadraceError(
         "A folder cannot be read.",
         where=where,
-        value=error.strerror,
+        value=(error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__,
         hint="Give read permission, or leave it out with `exclude`.",
     )
 
@@ -155,9 +156,12 @@ def shown(path: str) -> str:
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def nearby(missing: Path) -> str:
-    """For people: what there is where `missing` was looked for."""
-    parent = missing.absolute()
+def nearby(missing: str) -> str | None:
+    """For people: what there is where `missing` was looked for, if that is a local place."""
+    local = local_root(missing)
+    if local is None:
+        return None
+    parent = Path(local).absolute()
     while not parent.is_dir():
         parent = parent.parent
     try:

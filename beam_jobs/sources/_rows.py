@@ -152,9 +152,11 @@ def _outside_quotes(view: Bytes, ends: Positions, dialect: Dialect) -> tuple[Pos
         inside = np.searchsorted(quotes, ends) & 1
         return ends[inside == 0], bool(len(quotes) & 1)
     opens, closes = _quoted_spans(quotes, can_open)
+    if not len(opens):
+        return ends, False
     spans = np.searchsorted(opens, ends) - 1
     outside = (spans < 0) | (closes[spans] < ends)
-    return ends[outside], bool(closes[-1] >= len(view)) if len(closes) else False
+    return ends[outside], bool(closes[-1] >= len(view))
 
 
 def _quoted_spans(quotes: Positions, can_open: npt.NDArray[np.bool_]) -> tuple[Positions, Positions]:

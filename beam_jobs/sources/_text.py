@@ -10,7 +10,6 @@ import lzma
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import fsspec
@@ -18,7 +17,11 @@ import fsspec
 from beam_jobs.sources._listing import local_root, nearby, remote_version, shown
 from schemas.errors import HeadraceError
 
-_COMPRESSED: dict[str, Any] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}
+_COMPRESSED: dict[str, Any] = {
+    ".gz": lambda raw: gzip.GzipFile(fileobj=raw),
+    ".bz2": bz2.BZ2File,
+    ".xz": lzma.LZMAFile,
+}
 _DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError)
 Read = Callable[[int], bytes]
 
@@ -45,8 +48,9 @@ def find_files(root: str, where: str) -> list[str]:
         raise HeadraceError("The source cannot be listed.", where=where, value=f"{root}: {error}") from error
     base = _base_of(path)
     if not found:
-        hint = nearby(Path(base)) if local else None
-        raise HeadraceError("There is no such file.", where=where, value=root, hint=hint)
+        raise HeadraceError(
+            "There is no such file.", where=where, value=root, hint=nearby(base) if local else None
+        )
     return [name.removeprefix(base).lstrip("/") for name in found]
 
 
