@@ -180,9 +180,6 @@ def _outside() -> dict[str, str]:
 
 
 def _run(program: Path, *arguments: str, cwd: Path) -> str:
-    environment = {
-        key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")
-    }
     done = subprocess.run(
         [program, *arguments],
         cwd=cwd,

@@ -94,10 +94,11 @@ def _write_image(task: tuple[int, int, str]) -> int:
 
 def make_images(count: int, directory: Path, *, seed: int, photos: list[Path], jobs: int) -> int:
     """Write `count` images below `directory`; the bytes written."""
+    found = find_photos(photos)
     for folder in CLASSES:
         (directory / folder).mkdir(parents=True, exist_ok=True)
     tasks = ((seed, index, str(directory)) for index in range(count))
-    with multiprocessing.get_context("spawn").Pool(jobs, _load, (find_photos(photos),)) as pool:
+    with multiprocessing.get_context("spawn").Pool(jobs, _load, (found,)) as pool:
         return sum(pool.imap_unordered(_write_image, tasks, chunksize=64))
 
 
