@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Final
 
 _MARK: Final = "headrace-error:"
@@ -69,11 +68,12 @@ class WireError(RuntimeError):
 def error_in_text(text: str) -> HeadraceError | None:
     """The last HeadraceError that a runner's exception text carries, or None."""
     for line in reversed(text.splitlines()):
-        match = re.search(re.escape(_MARK) + r"(\{.*\})", line)
-        if match:
+        _, mark, rest = line.rpartition(_MARK)
+        if mark:
             try:
-                return _rebuild(json.loads(match.group(1)))
-            except (ValueError, TypeError):
+                # Runners add text of their own behind it, which may hold braces too.
+                return _rebuild(json.JSONDecoder().raw_decode(rest)[0])
+            except (ValueError, TypeError, AttributeError):
                 continue
     return None
 

@@ -11,6 +11,11 @@ ImageFormat = Literal["jpeg", "png", "gif", "bmp", "webp", "tiff"]
 # decodes to frames.
 STORED_FORMATS = {"jpeg": (1, 3), "png": (1, 3, 4), "bmp": (3, 4)}
 
+# A size or length, and what fits into the int64 and float32 that shards hold.
+Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Float32 = Annotated[float, Field(ge=-3.4028234663852886e38, le=3.4028234663852886e38)]
+
 
 class Model(BaseModel):
     """Base of all specs: frozen, and a field it does not know is an error."""
@@ -30,7 +35,9 @@ class ImageEncode(Model):
 
     format: Literal["jpeg", "png"] = "jpeg"
     quality: int = Field(95, ge=1, le=100, description="JPEG quality.")
-    size: tuple[int, int] | None = Field(None, description="Height and width of the stored image, in pixels.")
+    size: tuple[Size, Size] | None = Field(
+        None, description="Height and width of the stored image, in pixels."
+    )
     resize: Literal["stretch", "crop", "pad"] = Field(
         "stretch",
         description="How to reach `size`: ignore the aspect ratio, centre crop to it, or pad with black.",
@@ -41,13 +48,13 @@ class ImageFeature(_Feature):
     """An encoded image; uint8 (height, width, channels) once decoded."""
 
     type: Literal["image"]
-    shape: tuple[int | None, int | None, Literal[1, 3, 4]] = Field(
+    shape: tuple[Size | None, Size | None, Literal[1, 3, 4]] = Field(
         (None, None, 3), description="Height, width, channels; null where any size is allowed."
     )
     formats: list[ImageFormat] = Field(
         ["jpeg", "png"], min_length=1, description="The true formats allowed, whatever a file's name says."
     )
-    min_size: tuple[int, int] | None = Field(
+    min_size: tuple[Size, Size] | None = Field(
         None, description="Smallest height and width allowed, in pixels."
     )
     max_pixels: int = Field(
@@ -119,7 +126,7 @@ class _Numeric(_Feature):
         description="Column the values come from; the feature's own name where absent. "
         "A list packs several columns into one vector.",
     )
-    shape: tuple[int | None, ...] = Field(
+    shape: tuple[Size | None, ...] = Field(
         (), max_length=1, description="() for a number, (n) for a vector, (null) for a list of any length."
     )
 
@@ -142,19 +149,36 @@ class Int64Feature(_Numeric):
     """A whole number, or a vector or list of them."""
 
     type: Literal["int64"]
-    min: int | None = None
-    max: int | None = None
-    default: int | None = None
+    min: Int64 | None = None
+    max: Int64 | None = None
+    default: Int64 | None = None
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        _check_range(self.min, self.max, self.default)
+        return self
 
 
 class Float32Feature(_Numeric):
     """A number, or a vector or list of them. NaN and infinity are dead letters unless allowed."""
 
     type: Literal["float32"]
-    min: float | None = None
-    max: float | None = None
-    default: float | None = None
+    min: Float32 | None = None
+    max: Float32 | None = None
+    default: Float32 | None = None
     allow_nan: bool = False
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        _check_range(self.min, self.max, self.default)
+        return self
+
+
+def _check_range(low: float | None, high: float | None, default: float | None) -> None:
+    if low is not None and high is not None and low > high:
+        raise ValueError(f"min {low} is above max {high}")
+    if default is not None and ((low is not None and default < low) or (high is not None and default > high)):
+        raise ValueError(f"default {default} is outside of min and max")
 
 
 class BoolFeature(_Feature):
@@ -168,9 +192,20 @@ class TextFeature(_Feature):
     """UTF-8 text."""
 
     type: Literal["text"]
-    vocabulary: list[str] | None = Field(None, description="The values allowed; any where absent.")
+    vocabulary: list[str] | None = Field(
+        None, min_length=1, description="The values allowed; any where absent."
+    )
     max_bytes: int | None = Field(None, gt=0, description="Longest value allowed, in UTF-8 bytes.")
     default: str | None = None
+
+    @model_validator(mode="after")
+    def _default_allowed(self) -> Self:
+        if self.default is not None:
+            if self.vocabulary is not None and self.default not in self.vocabulary:
+                raise ValueError(f"default {self.default!r} is not in vocabulary")
+            if self.max_bytes is not None and len(self.default.encode()) > self.max_bytes:
+                raise ValueError(f"default {self.default!r} is longer than max_bytes")
+        return self
 
 
 class BytesFeature(_Feature):

@@ -132,6 +132,11 @@ def _refuse_repeated_keys(node: yaml.Node | None) -> None:
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise HeadraceError(
+                    "A key must be one word, not a list or a mapping.",
+                    where=f"line {key.start_mark.line + 1}",
+                )
             if key.value in seen:
                 raise HeadraceError(
                     "The same key is written twice.",
@@ -177,16 +182,23 @@ def _explain(error: ValidationError, node: yaml.Node | None, where: str) -> Head
     elif kind == "value_error":
         what = str(context.get("error", what))
         value = None if isinstance(value, dict) else value
+    elif kind == "string_type" and isinstance(value, bool | int | float):
+        # YAML reads 1.0 as a number and yes as true.
+        what, allowed = f"YAML reads this as {type(value).__name__}, not as text", "text; put it in quotes"
     more = f" ({len(problems) - 1} more to mend after this one)" if len(problems) > 1 else ""
     path = ".".join(str(part) for part in location)
     line = _line_of(node, location)
     return HeadraceError(
-        f"The job file is not valid: {what}{more}.".replace("..", "."),
+        f"The job file is not valid: {_sentence(what + more)}",
         where=f"{where}:{line}, field {path}" if path else f"{where}:{line}",
         value=value,
         allowed=allowed,
         hint="`headrace validate JOB.yaml` checks a job without running it.",
     )
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 def _real_location(loc: Location) -> tuple[Location, Any]:
