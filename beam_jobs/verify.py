@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from beam_jobs.check_files import MAX_PROBLEMS, Checked, Problem, Progress, check_file, check_shard
+from beam_jobs.tables import visible
 from schemas import HeadraceError, JobSpec, Manifest, read_manifest
 from schemas.hashing import fingerprint
 from schemas.manifest import all_files
@@ -281,9 +282,9 @@ def print_report(report: Report, out: TextIO | None = None) -> None:
     last = None
     for problem in report.problems:
         if problem.file != last:
-            print(f"\n{problem.file}", file=out)
+            print(f"\n{visible(problem.file)}", file=out)
             last = problem.file
-        print(f"  {describe(problem)}", file=out)
+        print(f"  {visible(describe(problem))}", file=out)
     print(f"\nChecked {amount}. Copy the damaged files again, or prepare the version again.", file=out)
 
 
