@@ -86,7 +86,8 @@ def _pixels(data: bytes, header: Header) -> tuple[Image.Image, bytes]:
         return image, data[start : start + (1 << 16)] if start >= 0 else b""
     image = open_pillow(data, header.format)
     image.load()
-    exif = data if header.format == "tiff" else image.info.get("exif", b"")
+    # Pillow turns TIFFs upright itself.
+    exif = b"" if header.format == "tiff" else image.info.get("exif", b"")
     if image.mode.startswith("I;16"):
         # convert("L") would clip at 255 instead.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)), exif

@@ -16,6 +16,7 @@ _JPEG_FRAMES = (0xC0, 0xC1, _PROGRESSIVE)
 _JPEG_TABLES = (0xC4, 0xC8, 0xCC)
 # Each scan of a progressive JPEG costs a pass over the whole image; encoders write about ten.
 _MAX_SCANS = 100
+_MAX_CHUNKS = 1 << 18
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _MODE_CHANNELS = {"1": 1, "L": 1, "P": 3, "RGB": 3, "RGBX": 3, "RGBA": 4, "LA": 2, "PA": 4, "CMYK": 4}
@@ -159,8 +160,8 @@ def png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
       ImageProblemError: the file ends before IEND.
     """
     at, size = 8, len(data)
-    chunks = []
-    while at + 12 <= size:
+    chunks: list[tuple[bytes, int, int]] = []
+    while at + 12 <= size and len(chunks) < _MAX_CHUNKS:
         length = int.from_bytes(data[at : at + 4], "big")
         kind = data[at + 4 : at + 8]
         chunks.append((kind, at + 8, length))

@@ -77,9 +77,9 @@ def check_images(column: pa.Array, feature: ImageFeature) -> tuple[pa.Array, lis
       row, rule and reason of each that is refused, a null among them as `missing`.
 
     Raises:
-      HeadraceError: the column holds no bytes, or `feature` cannot be met by any image.
+      HeadraceError: the column holds no bytes.
     """
-    _check_feature(column, feature)
+    _check_column(column)
     problems: list[tuple[int, str, str]] = []
     stored: list[bytes | None] = []
     for row, scalar in enumerate(column):
@@ -251,13 +251,11 @@ def _refuse_size(height: int, width: int, feature: ImageFeature) -> None:
         )
 
 
-def _check_feature(column: pa.Array, feature: ImageFeature) -> None:
+def _check_column(column: pa.Array) -> None:
     if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
         raise HeadraceError(
             "An image feature needs a column of bytes.", value=str(column.type), allowed="binary"
         )
-    if feature.encode is not None and feature.encode.format == "jpeg" and feature.shape[2] == 4:
-        raise HeadraceError("A JPEG has no alpha channel.", value="shape [.., .., 4]", hint="Encode as png.")
 
 
 def simplejpeg() -> Any:
