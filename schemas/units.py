@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated
 
@@ -27,8 +28,9 @@ def parse_bytes(value: object) -> object:
     """
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
-        if match and match.group(2).upper() in _UNITS:
-            return int(float(match.group(1)) * _UNITS[match.group(2).upper()])
+        size = float(match.group(1)) * _UNITS.get(match.group(2).upper(), math.nan) if match else math.nan
+        if math.isfinite(size):
+            return int(size)
         raise ValueError("expected a size such as 64MiB or 500MB")
     return value
 
