@@ -51,9 +51,7 @@ def map_records(batch: Batch, rule: MapRule, ledger: Ledger) -> Batch:
     """
     function = load_function(rule.map)
     names = rule.columns or [
-        name
-        for name in batch.columns
-        if not pa.types.is_large_binary(batch.records.schema.field(name).type)
+        name for name in batch.columns if not pa.types.is_large_binary(batch.records.schema.field(name).type)
     ]
     _check_columns(batch, names, f"clean, map {rule.map}")
     results: list[dict[str, Any] | None] = []

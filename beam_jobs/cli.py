@@ -147,8 +147,10 @@ def _add_verify(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    # Beam greets every import with a warning about BigQuery, which no job here uses.
+    # Beam greets its import with a warning about BigQuery, which no job here uses, and logs every error with
+    # several tracebacks; the error itself reaches us, and the user, as an exception.
     logging.getLogger().addHandler(logging.NullHandler())
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     _need_etl()
     from beam_jobs.job import run, summary_lines
     from beam_jobs.plan import load_job

@@ -53,19 +53,31 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+# What only a write can meet, and what a write below a path can meet.
+_FULL = {
+    errno.ENOSPC: "Free some space and run the same command again; what is finished is kept.",
+    errno.EDQUOT: "The disk quota is used up; free some space and run the same command again.",
+    errno.EROFS: "The file system is read-only; choose another --out.",
+}
+_REFUSED = {
+    errno.EACCES: "You may not write there; choose another --out or change its permissions.",
+    errno.EPERM: "You may not write there; choose another --out or change its permissions.",
+    errno.ENOTDIR: "A file stands where a folder is needed; choose another --out.",
+    errno.EEXIST: "A file stands where a folder is needed; choose another --out.",
+    errno.ENAMETOOLONG: "Choose a shorter --out or a shorter name for the data set.",
+}
+
+
 @contextmanager
-def clear_errors(path: Path) -> Iterator[None]:
-    """Turns the operating system's refusals to write below `path` into errors that say what to do."""
+def clear_errors(path: Path | None = None) -> Iterator[None]:
+    """Turns the operating system's refusals to write below `path` into errors that say what to do.
+
+    Without a path, only those that nothing but a write can meet.
+    """
+    hints = _FULL if path is None else {**_FULL, **_REFUSED}
     try:
         yield
     except OSError as error:
-        hints = {
-            errno.ENOSPC: "Free some space and run the same command again; what is finished is kept.",
-            errno.EDQUOT: "The disk quota is used up; free some space and run the same command again.",
-            errno.EROFS: "The file system is read-only; choose another --out.",
-            errno.EACCES: "You may not write there; choose another --out or change its permissions.",
-            errno.EPERM: "You may not write there; choose another --out or change its permissions.",
-        }
         if error.errno not in hints:
             raise
         raise HeadraceError(

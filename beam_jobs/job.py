@@ -182,11 +182,10 @@ def _with_letters(error: HeadraceError, plan: JobPlan, partitions: list[Partitio
     if table is not None:
         for rule, count in Counter(table["rule"].to_pylist()).most_common(3):
             row = table.filter(pc.equal(table["rule"], rule)).slice(0, 1).to_pylist()[0]
-            examples.append(f"{count:,} {rule}, such as {row['origin']}: {shorten(row['reason'], 120)}")
+            examples.append(f"\n  {count:,} {rule}, such as {row['origin']}: {shorten(row['reason'], 120)}")
     return HeadraceError(
-        error.what,
+        error.what + "".join(examples),
         where=error.where,
-        value="; ".join(examples) or None,
         allowed=error.allowed,
         hint=f"{error.hint} All of them are in {plan.workspace.dead_letters}.",
     )

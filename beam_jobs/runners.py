@@ -6,11 +6,14 @@ downloads it where it is missing.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import apache_beam as beam
 import psutil
@@ -27,6 +30,8 @@ from schemas.errors import error_in_text
 EMBEDDED_NAMES = ("DirectRunner", "FnApiRunner", "EmbeddedRunner")
 # What a worker process is given to end by itself once the pipeline is done.
 _GRACE_SECONDS = 10.0
+_POLL_SECONDS = 0.2
+_WORKER_THREAD = "run_worker"  # as Beam names the thread that waits for a worker process
 _WORKER_MODULE = "apache_beam.runners.worker.sdk_worker_main"
 
 
@@ -94,12 +99,28 @@ def _embedded_runner(options: PipelineOptions) -> PipelineRunner:
 
 def _run(pipeline: beam.Pipeline) -> None:
     try:
-        pipeline.run().wait_until_finish()
+        with contextlib.redirect_stderr(_WithoutKnownErrors(sys.stderr)):
+            pipeline.run().wait_until_finish()
     except Exception as error:
         known = error if isinstance(error, HeadraceError) else error_in_text(str(error))
         if known is None:
             raise
         raise known from error
+
+
+class _WithoutKnownErrors(io.TextIOBase):
+    """Standard error without the tracebacks that Beam prints of errors that reach the user in a better form."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Passes on what is no known error."""
+        return len(text) if error_in_text(text) is not None else self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flushes the stream itself."""
+        self._stream.flush()
 
 
 def _run_watched(run: Callable[[], None]) -> None:
@@ -113,72 +134,67 @@ def _run_watched(run: Callable[[], None]) -> None:
         except BaseException as error:  # handed to the caller's thread, whatever it is
             outcome.append(error)
 
-    with _workers_can_import():
+    with _workers_can_import(), _noticed_deaths() as died:
         thread = threading.Thread(target=target, name="headrace-pipeline", daemon=True)
         thread.start()
-        dead = _wait(thread)
-    if dead is not None and not outcome:
-        _kill(_workers())
+        while thread.is_alive() and not died.wait(_POLL_SECONDS):
+            pass
+        # A worker may fail while it shuts down, when all is done; then the pipeline ends as well.
+        thread.join(_GRACE_SECONDS)
+    if thread.is_alive():
+        _kill_workers()
         raise HeadraceError(
             "A worker process died, so the job was stopped.",
-            where=f"process {dead}",
             hint="It may have run out of memory. What is finished is kept; run the same command again.",
         )
     if outcome and outcome[0] is not None:
         raise outcome[0]
 
 
-def _wait(thread: threading.Thread) -> int | None:
-    """Waits for the thread's end, or gives the id of a worker that ended long before it."""
-    seen: dict[int, psutil.Process] = {}
-    while thread.is_alive():
-        thread.join(0.2)
-        seen.update({worker.pid: worker for worker in _workers()})
-        for pid, worker in seen.items():
-            if not _alive(worker):
-                thread.join(_GRACE_SECONDS)
-                return pid if thread.is_alive() else None
-    return None
+@contextlib.contextmanager
+def _noticed_deaths() -> Iterator[threading.Event]:
+    """An event that is set when a worker process dies: the thread of Beam's that waits for it then raises."""
+    died = threading.Event()
+    before = threading.excepthook
 
-
-def _workers() -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if _WORKER_MODULE in process.cmdline():
-                found.append(process)
-        except psutil.Error:
-            continue  # it ended between the two calls
-    return found
-
-
-def _alive(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _kill(processes: list[psutil.Process]) -> None:
-    for process in processes:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(processes, timeout=_GRACE_SECONDS)
-
-
-class _workers_can_import:  # noqa: N801 - used like a function
-    """Lets worker processes import what this process can, such as user functions in the current folder."""
-
-    def __enter__(self) -> None:
-        self._before = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = os.pathsep.join(
-            dict.fromkeys(str(Path(path).resolve()) for path in sys.path)
-        )
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is None:
-            os.environ.pop("PYTHONPATH", None)
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if arguments.thread is not None and arguments.thread.name == _WORKER_THREAD:
+            died.set()
         else:
-            os.environ["PYTHONPATH"] = self._before
+            before(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield died
+    finally:
+        threading.excepthook = before
+
+
+def _kill_workers() -> None:
+    workers = psutil.Process().children(recursive=True)
+    workers = [worker for worker in workers if _WORKER_MODULE in " ".join(_command_of(worker))]
+    for worker in workers:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            worker.kill()
+    psutil.wait_procs(workers, timeout=_GRACE_SECONDS)
+
+
+def _command_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []  # it ended meanwhile
+
+
+@contextlib.contextmanager
+def _workers_can_import() -> Iterator[None]:
+    """Lets worker processes import what this process can, such as user functions in the current folder."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(str(Path(path).resolve()) for path in sys.path))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before

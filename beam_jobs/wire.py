@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from beam_jobs.files import clear_errors
@@ -21,7 +20,7 @@ def for_runners(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            with clear_errors(Path()):
+            with clear_errors():
                 return function(*args, **kwargs)
         except HeadraceError as error:
             raise WireError(error) from error

@@ -130,7 +130,11 @@ def make_job(folder: Path, text: str = JOB, **changes: str) -> Job:
 
 def digests(version: Path) -> dict[str, bytes]:
     """Every file of a version with its content."""
-    return {str(path.relative_to(version)): path.read_bytes() for path in sorted(version.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(version)): path.read_bytes()
+        for path in sorted(version.rglob("*"))
+        if path.is_file()
+    }
 
 
 def options(mode: str, workers: int) -> Sequence[str]:

@@ -36,7 +36,9 @@ def test_dead_letters_say_where_and_why(tmp_path: Path) -> None:
     result = run(make_job(make_data(tmp_path, faults=True)), tmp_path / "out")
     letters = pq.read_table(result.path / "dead_letters" / "dead_letters.parquet").to_pylist()
     assert len(letters) == sum(result.manifest.dead_letters.values())
-    by_rule = {f"{letter['stage']}.{letter['rule']}": letter for letter in letters if letter["source"] == "photos"}
+    by_rule = {
+        f"{letter['stage']}.{letter['rule']}": letter for letter in letters if letter["source"] == "photos"
+    }
     assert by_rule["validate.out_of_range"]["origin"].endswith("photo0087.png")
     assert by_rule["validate.out_of_range"]["reason"] == "probability: '1.5' is not in [0.0, 1.0]"
     assert "'unknown'" in by_rule["clean.tests.jobs.small_job:grade"]["reason"]
@@ -60,9 +62,11 @@ def test_duplicate_keys_keep_the_first(tmp_path: Path) -> None:
 
 def test_budget_stops_the_job_and_commits_nothing(tmp_path: Path) -> None:
     job = make_job(make_data(tmp_path, faults=True), **{"max_dead_letters: 20%": "max_dead_letters: 1%"})
-    with pytest.raises(HeadraceError, match=r"Too many dead letters: 8 of 200 records of 'photos' \(4.00%\)") as caught:
+    with pytest.raises(
+        HeadraceError, match=r"Too many dead letters: 8 of 200 records of 'photos' \(4.00%\)"
+    ) as caught:
         run(job, tmp_path / "out")
-    assert "photo" in (caught.value.value or "")
+    assert "1 truncated_image, such as b/photo0007.jpg" in caught.value.what
     assert not (tmp_path / "out" / "cells" / "1.0.0").exists()
     letters = tmp_path / "out" / "cells" / ".headrace" / "dead_letters-1.0.0.parquet"
     assert str(letters) in (caught.value.hint or "")
@@ -84,7 +88,9 @@ def test_nothing_left_is_an_error(tmp_path: Path) -> None:
 
 
 def test_unmatched_rows_can_be_an_error(tmp_path: Path) -> None:
-    job = make_job(make_data(tmp_path, faults=True), **{"unmatched_right: dead_letter": "unmatched_right: error"})
+    job = make_job(
+        make_data(tmp_path, faults=True), **{"unmatched_right: dead_letter": "unmatched_right: error"}
+    )
     with pytest.raises(HeadraceError, match="2 rows of labels match no record"):
         run(job, tmp_path / "out")
 

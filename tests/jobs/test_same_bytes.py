@@ -72,7 +72,7 @@ def test_shuffled_listings(
         def __exit__(self, *_: object) -> None:
             pass
 
-        def __iter__(self):  # noqa: ANN204
+        def __iter__(self):
             return iter(self.entries)
 
         def close(self) -> None:
@@ -109,9 +109,10 @@ def test_killed_and_resumed(data: Path, expected: dict[str, bytes], tmp_path: Pa
         if process.wait() == 0:
             break
         kills += 1
-        assert not (tmp_path / "cells" / "1.0.0" / "manifest.json").exists() or digests(
-            tmp_path / "cells" / "1.0.0"
-        ) == expected
+        assert (
+            not (tmp_path / "cells" / "1.0.0" / "manifest.json").exists()
+            or digests(tmp_path / "cells" / "1.0.0") == expected
+        )
     print("kills", kills)
     assert kills >= 1
     assert digests(tmp_path / "cells" / "1.0.0") == expected
@@ -138,5 +139,10 @@ def _arguments(data: Path, out: Path) -> list[str]:
 
 def _command(data: Path, out: Path, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        _arguments(data, out), cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, check=False
+        _arguments(data, out),
+        cwd=ROOT,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=False,
     )
