@@ -153,7 +153,12 @@ def _refuse_repeated_keys(node: yaml.Node | None) -> None:
 def _explain(error: ValidationError, node: yaml.Node | None, where: str) -> HeadraceError:
     """The first problem in full, and how many more there are."""
     problems = error.errors(include_url=False)
-    first = problems[0]
+    # A misspelt field is missing under its right name too; the spelling is what to tell.
+    first = (
+        min(problems, key=lambda p: p["type"] != "extra_forbidden")
+        if problems[0]["type"] == "missing"
+        else problems[0]
+    )
     location, model = _real_location(first["loc"])
     kind, context = first["type"], first.get("ctx", {})
     last = str(location[-1]) if location else ""
