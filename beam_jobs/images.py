@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import zlib
+from collections.abc import Iterator
+from itertools import pairwise, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +45,9 @@ class Checked(NamedTuple):
     channels: int = 0
 
 
+_MISSING = Checked(None, ("missing", "has no value"))
+
+
 def check_image(data: bytes, feature: ImageFeature) -> Checked:
     """Whether an image is what `feature` asks for, and the bytes to store.
 
@@ -57,7 +62,7 @@ def check_image(data: bytes, feature: ImageFeature) -> Checked:
             _refuse_size(header.height, header.width, feature)
             if feature.check == "decode":
                 verify(data, header)
-            return Checked(data, None, header.height, header.width, header.channels)
+            return Checked(data, None, header.height, header.width, feature.shape[2])
         verify(data, header)
         stored, height, width = encode_image(data, header, feature)
     except ImageProblemError as problem:
@@ -73,26 +78,48 @@ def check_images(column: pa.Array, feature: ImageFeature) -> tuple[pa.Array, lis
       feature: what they must be.
 
     Returns:
-      The bytes to store, large_binary of n rows, null where refused (no copy where all are kept as they are); and
+      The bytes to store, large_binary of n rows, null where refused (not copied where they are kept as they are); and
       row, rule and reason of each that is refused, a null among them as `missing`.
 
     Raises:
       HeadraceError: the column holds no bytes.
     """
     _check_column(column)
+    column = column.cast(pa.large_binary())
     problems: list[tuple[int, str, str]] = []
-    stored: list[bytes | None] = []
-    for row, scalar in enumerate(column):
-        data = scalar.as_py()
-        checked = (
-            check_image(data, feature) if data is not None else Checked(None, ("missing", "has no value"))
-        )
-        stored.append(checked.stored)
+    encoded: list[bytes | None] = []
+    for row, data in enumerate(_values(column)):
+        checked = check_image(data, feature) if data is not None else _MISSING
         if checked.problem:
             problems.append((row, *checked.problem))
-    if feature.encode is None and not problems:
-        return column.cast(pa.large_binary()), problems
-    return pa.array(stored, pa.large_binary()), problems
+        if feature.encode is not None:
+            encoded.append(checked.stored)
+    if feature.encode is not None:
+        return pa.array(encoded, pa.large_binary()), problems
+    return _without(column, [row for row, _, _ in problems]), problems
+
+
+def _values(column: pa.Array) -> Iterator[bytes | None]:
+    """The values one at a time, so that each can use the memory of the one before."""
+    _, offsets, data = column.buffers()
+    bounds = np.frombuffer(offsets, dtype=np.int64)[column.offset : column.offset + len(column) + 1].tolist()
+    memory = memoryview(data) if data is not None else memoryview(b"")
+    missing = column.is_null().to_pylist() if column.null_count else repeat(False)
+    for (start, end), null in zip(pairwise(bounds), missing, strict=False):
+        yield None if null else bytes(memory[start:end])
+
+
+def _without(column: pa.Array, refused: list[int]) -> pa.Array:
+    """The column with null in the refused rows: the same bytes, not copied."""
+    if not refused:
+        return column
+    valid = np.ones(column.offset + len(column), dtype=np.uint8)
+    valid[np.array(refused) + column.offset] = 0
+    bitmap = pa.py_buffer(np.packbits(valid, bitorder="little"))
+    _, offsets, data = column.buffers()
+    return pa.Array.from_buffers(
+        pa.large_binary(), len(column), [bitmap, offsets, data], offset=column.offset
+    )
 
 
 def verify(data: bytes, header: Header) -> None:

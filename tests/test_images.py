@@ -392,6 +392,12 @@ def test_a_column_of_images() -> None:
         (3, "too_small"),
     ]
     assert stored.type == pa.large_binary()
+    stored.validate(full=True)
+    stored, problems = check_images(column[1:], feature(min_size=(10, 10)))
+    assert stored.to_pylist() == [None, None, None, good]
+    assert [row for row, _, _ in problems] == [0, 1, 2]
+    assert check_images(column[:0], feature())[0].to_pylist() == []
+    assert check_images(pa.array([None, None], pa.binary()), feature())[0].to_pylist() == [None, None]
 
 
 def test_a_column_of_good_images_is_not_copied() -> None:
