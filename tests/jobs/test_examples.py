@@ -49,6 +49,7 @@ def test_elpv_bytes_are_pinned(elpv: Path) -> None:
     assert shard.sha256 == PINNED_SHA256
 
 
+@pytest.mark.filterwarnings("ignore:label\\(\\) is deprecated:DeprecationWarning")  # TFDS on a newer protobuf
 def test_tfds_reads_elpv(elpv: Path) -> None:
     import tensorflow_datasets as tfds
 
@@ -76,9 +77,9 @@ def test_schema_parses_elpv(elpv: Path) -> None:
 def test_loader_reads_elpv(elpv: Path) -> None:
     from loader import load
 
-    images, labels = next(iter(load(elpv, "validation", batch_size=16)))
-    assert images.shape == (16, 300, 300, 1)
+    features, labels = next(iter(load(elpv, "validation", batch_size=16)))
+    assert features["image"].shape == (16, 300, 300, 1)
     assert labels.shape == (16,)
 
 
-PINNED_SHA256 = ""
+PINNED_SHA256 = "c6514a025b4e5ddcfdf1d213a34a60220f37055caaf74601ef925894173ab6c7"
