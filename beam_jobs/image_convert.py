@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import struct
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from beam_jobs.image_headers import Header, ImageProblemError, describe, open_pillow
+from beam_jobs.image_headers import Header, ImageProblemError, open_pillow, refuse_size
+from beam_jobs.image_verify import decode_jpeg, undecodable
+from schemas.errors import HeadraceError
 from schemas.features import ImageFeature
 
 _ORIENTATION = 0x0112
@@ -33,7 +34,7 @@ def encode_image(data: bytes, header: Header, feature: ImageFeature) -> tuple[by
     (JPEG with 4:2:0 chroma, PNG at zlib level 6).
 
     Raises:
-      ImageProblemError: corrupt_image, bit_depth, too_small or wrong_size.
+      ImageProblemError: corrupt_image, truncated_image, bit_depth, too_small or wrong_size.
     """
     encode = feature.encode
     assert encode is not None
@@ -42,19 +43,17 @@ def encode_image(data: bytes, header: Header, feature: ImageFeature) -> tuple[by
         turn = _TRANSPOSE.get(orientation(exif))
         if turn is not None:
             image = image.transpose(turn)
-        _refuse_size(image, feature)
+        refuse_size(image.height, image.width, feature)
         image = _resized(_with_channels(image, feature.shape[2]), encode.size, encode.resize)
         out = io.BytesIO()
         if encode.format == "jpeg":
             image.save(out, "JPEG", quality=encode.quality, subsampling=2, optimize=False, progressive=False)
         else:
             image.save(out, "PNG", compress_level=6, optimize=False)
-    except (MemoryError, ImageProblemError):
+    except (MemoryError, ImageProblemError, HeadraceError):
         raise
-    except Exception as error:
-        raise ImageProblemError(
-            "corrupt_image", f"the {header.format} cannot be converted: {describe(error)}"
-        ) from None
+    except Exception as error:  # decoders raise whatever hostile bytes lead them to
+        raise undecodable(header.format, error) from None
     return out.getvalue(), image.height, image.width
 
 
@@ -78,9 +77,9 @@ def orientation(exif: bytes) -> int:
 
 def _pixels(data: bytes, header: Header) -> tuple[Image.Image, bytes]:
     """The decoded image, and its EXIF data or b""."""
-    if header.format == "jpeg" and not header.cmyk and header.depth == 8:
+    if header.format == "jpeg" and not header.cmyk:
         colours = "GRAY" if header.channels == 1 else "RGB"
-        decoded = importlib.import_module("simplejpeg").decode_jpeg(data, colorspace=colours)
+        decoded = decode_jpeg(data, colours)
         start = data.find(b"Exif\0\0", 0, 1 << 16)
         image = Image.fromarray(decoded[:, :, 0] if header.channels == 1 else decoded)
         return image, data[start : start + (1 << 16)] if start >= 0 else b""
@@ -118,19 +117,3 @@ def _resized(image: Image.Image, size: tuple[int, int] | None, how: str) -> Imag
     if how == "pad":
         return ImageOps.pad(image, target, method)
     return image.resize(target, method)
-
-
-def _refuse_size(image: Image.Image, feature: ImageFeature) -> None:
-    least = feature.min_size
-    if least is not None and (image.height < least[0] or image.width < least[1]):
-        raise ImageProblemError(
-            "too_small", f"{image.height}×{image.width} pixels; min_size asks for {least[0]}×{least[1]}"
-        )
-    rows, columns, _ = feature.shape
-    if feature.encode is not None and feature.encode.size is not None:
-        return
-    if (rows is not None and image.height != rows) or (columns is not None and image.width != columns):
-        raise ImageProblemError(
-            "wrong_size",
-            f"{image.height}×{image.width} pixels; shape asks for {rows or 'any'}×{columns or 'any'}",
-        )

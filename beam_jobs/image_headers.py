@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from schemas.features import ImageFeature
+
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 _PROGRESSIVE = 0xC2
 # Baseline, extended, progressive: the others (arithmetic, lossless, hierarchical) few decoders read.
@@ -88,6 +90,25 @@ def read_header(data: bytes, kind: str) -> Header:
         raise ImageProblemError("truncated_image", f"the {kind} ends within its header") from None
 
 
+def refuse_size(height: int, width: int, feature: ImageFeature) -> None:
+    """See that an image is as large as `feature` asks for.
+
+    Raises:
+      ImageProblemError: too_small or wrong_size.
+    """
+    least = feature.min_size
+    if least is not None and (height < least[0] or width < least[1]):
+        raise ImageProblemError(
+            "too_small", f"{height}×{width} pixels; min_size asks for {least[0]}×{least[1]}"
+        )
+    rows, columns, _ = feature.shape
+    resized = feature.encode is not None and feature.encode.size is not None
+    if not resized and (height != (rows or height) or width != (columns or width)):
+        raise ImageProblemError(
+            "wrong_size", f"{height}×{width} pixels; shape asks for {rows or 'any'}×{columns or 'any'}"
+        )
+
+
 def open_pillow(data: bytes, kind: str) -> Image.Image:
     """The image opened lazily by Pillow, as `kind` and nothing else; pixels are not decoded.
 
@@ -122,13 +143,15 @@ def _jpeg(data: bytes) -> Header:
     if process not in _JPEG_FRAMES:
         what = f"JPEG coding process 0x{process:02x} (arithmetic, lossless or hierarchical) cannot be decoded"
         raise ImageProblemError("corrupt_image", what)
+    if depth != 8:
+        raise ImageProblemError("bit_depth", f"a JPEG of {depth} bits a channel; few decoders read it")
     if not height or not width or components not in (1, 3, 4):
         raise ImageProblemError(
             "corrupt_image", f"the JPEG claims {height}×{width} pixels of {components} components"
         )
     if process == _PROGRESSIVE and data.count(b"\xff\xda", scan) > _MAX_SCANS:
         raise ImageProblemError("corrupt_image", f"the JPEG has more than {_MAX_SCANS} scans")
-    return Header("jpeg", height, width, components, depth, cmyk=components == 4)
+    return Header("jpeg", height, width, components, cmyk=components == 4)
 
 
 def _jpeg_segments(data: bytes) -> tuple[int, int]:

@@ -33,7 +33,7 @@ def local_root(root: str) -> str | None:
     for scheme in ("file://", "local://"):
         if root.startswith(scheme):
             return root.removeprefix(scheme)
-    return None if "://" in root or "::" in root else root
+    return None if "://" in root or "::" in root else os.path.expanduser(root)  # noqa: PTH111
 
 
 def list_files(root: str, prune: Test) -> list[File]:
@@ -103,6 +103,7 @@ def _find(root: str) -> Iterator[File]:
     try:
         fs, base = fsspec.core.url_to_fs(root)
         base = base.rstrip("/")
+        fs.invalidate_cache()
         if fs.isfile(base):
             raise NotADirectoryError
         listing = fs.find(base, detail=True)

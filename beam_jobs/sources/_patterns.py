@@ -5,16 +5,29 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from schemas.errors import HeadraceError
+
 
 def compile_patterns(patterns: Sequence[str]) -> Callable[[str], object]:
     """A test of whether a relative posix path matches any of `patterns`.
 
     `**` as a whole segment stands for any number of folders, none included; `*`, `?` and `[a-z]` stay within a
     segment. What follows the last dot matches in any case, because cameras write .JPG and people write *.jpg.
+
+    Raises:
+      HeadraceError: a pattern cannot be read.
     """
     if not patterns:
         return lambda _path: None
-    return re.compile("|".join(f"(?:{_regex(pattern)})" for pattern in patterns), re.DOTALL).fullmatch
+    try:
+        return re.compile("|".join(f"(?:{_regex(pattern)})" for pattern in patterns), re.DOTALL).fullmatch
+    except re.error as error:
+        raise HeadraceError(
+            "A file pattern cannot be read.",
+            value=", ".join(patterns),
+            allowed="**, *, ? and ranges such as [a-z]",
+            hint=str(error),
+        ) from None
 
 
 def pruned_folders(patterns: Sequence[str]) -> Callable[[str], object]:

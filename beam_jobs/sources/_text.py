@@ -35,6 +35,7 @@ def find_files(root: str, where: str) -> list[str]:
     local = local_root(root) is not None
     fs, path = _filesystem(root, where)
     try:
+        fs.invalidate_cache()
         if fs.isfile(path):
             found = [path]
         elif fs.isdir(path):

@@ -4,6 +4,7 @@ import bz2
 import csv
 import gzip
 import io
+import itertools
 import lzma
 import uuid
 from pathlib import Path
@@ -338,6 +339,15 @@ def test_files_in_folders(tmp_path: Path) -> None:
     assert keys(table(tmp_path / "*" / "a.csv")) == [b"2023/a.csv:1", b"2024/a.csv:1"]
 
 
+def test_remote_patterns() -> None:
+    fs, bucket = fsspec.filesystem("memory"), f"/{uuid.uuid4().hex}"
+    fs.pipe({f"{bucket}/y{year}/rows.csv": f"id\n{year}\n".encode() for year in (2024, 2023)})
+    source = table(f"memory:/{bucket}/y*/rows.csv")
+    assert keys(source) == [b"y2023/rows.csv:1", b"y2024/rows.csv:1"]
+    assert values(source) == [("2023",), ("2024",)]
+    fs.rm(bucket, recursive=True)
+
+
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(HeadraceError, match=r"(?s)is a folder, not a file.*\*\.csv"):
         table(tmp_path).partitions()
@@ -416,3 +426,24 @@ def test_cells_come_back_as_the_csv_module_wrote_them(
         assert values(source) == rows
         assert keys(source) == [f"t.csv:{i}".encode() for i in range(1, len(rows) + 1)]
         assert sum(part.records or 0 for part in source.partitions()) == len(rows)
+
+
+WORDS = st.text(alphabet='ab"é,', min_size=1, max_size=4).filter(lambda word: word[0] != '"')
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=20),
+    st.lists(st.sampled_from([" ", "\t", "  ", " \t "]), min_size=1, max_size=7),
+    st.sampled_from(["\n", "\r\n", "\n \n", "\r"]),
+    st.integers(1, 50),
+    st.booleans(),
+)
+def test_blanks_of_any_number_are_one_delimiter(
+    tmp_path: Path, rows: list[tuple[str, str]], blanks: list[str], end: str, partition: int, edges: bool
+) -> None:
+    gaps = itertools.cycle(blanks)
+    edge = (lambda: next(gaps)) if edges else (lambda: "")
+    lines = [f"{edge()}{left}{next(gaps)}{right}{edge()}{end}" for left, right in [("x", "y"), *rows]]
+    source = text(tmp_path, "".join(lines), delimiter="whitespace", partition_bytes=partition, nulls=[])
+    assert values(source) == rows

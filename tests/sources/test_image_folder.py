@@ -294,6 +294,18 @@ def test_no_match_says_what_was_found(tmp_path: Path) -> None:
         folder(tmp_path, include=["**/*.jpg"]).partitions()
 
 
+def test_patterns_that_cannot_be_read(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg")
+    with pytest.raises(HeadraceError, match=r"(?s)A file pattern cannot be read.*\[z-a\].*ranges"):
+        folder(tmp_path, include=["[z-a].jpg"]).partitions()
+
+
+def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "photos/a.jpg")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert paths(folder("~/photos")) == ["a.jpg"]
+
+
 def test_large_files_have_batches_of_their_own(tmp_path: Path) -> None:
     sizes = {"a": 5 << 20, "b": 5 << 20, "c": 9 << 20, "d": 1 << 20, "e": 1 << 20}
     for name, size in sizes.items():
