@@ -10,12 +10,12 @@ Batch operations (`batched = True`) are called with the tensors and the seeds, i
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 from loader.batch_ops import CutMix, MixUp
+from loader.checks import check_name
 from loader.decode import Features, to_uint8
 from loader.image_ops import (
     Brightness,
@@ -79,15 +79,7 @@ def resolve(augment: Augment) -> tuple[AugmentFn, ...]:
     if augment is True:
         return PRESETS["standard"]
     if isinstance(augment, str):
-        if augment not in PRESETS:
-            near = difflib.get_close_matches(augment, PRESETS, n=1)
-            raise HeadraceError(
-                "There is no augmentation of this name.",
-                where="augment",
-                value=augment,
-                allowed=", ".join(PRESETS),
-                hint=f"Did you mean {near[0]!r}?" if near else "Or give a list of operations from loader.augment.",
-            )
+        check_name("augment", augment, PRESETS, "There is no augmentation of this name.")
         return PRESETS[augment]
     ops = (augment,) if callable(augment) else tuple(augment)
     for number, op in enumerate(ops):
@@ -100,7 +92,9 @@ def resolve(augment: Augment) -> tuple[AugmentFn, ...]:
             )
         if not is_batched(op) and any(is_batched(before) for before in ops[:number]):
             raise HeadraceError(
-                "Operations on single examples come before those on batches.", where=f"augment[{number}]", value=op
+                "Operations on single examples come before those on batches.",
+                where=f"augment[{number}]",
+                value=op,
             )
     return ops
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import bisect
-import difflib
 import threading
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from loader.checks import check_name
 from schemas import HeadraceError, Manifest, ShardIndex, read_index, read_manifest
 from schemas.manifest import ShardEntry, SplitEntry
 
@@ -21,15 +21,7 @@ def open_split(directory: str | Path, split: str) -> tuple[Manifest, Split]:
       HeadraceError: there is no data set or no such split, or a shard is missing or has another size.
     """
     manifest = read_manifest(directory)
-    if split not in manifest.splits:
-        near = difflib.get_close_matches(split, manifest.splits, n=1)
-        raise HeadraceError(
-            "The data set has no such split.",
-            where=str(directory),
-            value=split,
-            allowed=", ".join(manifest.splits),
-            hint=f"Did you mean {near[0]!r}?" if near else None,
-        )
+    check_name("split", split, manifest.splits, f"The data set in {directory} has no such split.")
     return manifest, Split(Path(directory), manifest.splits[split])
 
 

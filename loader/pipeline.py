@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import tensorflow as tf
 
 from loader import augment, decode
-from loader.augment import AugmentFn
+from loader.augment import AugmentFn, RandomResizedCrop
+from loader.cache import Cache, Column
+from loader.cached import through_cache
 from loader.decode import Features
 from loader.plan import Plan
-from loader.read import Reader
+from loader.read import CachedReader, Reader
 from schemas.features import Feature, ImageFeature
 
 _CHUNK_BYTES = 1 << 20  # 1 MiB: what one read fetches; larger chunks fall out of the processor's caches
 _CHUNK_RECORDS = 4096
+_CACHED_CHUNK = 32  # records, so that decoding a chunk is a small share of a batch
+_READS = 2  # chunks read at a time
+_ID, _SEED = "/id", "/seed"  # no feature can have these names
 
 
 @dataclass(frozen=True)
@@ -24,21 +29,25 @@ class Recipe:
     """All that decides what a data set yields. Built and checked by `load`."""
 
     plan: Plan
-    reader: Reader
+    reader: Reader | CachedReader
     mean_bytes: int  # of a record
     features: Mapping[str, Feature]
     label: str | None
     with_ids: bool
-    bare: bool
     image_size: tuple[int, int] | None
     resize: str
+    image_shapes: Mapping[str, tuple[int, int, int]]  # of what is cached
     ops: tuple[AugmentFn, ...]
+    crop_first: bool  # the first operation crops the stored image to image_size
+    cache: Cache | None
+    columns: Sequence[Column]
     one_hot: int  # classes, or 0 for labels as they are stored
     batch_size: int | None
     drop_remainder: bool
     first_epoch: int
     epochs: int | None  # None for ever
     parallel: int
+    threads: int
     prefetch: int
 
 
@@ -66,75 +75,116 @@ def steps_per_epoch(recipe: Recipe) -> int:
 
 
 def _one_epoch(recipe: Recipe, epoch: tf.Tensor) -> tf.data.Dataset:
-    images = [name for name, feature in recipe.features.items() if isinstance(feature, ImageFeature)]
-    chunk = max(1, min(_CHUNK_RECORDS, _CHUNK_BYTES // recipe.mean_bytes))
-
-    # Reading and parsing go by chunks of neighbours in the order, not by record: Python is entered once a chunk.
+    # Python is entered once a chunk of neighbours in the order, not once a record.
+    chunk = _chunk_records(recipe)
     dataset = tf.data.Dataset.range(0, recipe.plan.records, chunk)
-    dataset = dataset.map(lambda start: _read(recipe, epoch, start, chunk), num_parallel_calls=2)
-
-    if images or recipe.batch_size is None or _example_ops(recipe):
-        # One image after the other from here on: at the usual sizes, passes over whole batches cost more.
+    if recipe.cache is None:
+        dataset = dataset.map(lambda start: _read(recipe, epoch, start, chunk), num_parallel_calls=_READS)
+    else:
+        dataset = dataset.map(
+            lambda start: _read_cached(recipe, epoch, start, chunk), num_parallel_calls=recipe.parallel
+        )
+    decoding = recipe.cache is None and bool(_images(recipe))
+    if decoding or _example_ops(recipe) or recipe.batch_size is None:
+        # One example after the other from here on: with images, passes over whole batches cost more.
         dataset = dataset.unbatch()
-        dataset = dataset.map(lambda features: _prepare(recipe, features), num_parallel_calls=recipe.parallel)
+        prepare = _prepare if recipe.cache is None else _augment
+        dataset = dataset.map(lambda features: prepare(recipe, features), num_parallel_calls=recipe.parallel)
         if recipe.batch_size is not None:
             dataset = dataset.batch(recipe.batch_size, recipe.drop_remainder)
     else:
         dataset = dataset.rebatch(recipe.batch_size, recipe.drop_remainder)
-    return dataset.map(lambda features: _finish(recipe, features), num_parallel_calls=recipe.parallel)
+    if _batch_ops(recipe):
+        dataset = dataset.map(lambda features: _mix(recipe, features), num_parallel_calls=recipe.threads)
+    return dataset.map(lambda features: _arrange(recipe, features))
 
 
 def _read(recipe: Recipe, epoch: tf.Tensor, start: tf.Tensor, chunk: int) -> Features:
     """The parsed records of one chunk, with their ids and seeds under names no feature can have."""
 
     def read(epoch: int, start: int) -> tuple[object, object, object]:
-        ids, records = recipe.reader.read(int(epoch), int(start), min(int(start) + chunk, recipe.plan.records))
+        ids, records = recipe.reader.read(
+            int(epoch), int(start), min(int(start) + chunk, recipe.plan.records)
+        )
         return ids, recipe.plan.seeds(int(epoch), ids), records
 
-    ids, seeds, records = tf.numpy_function(read, [epoch, start], [tf.int64, tf.int64, tf.string], stateful=False)
-    ids, seeds = tf.ensure_shape(ids, [None]), tf.ensure_shape(seeds, [None, 2])
+    ids, seeds, records = tf.numpy_function(
+        read, [epoch, start], [tf.int64, tf.int64, tf.string], stateful=False
+    )
     features = decode.parse(tf.ensure_shape(records, [None]), recipe.features)
-    return {**features, "/id": ids, "/seed": seeds}
+    return {**features, _ID: tf.ensure_shape(ids, [None]), _SEED: tf.ensure_shape(seeds, [None, 2])}
+
+
+def _read_cached(recipe: Recipe, epoch: tf.Tensor, start: tf.Tensor, chunk: int) -> Features:
+    """As `_read`, with the images decoded: from the cache, or from the shards and into the cache."""
+    assert recipe.cache is not None
+
+    def plan(epoch: int, start: int) -> tuple[object, object]:
+        ids = recipe.plan.ids(int(epoch), int(start), min(int(start) + chunk, recipe.plan.records))
+        return ids, recipe.plan.seeds(int(epoch), ids)
+
+    def make() -> Features:
+        features = _read(recipe, epoch, start, chunk)
+        for name, feature in _images(recipe).items():
+            spec = tf.TensorSpec(recipe.image_shapes[name], tf.uint8)
+            features[name] = tf.map_fn(
+                lambda data, feature=feature: _image(recipe, data, feature),
+                features[name],
+                fn_output_signature=spec,
+            )
+        return features
+
+    ids, seeds = tf.numpy_function(plan, [epoch, start], [tf.int64, tf.int64], stateful=False)
+    ids, seeds = tf.ensure_shape(ids, [None]), tf.ensure_shape(seeds, [None, 2])
+    features = through_cache(recipe.cache, recipe.columns, recipe.features, ids, make)
+    return {**features, _ID: ids, _SEED: seeds}
 
 
 def _prepare(recipe: Recipe, features: Features) -> Features:
     """One example: its images decoded, cut and resized, then augmented."""
-    hidden = {name: features.pop(name) for name in ("/id", "/seed")}
     ops = _example_ops(recipe)
-    crop = ops[0] if ops and isinstance(ops[0], augment.RandomResizedCrop) else None
-    for name, feature in recipe.features.items():
-        if isinstance(feature, ImageFeature):
-            features[name] = _image(recipe, features[name], feature, crop, hidden["/seed"])
-    if ops:
-        features = augment.apply(ops[1:] if crop else ops, features, hidden["/seed"], first=1 if crop else 0)
-    return {**features, **hidden}
+    crop = ops[0] if ops and recipe.crop_first and isinstance(ops[0], RandomResizedCrop) else None
+    for name, feature in _images(recipe).items():
+        features[name] = _image(recipe, features[name], feature, crop, features[_SEED])
+    return _augment(recipe, features, skip=1 if crop else 0)
 
 
 def _image(
     recipe: Recipe,
     data: tf.Tensor,
     feature: ImageFeature,
-    crop: augment.RandomResizedCrop | None,
-    seed: tf.Tensor,
+    crop: RandomResizedCrop | None = None,
+    seed: tf.Tensor | None = None,
 ) -> tf.Tensor:
     if crop is not None:
         # The first operation is a crop: decode no more of the image than that.
-        image = decode.decode_image(data, feature, lambda height, width: crop.box(height, width, seed))
         assert crop.size is not None
+        image = decode.decode_image(data, feature, lambda height, width: crop.box(height, width, seed))
         return decode.resize_image(image, crop.size)
-    if recipe.image_size is None:
+    if recipe.image_size is None or recipe.crop_first:
         return tf.ensure_shape(decode.decode_image(data, feature), feature.stored_shape)
     image = decode.decode_image(data, feature, decode.fit_box(recipe.image_size, recipe.resize))
     return decode.fit(image, recipe.image_size, recipe.resize)
 
 
-def _finish(recipe: Recipe, features: Features) -> object:
-    """Batch operations, then the form that training wants."""
-    features = dict(features)
-    ids, seeds = features.pop("/id"), features.pop("/seed")
+def _augment(recipe: Recipe, features: Features, skip: int = 0) -> Features:
+    """One example after the operations that work on single examples, the first `skip` of them done before."""
+    hidden = {name: features.pop(name) for name in (_ID, _SEED)}
+    features = augment.apply(_example_ops(recipe)[skip:], features, hidden[_SEED], first=skip)
+    return {**features, **hidden}
+
+
+def _mix(recipe: Recipe, features: Features) -> Features:
+    """A batch after the operations that work on batches."""
+    hidden = {name: features.pop(name) for name in (_ID, _SEED)}
     first = len(_example_ops(recipe))
-    if recipe.ops[first:]:
-        features = augment.apply(recipe.ops[first:], features, seeds, first)
+    return {**augment.apply(_batch_ops(recipe), features, hidden[_SEED], first), **hidden}
+
+
+def _arrange(recipe: Recipe, features: Features) -> object:
+    """The form that training wants: (features, label), or a dict where there is no label."""
+    ids = features.pop(_ID)
+    del features[_SEED]
     if recipe.with_ids:
         features["example_id"] = ids
     if recipe.label is None:
@@ -142,11 +192,25 @@ def _finish(recipe: Recipe, features: Features) -> object:
     label = features.pop(recipe.label)
     if recipe.one_hot and label.dtype.is_integer:
         label = tf.one_hot(label, recipe.one_hot)
-    return (next(iter(features.values())) if recipe.bare else features), label
+    return (next(iter(features.values())) if len(features) == 1 else features), label
+
+
+def _chunk_records(recipe: Recipe) -> int:
+    if recipe.cache is not None and _images(recipe):
+        return _CACHED_CHUNK
+    return max(1, min(_CHUNK_RECORDS, _CHUNK_BYTES // recipe.mean_bytes))
+
+
+def _images(recipe: Recipe) -> dict[str, ImageFeature]:
+    return {name: feature for name, feature in recipe.features.items() if isinstance(feature, ImageFeature)}
 
 
 def _example_ops(recipe: Recipe) -> tuple[AugmentFn, ...]:
     return tuple(op for op in recipe.ops if not augment.is_batched(op))
+
+
+def _batch_ops(recipe: Recipe) -> tuple[AugmentFn, ...]:
+    return tuple(op for op in recipe.ops if augment.is_batched(op))
 
 
 def _epoch_numbers(recipe: Recipe) -> object:
@@ -168,5 +232,5 @@ def _options(recipe: Recipe) -> tf.data.Options:
     auto = tf.data.AUTOTUNE in (recipe.parallel, recipe.prefetch)
     options.autotune.enabled = auto
     if not auto:
-        options.threading.private_threadpool_size = recipe.parallel
+        options.threading.private_threadpool_size = recipe.threads
     return options

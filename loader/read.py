@@ -17,6 +17,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
+from loader.cache import Cache
 from loader.dataset import Split
 from loader.plan import Ids, Plan
 from schemas import HeadraceError
@@ -126,18 +127,35 @@ class Reader:
         return _Window(ids, list(self._runs(ids)))
 
 
+class CachedReader:
+    """A reader that keeps the records as they are stored, for images that have no common size."""
+
+    def __init__(self, reader: Reader, plan: Plan, cache: Cache) -> None:
+        self._reader, self._plan, self._cache = reader, plan, cache
+
+    def read(self, epoch: int, start: int, stop: int) -> tuple[Ids, Records]:
+        """As `Reader.read`."""
+        ids = self._plan.ids(epoch, start, stop)
+        if self._cache.has(ids):
+            return ids, self._cache.get(ids)[0]
+        ids, records = self._reader.read(epoch, start, stop)
+        self._cache.put(ids, [records])
+        return ids, records
+
+
 class _Window:
     """A window's records as they were read, block by block, to be taken out in any order."""
 
     def __init__(self, ids: Ids, runs: list[Run]) -> None:
         self._runs, self._ids = runs, ids
-        self._ends = np.cumsum([len(run) for run in runs])
+        counts = np.array([len(run) for run in runs])
+        self._ends = np.cumsum(counts)
+        self._starts = self._ends - counts
 
     def records(self, ids: Ids) -> Records:
         rows = np.searchsorted(self._ids, ids)
         runs = np.searchsorted(self._ends, rows, side="right")
-        starts = self._ends[runs] - [len(self._runs[run]) for run in runs.tolist()]
-        pairs = zip(runs.tolist(), (rows - starts).tolist(), strict=True)
+        pairs = zip(runs.tolist(), (rows - self._starts[runs]).tolist(), strict=True)
         return _objects([self._runs[run].record(number) for run, number in pairs])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,4 +99,4 @@ def write_dataset(
 def deal(records: Sequence[Record], shards: int) -> list[list[Record]]:
     """`records` in order over `shards` shards of nearly equal size."""
     bounds = [len(records) * i // shards for i in range(shards + 1)]
-    return [list(records[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [list(records[a:b]) for a, b in itertools.pairwise(bounds)]
