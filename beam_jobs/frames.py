@@ -147,7 +147,9 @@ def _check_window(data: Bytes, starts: Numbers, lengths: Numbers) -> Iterator[Fa
     crc = google_crc32c.value
     begins, ends = bodies.tolist(), (bodies + sizes).tolist()
     found = np.array([crc(data[a:b]) for a, b in zip(begins, ends, strict=True)], np.uint32)
-    found_headers = np.array([crc(data[a : a + 8]) for a in starts.tolist()], np.uint32)
+    # Lengths repeat: one CRC for each that occurs.
+    unique, places = np.unique(written, return_inverse=True)
+    found_headers = np.array([crc(length.tobytes()) for length in unique.astype("<u8")], np.uint32)[places]
     faulty = (
         (written != sizes.astype(np.uint64))
         | (_mask(found_headers) != header_crcs)
