@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import apache_beam as beam
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
 from beam_jobs.build import RunSummary
 from beam_jobs.files import atomic_file, write_all, write_file
+from beam_jobs.merge import Merge, Range, merged_records, plan_merge
 from beam_jobs.plan import JobPlan
-from beam_jobs.runs import INDEX_DTYPE, in_order, read_index, read_records_into, read_section
+from beam_jobs.runs import read_index, read_section
 from beam_jobs.settle import Settled, open_finished
 from beam_jobs.sources.base import Partition
 from beam_jobs.wire import for_runners
@@ -159,77 +158,41 @@ def _finished(plan: JobPlan, name: str, wanted: str) -> tuple[ShardEntry, list[t
 def _write_shard(
     plan: JobPlan, name: str, references: list[Reference]
 ) -> tuple[ShardEntry, list[tuple[str, str, str]]]:
-    index, records, owners = _read_ranges(plan, references)
-    # By key hash; equal keys in the order of the source, so that the first occurrence stays.
-    order = np.lexsort((index["row"], owners, index["hash"]["lo"], index["hash"]["hi"]))
-    hashes = index["hash"][order]
-    repeated = np.zeros(len(order), dtype=np.bool_)
-    repeated[1:] = hashes[1:] == hashes[:-1]
-    duplicates = (
-        _describe_duplicates(plan, references, index, owners, order, repeated) if repeated.any() else []
+    merge = plan_merge(
+        [Range(open_finished(plan, r.run), r.ordinal, r.start, r.stop, r.offset, r.bytes) for r in references]
     )
-    order = order[~repeated]
     stage = plan.workspace.stage
     digest, size = hashlib.sha256(), 0
     with atomic_file(stage / name, durable=True) as file:
-        for part in in_order([records], order):
-            digest.update(part)
-            write_all(file, part)
+        for part in merged_records(merge):
+            digest.update(part.data)
+            write_all(file, part.data)
             size += len(part)
-    hash_bytes = np.ascontiguousarray(index["hash"][order]).view(np.uint8).reshape(-1, KEY_HASH_BYTES)
-    index_bytes = encode_index(index["length"][order].astype(np.uint64), hash_bytes)
+    kept = merge.index[merge.kept]
+    hashes = np.ascontiguousarray(kept["hash"]).view(np.uint8).reshape(-1, KEY_HASH_BYTES)
+    index_bytes = encode_index(kept["length"].astype(np.uint64), hashes)
     write_file(stage / index_name(name), index_bytes, durable=True)
     index_entry = FileEntry(
         path=index_name(name), bytes=len(index_bytes), sha256=hashlib.sha256(index_bytes).hexdigest()
     )
-    entry = ShardEntry(
-        path=name, bytes=size, sha256=digest.hexdigest(), records=len(order), index=index_entry
-    )
-    return entry, duplicates
+    entry = ShardEntry(path=name, bytes=size, sha256=digest.hexdigest(), records=len(kept), index=index_entry)
+    return entry, _describe_duplicates(plan, merge)
 
 
-def _read_ranges(
-    plan: JobPlan, references: list[Reference]
-) -> tuple[npt.NDArray[np.void], pa.LargeBinaryArray, npt.NDArray[np.int64]]:
-    """The index rows and records of all references, back to back, and which reference each came from."""
-    buffer = np.empty(sum(reference.bytes for reference in references), dtype=np.uint8)
-    indexes, owners, filled = [np.zeros(0, dtype=INDEX_DTYPE)], [np.zeros(0, dtype=np.int64)], 0
-    for owner, reference in enumerate(references):
-        run = open_finished(plan, reference.run)
-        read_records_into(run, reference.offset, memoryview(buffer.data)[filled : filled + reference.bytes])
-        filled += reference.bytes
-        indexes.append(read_index(run, reference.start, reference.stop))
-        owners.append(np.full(len(indexes[-1]), owner))
-    index = np.concatenate(indexes, dtype=INDEX_DTYPE)  # else numpy makes the big-endian hashes native
-    offsets = np.concatenate([[0], np.cumsum(index["length"], dtype=np.int64)])
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(buffer)]
-    return index, pa.Array.from_buffers(pa.large_binary(), len(index), buffers), np.concatenate(owners)
-
-
-def _describe_duplicates(  # noqa: PLR0917
-    plan: JobPlan,
-    references: list[Reference],
-    index: npt.NDArray[np.void],
-    owners: npt.NDArray[np.int64],
-    order: npt.NDArray[np.int64],
-    repeated: npt.NDArray[np.bool_],
-) -> list[tuple[str, str, str]]:
+def _describe_duplicates(plan: JobPlan, merge: Merge) -> list[tuple[str, str, str]]:
+    """Key hash, origin, and origin of the record that stays, for every record that repeats a key."""
+    if not merge.repeated.any():
+        return []
     source = plan.source(plan.spec.main_name)
-    partitions = [
-        Partition(**json.loads(read_section(open_finished(plan, reference.run), "partition")))
-        for reference in references
-    ]
+    partitions = [Partition(**json.loads(read_section(part.run, "partition"))) for part in merge.ranges]
 
     def origin(place: int) -> str:
-        return source.origin(partitions[int(owners[place])], int(index["row"][place]))
+        return source.origin(partitions[int(merge.owners[place])], int(merge.index["row"][place]))
 
-    def describe() -> Iterator[tuple[str, str, str]]:
-        first = 0
-        for place, again in enumerate(repeated.tolist()):
-            if again:
-                key = index["hash"][order[place]].tobytes().hex()
-                yield key, origin(int(order[place])), origin(int(order[first]))
-            else:
-                first = place
-
-    return list(describe())
+    found, first = [], 0
+    for place, again in zip(merge.order.tolist(), merge.repeated.tolist(), strict=True):
+        if again:
+            found.append((merge.index["hash"][place].tobytes().hex(), origin(place), origin(first)))
+        else:
+            first = place
+    return found

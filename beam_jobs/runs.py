@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -82,9 +82,9 @@ def write_run(path: Path, content: RunContent, splits: int) -> Run:
     sections: dict[str, tuple[int, int, int]] = {}
     with atomic_file(path, durable=False) as file:
         crc = google_crc32c.Checksum()
-        for part in in_order(content.records, order):
+        for part in in_order(_joined(content.records), order):
             crc.update(part)
-            write_all(file, part)
+            write_all(file, part.data)
         position = int(lengths.sum())
         sections["records"] = (0, position, _value(crc))
         for name, data in {"index": index.tobytes(), **content.sections}.items():
@@ -96,15 +96,12 @@ def write_run(path: Path, content: RunContent, splits: int) -> Run:
     return Run(path, sections, content.summary)
 
 
-def in_order(chunks: Sequence[pa.LargeBinaryArray], order: npt.NDArray[np.int64]) -> Any:
-    """The values of all chunks in `order`, back to back, as read-only numpy slices of about 8 MiB.
+def in_order(values: pa.LargeBinaryArray, order: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.uint8]]:
+    """The values in `order`, back to back, in parts of about 8 MiB.
 
-    `order` counts over the chunks taken together. Copying a few MiB at a time lets the hash, the checksum and
-    the write each release the interpreter lock once for many records.
+    Copying a few MiB at a time lets the hash, the checksum and the write each release the interpreter lock once
+    for many records.
     """
-    if not len(order):
-        return
-    values = pa.concat_arrays(chunks) if len(chunks) > 1 else chunks[0]
     offsets = np.frombuffer(values.buffers()[1], dtype=np.int64)[
         values.offset : values.offset + len(values) + 1
     ]
@@ -119,6 +116,15 @@ def in_order(chunks: Sequence[pa.LargeBinaryArray], order: npt.NDArray[np.int64]
             int(first) : int(first) + int(ends[stop - 1]) - done
         ]
         start = stop
+
+
+def _joined(chunks: list[pa.LargeBinaryArray]) -> pa.LargeBinaryArray:
+    """All chunks as one array; the list is emptied, so that their memory is not held twice."""
+    if not chunks:
+        return pa.array([], pa.large_binary())
+    values = pa.concat_arrays(chunks) if len(chunks) > 1 else chunks[0]
+    chunks.clear()
+    return values
 
 
 def open_run(path: Path, *, check: bool = False) -> Run | None:

@@ -19,7 +19,7 @@ from schemas.errors import HeadraceError
 from schemas.spec import ImageFolderSource
 
 _BATCH_BYTES = 8 << 20
-_PARTITION_BYTES = 64 << 20
+_PARTITION_BYTES = 32 << 20
 COLUMNS = ["path", "image", "folder", "name", "stem"]
 
 
