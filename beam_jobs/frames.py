@@ -21,6 +21,7 @@ import numpy.typing as npt
 from schemas.index import FRAME_OVERHEAD
 
 BUFFER_BYTES = 8 << 20  # 8 MiB
+_DRAIN_BYTES = 1 << 20  # 1 MiB: of most files nothing is left to drain
 _HEADER_BYTES, _CRC_BYTES = 12, 4
 _MASK_DELTA = 0xA282EAD8
 
@@ -64,7 +65,7 @@ class HashingReader:
 
     def drain(self) -> int:
         """Read what is left; how many bytes that was."""
-        start, view = self.position, memoryview(bytearray(BUFFER_BYTES))
+        start, view = self.position, memoryview(bytearray(_DRAIN_BYTES))
         while self.fill(view):
             pass
         return self.position - start

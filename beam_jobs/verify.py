@@ -6,27 +6,27 @@ import json
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as Bar
 
 from beam_jobs.check_files import MAX_PROBLEMS, Checked, Problem, Progress, check_file, check_shard
+from beam_jobs.check_manifest import letters_problems, manifest_problems, tfds_problems
 from beam_jobs.tables import visible
-from schemas import HeadraceError, JobSpec, Manifest, read_manifest
-from schemas.hashing import fingerprint
+from schemas import HeadraceError, Manifest, read_manifest
 from schemas.manifest import all_files
-from schemas.naming import DATASET_INFO, DEAD_LETTERS, MANIFEST, index_name, shard_name
+from schemas.naming import MANIFEST
 from schemas.units import format_bytes
 
-_MAX_JSON_BYTES = 64 << 20
+_BAR_BYTES = 1 << 30  # 1 GiB takes about a second
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ def verify(directory: str | Path, *, threads: int | None = None, progress: Progr
         checked = [file for files in pool.map(lambda task: task(), tasks) for file in files]
     _name_swapped(checked)
     problems = [
-        *_manifest_problems(root, manifest),
+        *manifest_problems(root, manifest),
         *(problem for file in checked for problem in file.problems),
-        *_letters_problems(root, manifest),
-        *_tfds_problems(root, manifest),
+        *letters_problems(root, manifest),
+        *tfds_problems(root, manifest),
         *_unlisted(root, manifest),
     ]
     return Report(
@@ -129,116 +129,6 @@ def _name_swapped(checked: list[Checked]) -> None:
             file.problems = [Problem(file.path, f"holds the bytes of {owner}")]
 
 
-def _differs(field: str, what: str, expected: object, found: object, file: str = MANIFEST) -> Problem:
-    return Problem(file, what, field=field, expected=str(expected), found=str(found))
-
-
-def _manifest_problems(root: Path, manifest: Manifest) -> Iterator[Problem]:
-    if (root / MANIFEST).read_bytes() != manifest.to_json().encode():
-        yield Problem(
-            MANIFEST, "was changed after it was written; what is said below of other files may be its fault"
-        )
-    for name, split in manifest.splits.items():
-        where = f"splits.{name}"
-        for field in ("records", "bytes"):
-            total, said = sum(getattr(shard, field) for shard in split.shards), getattr(split, field)
-            if total != said:
-                yield _differs(f"{where}.{field}", "is not the sum of its shards", total, said)
-        for number, shard in enumerate(split.shards):
-            wanted = shard_name(manifest.name, name, number, len(split.shards))
-            place = f"{where}.shards.{number}"
-            if shard.path != wanted:
-                yield _differs(f"{place}.path", "names another file", wanted, shard.path)
-            if shard.index.path != index_name(wanted):
-                yield _differs(
-                    f"{place}.index.path", "names another file", index_name(wanted), shard.index.path
-                )
-    for path, count in Counter(entry.path for entry in all_files(manifest)).items():
-        if count > 1:
-            yield Problem(MANIFEST, "lists a file more than once", found=path)
-    yield from _books_problems(manifest)
-    yield from _fingerprint_problems(manifest)
-
-
-def _books_problems(manifest: Manifest) -> Iterator[Problem]:
-    for source, books in manifest.books.items():
-        if not books.balanced:
-            rule = "read = written + dead_lettered + dropped + duplicates"
-            yield _differs(
-                f"books.{source}", "the books do not balance", rule, json.dumps(books.model_dump())
-            )
-    # A duplicate is counted on its own in the books, and has a letter too.
-    letters = sum(books.dead_lettered + books.duplicates for books in manifest.books.values())
-    counted = sum(manifest.dead_letters.values())
-    if letters != counted:
-        yield _differs("dead_letters", "are not as many as the books say", letters, counted)
-    try:
-        main = JobSpec.model_validate(manifest.spec).main_name
-    except ValidationError as error:
-        yield Problem(MANIFEST, f"the job in it is not valid: {error.errors()[0]['msg']}", field="spec")
-        return
-    written = manifest.books[main].written if main in manifest.books else None
-    records = sum(split.records for split in manifest.splits.values())
-    if written != records:
-        yield _differs(f"books.{main}.written", "is not what the splits hold", records, written)
-
-
-def _fingerprint_problems(manifest: Manifest) -> Iterator[Problem]:
-    shards = {name: [shard.sha256 for shard in split.shards] for name, split in manifest.splits.items()}
-    whole = fingerprint(manifest.spec_fingerprint, shards)
-    if whole != manifest.fingerprint:
-        yield _differs("fingerprint", "is not that of its spec and shards", whole, manifest.fingerprint)
-
-
-def _letters_problems(root: Path, manifest: Manifest) -> Iterator[Problem]:
-    """The dead letters in the Parquet file are, rule by rule, as many as the manifest says."""
-    if all(entry.path != DEAD_LETTERS for entry in manifest.files):
-        if manifest.dead_letters:
-            yield Problem(MANIFEST, "counts dead letters but lists no file of them", field="files")
-        return
-    found: Counter[str] = Counter()
-    try:
-        with pq.ParquetFile(root / DEAD_LETTERS) as file:
-            for batch in file.iter_batches(columns=["stage", "rule"]):
-                groups = (
-                    pa.Table.from_batches([batch]).group_by(["stage", "rule"]).aggregate([([], "count_all")])
-                )
-                for row in groups.to_pylist():
-                    found[f"{row['stage']}.{row['rule']}"] += row["count_all"]
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        if (root / DEAD_LETTERS).exists():
-            yield Problem(DEAD_LETTERS, "is not the Parquet file of the dead letters", found=str(error)[:200])
-        return
-    for rule in sorted({*found, *manifest.dead_letters}):
-        wanted = manifest.dead_letters.get(rule, 0)
-        if found[rule] != wanted:
-            yield _differs(
-                rule, "are not as many rows as the manifest counts", wanted, found[rule], DEAD_LETTERS
-            )
-
-
-def _tfds_problems(root: Path, manifest: Manifest) -> Iterator[Problem]:
-    """TFDS reads as many records of each shard as there are."""
-    path = root / DATASET_INFO
-    if all(entry.path != DATASET_INFO for entry in manifest.files) or not path.is_file():
-        return
-    wanted = {name: [shard.records for shard in split.shards] for name, split in manifest.splits.items()}
-    try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise ValueError("too large")
-        info = json.loads(path.read_bytes())
-        found = {split["name"]: [int(n) for n in split.get("shardLengths", [])] for split in info["splits"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        yield Problem(DATASET_INFO, "is not what TFDS reads", found=str(error)[:200])
-        return
-    for name in sorted({*wanted, *found}):
-        if wanted.get(name) != found.get(name):
-            where = f"splits.{name}.shardLengths"
-            yield _differs(
-                where, "are not the shards' records", wanted.get(name), found.get(name), DATASET_INFO
-            )
-
-
 def _unlisted(root: Path, manifest: Manifest) -> list[Problem]:
     listed = {entry.path for entry in all_files(manifest)} | {MANIFEST}
     found = [
@@ -257,12 +147,29 @@ def _unlisted(root: Path, manifest: Manifest) -> list[Problem]:
 
 def verify_command(directory: str, *, as_json: bool) -> int:
     """`headrace verify`: prints the report; gives the exit code, 1 where anything differs."""
-    report = verify(directory)
+    with _watched(directory, sys.stderr) as progress:
+        report = verify(directory, progress=progress)
     if as_json:
         sys.stdout.write(json.dumps(report.to_json(), indent=1) + "\n")
     else:
         print_report(report)
     return 0 if report.ok else 1
+
+
+@contextmanager
+def _watched(directory: str, stream: TextIO) -> Iterator[Progress | None]:
+    """A bar on a terminal while a large data set is read; nothing elsewhere."""
+    try:
+        total = sum(entry.bytes for entry in all_files(read_manifest(directory)))
+    except HeadraceError:
+        total = 0
+    if total < _BAR_BYTES or not stream.isatty():
+        yield None
+        return
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Bar("Verifying", *columns, console=Console(file=stream), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 def print_report(report: Report, out: TextIO | None = None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -20,38 +20,43 @@ from schemas.naming import MANIFEST
 MANIFEST_FORMAT_VERSION = 1
 _MAX_MANIFEST_BYTES = 1 << 30
 
+# Of records or bytes. Readers add such numbers as int64, so even hostile ones must leave room for that.
+Count = Annotated[int, Field(ge=0, le=2**62)]
+
 
 class FileEntry(Model):
     """A file of the data set: its path relative to the data set directory, size and SHA-256."""
 
     path: str
-    bytes: int = Field(ge=0)
+    bytes: Count
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class ShardEntry(FileEntry):
     """A shard and its index."""
 
-    records: int = Field(ge=0)
+    records: Count
     index: FileEntry
 
 
 class SplitEntry(Model):
     """A split: its records, the bytes of its shard files, and its shards in key-hash order."""
 
-    records: int = Field(ge=0)
-    bytes: int = Field(ge=0)
+    records: Count
+    bytes: Count
     shards: list[ShardEntry]
 
 
 class Books(Model):
     """What became of every record of one source."""
 
-    read: int = 0
-    written: int = 0
-    dead_lettered: int = 0
-    dropped: dict[str, int] = Field(default_factory=dict, description="Records left out on purpose, by rule.")
-    duplicates: int = 0
+    read: Count = 0
+    written: Count = 0
+    dead_lettered: Count = 0
+    dropped: dict[str, Count] = Field(
+        default_factory=dict, description="Records left out on purpose, by rule."
+    )
+    duplicates: Count = 0
 
     @property
     def balanced(self) -> bool:

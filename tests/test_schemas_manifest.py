@@ -98,6 +98,7 @@ def test_what_is_no_manifest_is_refused(text: str, message: str) -> None:
     [
         ("records", -1, "records"),
         ("bytes", "many", "bytes"),
+        ("bytes", 2**63, "bytes"),
         ("bytes", 1.5, "bytes"),
         ("sha256", "abc", "sha256"),
         ("sha256", "A" * 64, "sha256"),

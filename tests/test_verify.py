@@ -510,3 +510,18 @@ def test_print_report_names_each_file_once(root: Path) -> None:
     print_report(verify(root), out)
     lines = out.getvalue().splitlines()
     assert [line for line in lines if line in (SHARD, "zz")] == [SHARD, "zz"]
+
+
+def test_a_large_data_set_shows_progress_on_a_terminal(
+    intact: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("beam_jobs.verify._BAR_BYTES", 1)
+    monkeypatch.setattr("sys.stderr", terminal)
+    assert verify_command(str(intact), as_json=True) == 0
+    assert "Verifying" in terminal.getvalue()
+    assert json.loads(capsys.readouterr().out)["ok"] is True
