@@ -83,13 +83,9 @@ class Manifest(Model):
     files: list[FileEntry] = Field(description="Every other file of the version.")
 
     def to_json(self) -> str:
-        """The canonical text of the manifest file, with a seal: the content hash of all the rest.
-
-        A manifest whose text is not that of its own `to_json` was changed after it was written.
-        """
+        """The canonical text of the manifest file, with a seal: the content hash of all the rest."""
         data = self.model_dump(by_alias=True, mode="json")
-        sealed = {**data, "seal": fingerprint(data)}
-        return json.dumps(sealed, indent=1, ensure_ascii=False) + "\n"
+        return _text({**data, "seal": fingerprint(data)})
 
 
 def read_manifest(directory: str | Path) -> Manifest:
@@ -146,6 +142,20 @@ def parse_manifest(text: str, where: str) -> Manifest:
     for entry in all_files(manifest):
         confined(entry.path, where)
     return manifest
+
+
+def is_sealed(text: str) -> bool:
+    """Whether the text of a manifest is as it was written, by this or another version of Headrace."""
+    try:
+        data = json.loads(text)
+        rest = {name: value for name, value in data.items() if name != "seal"}
+        return bool(text == _text(data) and data["seal"] == fingerprint(rest))
+    except (ValueError, RecursionError, AttributeError, KeyError):
+        return False
+
+
+def _text(data: dict[str, Any]) -> str:
+    return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 
 
 def all_files(manifest: Manifest) -> list[FileEntry]:

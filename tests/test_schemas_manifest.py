@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from small_dataset import make
 
 from schemas import Books, HeadraceError, Manifest, read_manifest
-from schemas.manifest import all_files, confined, parse_manifest
+from schemas.hashing import fingerprint
+from schemas.manifest import all_files, confined, is_sealed, parse_manifest
 from schemas.naming import MANIFEST, index_name, labels_name, shard_name
 
 
@@ -37,6 +38,30 @@ def test_its_seal_is_the_hash_of_all_the_rest(manifest: Manifest) -> None:
     assert json.loads(manifest.model_copy().to_json())["seal"] == seal
     for change in ({"description": "x"}, {"headrace_version": "9"}, {"dead_letters": {}}):
         assert json.loads(manifest.model_copy(update=change).to_json())["seal"] != seal
+
+
+def test_a_seal_fits_what_was_written_and_nothing_else(manifest: Manifest) -> None:
+    text = manifest.to_json()
+    assert is_sealed(text)
+    data = json.loads(text)
+    for other in (
+        text[:-1],
+        text.replace("pond", "bond", 1),
+        text.replace('"pond"', '"pond" ', 1),
+        json.dumps({**data, "seal": "0" * 32}, indent=1, ensure_ascii=False) + "\n",
+        "{}",
+        "[]",
+        "{",
+    ):
+        assert not is_sealed(other)
+
+
+def test_a_seal_fits_a_manifest_of_another_version_with_more_fields(manifest: Manifest) -> None:
+    data = json.loads(manifest.to_json())
+    del data["seal"]
+    data["novelty"] = {"x": 1.5}
+    sealed = {**data, "seal": fingerprint(data)}
+    assert is_sealed(json.dumps(sealed, indent=1, ensure_ascii=False) + "\n")
 
 
 def test_order_of_features_is_kept(manifest: Manifest) -> None:
