@@ -31,12 +31,13 @@ def silence() -> Iterator[None]:
         os.close(nothing)
 
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no news of every compilation
 with silence():
     import keras
     import tensorflow as tf
     from keras import layers
 
-    from loader import load
+    from loader import WaitTimer, load
     from loader.augment import FlipLeftRight, FlipUpDown
 
     tf.config.list_logical_devices()  # wakes the devices up, which is the other greeting
@@ -73,7 +74,9 @@ def make_model() -> keras.Model:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("directory", help="the data set, such as out/elpv/1.0.0")
     parser.add_argument("--epochs", type=int, default=4, help="(default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of the order (default: 0)")
@@ -94,24 +97,28 @@ def main() -> None:
 
     steps = len(train) * args.epochs
     rate = keras.optimizers.schedules.CosineDecay(
-        0.0, steps, warmup_target=4e-3, warmup_steps=max(1, steps // 5)
+        0.0, steps, warmup_target=2e-3, warmup_steps=max(1, steps // 5)
     )
     model = make_model()
     model.compile(
         optimizer=keras.optimizers.AdamW(rate, weight_decay=1e-3),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
+        jit_compile=False,  # on a CPU it takes longer to compile than it saves here
     )
+    wait = WaitTimer()
     started = time.perf_counter()
     # shuffle=False: `load` has done that, and Keras would warn that it cannot.
-    model.fit(train, validation_data=validation, epochs=args.epochs, shuffle=False, verbose=2)
+    model.fit(wait.timed(train), validation_data=validation, epochs=args.epochs, shuffle=False, verbose=2)
     seconds = time.perf_counter() - started
 
     loss, accuracy = model.evaluate(validation, verbose=0)
     labels = Counter(int(label) for _, batch in validation for label in batch)
     majority = max(labels.values()) / labels.total()
-    print(f"\nvalidation  loss {loss:.3f}, accuracy {accuracy:.1%}; always the commoner class: {majority:.1%}")
-    print(f"training    {args.epochs} epochs in {seconds:.1f} s")
+    print(
+        f"\nvalidation  loss {loss:.3f}, accuracy {accuracy:.1%}; always the commoner class: {majority:.1%}"
+    )
+    print(f"training    {args.epochs} epochs in {seconds:.1f} s; {wait}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["500MB", "2GB", "8GB"], help="default: 500MB 2GB 8GB")
     parser.add_argument("--links", action="store_true", help="hard links in place of copies: needs less disk")
     parser.add_argument(
-        "--job", default="images_keep.yaml", help="in scripts/bench/jobs (default: images_keep.yaml)"
+        "--job", default="images_sized.yaml", help="in scripts/bench/jobs (default: images_sized.yaml)"
     )
     parser.add_argument("--keep", action="store_true", help="keep the blown-up data for the next run")
     parser.add_argument("options", nargs="*", help="after --: options for headrace run")
