@@ -18,7 +18,7 @@ from beam_jobs.image_convert import orientation
 from beam_jobs.image_headers import Header, read_header, true_format
 from beam_jobs.images import Checked, check_image, check_images
 from schemas.errors import HeadraceError
-from schemas.features import ImageFeature
+from schemas.features import STORED_FORMATS, ImageFeature
 
 FORMATS = ["jpeg", "png", "gif", "bmp", "webp", "tiff"]
 
@@ -439,6 +439,19 @@ def test_hostile_bytes_are_refused_and_never_raise(data: bytes, seed: int, encod
     fields = {"encode": {"format": "png"}} if encode else {"encode": None, "formats": ["jpeg", "png", "bmp"]}
     checked = check_image(bytes(spoiled), feature(max_pixels=10_000, **({"formats": FORMATS} | fields)))
     assert (checked.stored is None) == (checked.problem is not None)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "bmp"])
+def test_what_is_kept_decodes_in_tensorflow_as_it_says(kind: str) -> None:
+    tf = pytest.importorskip("tensorflow")
+    modes = {"jpeg": ["L", "RGB"], "png": ["1", "L", "P", "RGB", "RGBA"], "bmp": ["RGB", "RGBA"]}[kind]
+    for mode in modes:
+        for options in [{}, {"transparency": 0}] if mode == "P" else [{}]:
+            data = packed(picture(mode), kind, **options)
+            for channels in STORED_FORMATS[kind]:
+                checked = check_image(data, feature(formats=[kind], shape=(None, None, channels)))
+                if checked.stored is not None:
+                    assert checked[2:] == tuple(tf.io.decode_image(data, channels=channels).shape)
 
 
 def test_headers_are_plain_values() -> None:
