@@ -172,9 +172,7 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, list[Partition]]:
         {name: feature.model_dump(by_alias=True, mode="json") for name, feature in features.items()},
         [path.name for path in tables.values()],
     )
-    identities = [
-        [p.source, p.identity, p.payload] for listed in (main, *partitions.values()) for p in listed
-    ]
+    identities = [[p.source, p.identity] for listed in (main, *partitions.values()) for p in listed]
     inputs = fingerprint(spec.fingerprint, functions, identities)
     plan = JobPlan(spec, features, roots, tables, partitions, workspace, code, basis, inputs)
     _check_columns(plan)
@@ -201,12 +199,12 @@ def code_fingerprint() -> str:
 
 def _partition_fingerprint(basis: str, partition: Partition) -> str:
     # The ordinal stays out: a file added before must not make every later run a new one.
-    return fingerprint(basis, partition.source, partition.identity, partition.payload)
+    return fingerprint(basis, partition.source, partition.identity)
 
 
 def _table_fingerprint(code: str, spec: JobSpec, join: Join, partitions: list[Partition]) -> str:
     source = spec.sources[join.table].model_dump(by_alias=True, mode="json", exclude={"path"})
-    return fingerprint(code, join.table, source, join.right_on, [[p.identity, p.payload] for p in partitions])
+    return fingerprint(code, join.table, source, join.right_on, [p.identity for p in partitions])
 
 
 def _resolve(spec: JobSpec, roots: Mapping[str, str], main: list[Partition]) -> dict[str, Feature]:

@@ -18,8 +18,8 @@ class Partition:
     Attributes:
       source: the source's name in the job.
       ordinal: its place in the source's order, from 0. Says which of two duplicate records came first.
-      identity: JSON-able; changes whenever the bytes of the slice may have (paths, sizes, modification times).
-      payload: JSON-able; what the source needs to read it, paths relative to the source's root.
+      identity: JSON-able and small; changes whenever what `read` yields may (names, sizes, times, hashes of bytes).
+      payload: JSON-able and compact; what the source needs to read it, paths relative to the source's root.
       bytes: about how many bytes it reads.
       records: how many records it holds, where known beforehand.
     """

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import os
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -45,14 +49,15 @@ class ImageFolder:
         files = self._files()
         partitions = []
         for ordinal, chunk in enumerate(cut(files, self.spec.partition_files)):
-            listed = [[file.path, file.size, file.version] for file in chunk]
+            listed = json.dumps(chunk).encode()
+            identity = hashlib.blake2b(listed, digest_size=16).hexdigest()
             size = sum(max(file.size, 0) for file in chunk)
-            partitions.append(Partition(self.name, ordinal, listed, listed, size, len(listed)))
+            partitions.append(Partition(self.name, ordinal, identity, _packed(listed), size, len(chunk)))
         return partitions
 
     def read(self, partition: Partition) -> Iterator[SourceBatch]:
         """The files of one partition, in batches of at most 8 MiB or one file."""
-        files = [File(*listed) for listed in partition.payload]
+        files = _files_of(partition)
         start = 0
         while start < len(files):
             end, total = start, 0
@@ -64,11 +69,11 @@ class ImageFolder:
 
     def origin(self, partition: Partition, row: int) -> str:
         """The file's path, relative to the folder."""
-        return shown(partition.payload[row][0])
+        return shown(_files_of(partition)[row].path)
 
     def folders(self, partitions: Sequence[Partition]) -> list[str]:
         """The sorted names of the folders that files lie in directly; '' for files at the root is left out."""
-        names = {shown(_folder(listed[0])) for partition in partitions for listed in partition.payload}
+        names = {shown(_folder(file.path)) for partition in partitions for file in _files_of(partition)}
         return sorted(names - {""})
 
     def _files(self) -> list[File]:
@@ -106,7 +111,7 @@ class ImageFolder:
 
 
 def cut(files: list[File], average: int) -> Iterator[list[File]]:
-    """Content-defined chunks of a sorted listing: about `average` files, at most 4 × that and about 64 MiB.
+    """Content-defined chunks of a sorted listing: about `average` files, at most 4 × that and about 32 MiB.
 
     A chunk begins where a path's hash says so. One that is too large is halved at its smallest hash, again and
     again: cuts then depend on nothing but the files near them, where cutting every n files would move them all.
@@ -122,6 +127,20 @@ def cut(files: list[File], average: int) -> Iterator[list[File]]:
             stack += [(middle, high), (low, middle)]
         else:
             yield files[low:high]
+
+
+def _packed(listed: bytes) -> str:
+    """A listing as text, about 15 bytes a file: the driver holds those of all partitions, in several copies."""
+    return base64.b85encode(zlib.compress(listed)).decode("ascii")
+
+
+def _files_of(partition: Partition) -> list[File]:
+    return _unpacked(partition.payload)
+
+
+@lru_cache(maxsize=8)  # `origin` is asked for one file at a time
+def _unpacked(listed: str) -> list[File]:
+    return [File(*file) for file in json.loads(zlib.decompress(base64.b85decode(listed)))]
 
 
 def _mark(path: str) -> int:
