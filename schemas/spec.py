@@ -134,6 +134,10 @@ class Split(Model):
 
     @model_validator(mode="after")
     def _whole(self) -> Split:
+        if "all" in self.fractions:
+            raise ValueError(
+                "no split may be called 'all': to TFDS that means every split; choose another name"
+            )
         total = sum(self.fractions.values())
         if abs(total - 1) > 1e-9:
             raise ValueError(f"fractions must add up to 1, not {total:g}")

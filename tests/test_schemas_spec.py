@@ -140,6 +140,13 @@ WRONG: dict[str, tuple[str, str, str, str | None, str | None]] = {
         None,
         None,
     ),
+    "a split that TFDS takes for every split": (
+        JOB + "split: {fractions: {all: 1}}",
+        "no split may be called 'all'",
+        "job.yaml:15, field split",
+        None,
+        None,
+    ),
     "a share": (
         JOB + "write: {max_dead_letters: lots}",
         "expected a share such as 1% or 0.01.",
