@@ -326,8 +326,9 @@ def test_an_added_file_disturbs_only_its_own_chunk(tmp_path: Path) -> None:
     names = [f"{random.Random(seed + i).getrandbits(64):016x}.jpg" for i in range(600)]
     for name in names:
         put(tmp_path, name)
-    before = [partition.identity for partition in folder(tmp_path, partition_files=16).partitions()]
-    assert max(map(len, before)) <= 64
+    partitions = folder(tmp_path, partition_files=16).partitions()
+    assert max(partition.records or 0 for partition in partitions) <= 64
+    before = [partition.identity for partition in partitions]
     assert 10 < len(before) < 150
     put(tmp_path, "8added.jpg")
     after = [partition.identity for partition in folder(tmp_path, partition_files=16).partitions()]
