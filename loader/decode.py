@@ -66,9 +66,13 @@ def decode_image(data: tf.Tensor, feature: ImageFeature, box: BoxFn | None = Non
     Of a JPEG only the box is decoded, which is what makes crops cheap.
     """
     channels = feature.shape[2]
-    if feature.stored_format == "jpeg":
+    return tf.ensure_shape(_decode(data, feature.stored_format, channels, box), [None, None, channels])
+
+
+def _decode(data: tf.Tensor, stored_format: str | None, channels: int, box: BoxFn | None) -> tf.Tensor:
+    if stored_format == "jpeg":
         return _decode_jpeg(data, channels, box)
-    if feature.stored_format == "png":
+    if stored_format == "png":
         return _cut(tf.io.decode_png(data, channels), box)
     if box is None or channels == 4:
         return _cut(_decode_any(data, channels), box)
