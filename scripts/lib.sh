@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Sourced by the other scripts: where the environment is and how to add to it. Run from the repository's root.
 
-VENV=.venv
+VENV=${VENV:-.venv}
 export PATH="$PWD/$VENV/bin:$PATH"
 export VIRTUAL_ENV="$PWD/$VENV"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore

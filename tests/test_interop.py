@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
 from google.protobuf import text_format
 from pydantic import TypeAdapter
 from tensorflow_metadata.proto.v0 import schema_pb2
@@ -17,9 +19,6 @@ from beam_jobs.interop import interop_files, schema_pbtxt, supervised_keys
 from schemas.features import Feature
 from schemas.manifest import FileEntry, ShardEntry, SplitEntry
 from schemas.naming import index_name, shard_name
-
-tf = pytest.importorskip("tensorflow")
-tfds = pytest.importorskip("tensorflow_datasets")
 
 # TFDS reads protobuf's descriptors in a way that protobuf 6 deprecates.
 pytestmark = pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning")
@@ -219,8 +218,10 @@ def test_schema_says_types_domains_and_presence() -> None:
     assert found["ids"].HasField("value_count")
 
 
+@pytest.mark.transform
 def test_transform_derives_a_feature_spec_that_parses_the_records(tmp_path: Path) -> None:
-    schema_utils = pytest.importorskip("tensorflow_transform.tf_metadata.schema_utils")
+    from tensorflow_transform.tf_metadata import schema_utils
+
     records = write(tmp_path, FEATURES, {"train": [[record(0), record(1), record(2)]]})
     text = (tmp_path / "schema.pbtxt").read_text("utf-8")
     spec = schema_utils.schema_as_feature_spec(text_format.Parse(text, schema_pb2.Schema())).feature_spec

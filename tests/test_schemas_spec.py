@@ -323,7 +323,8 @@ def test_variables_are_filled_in_and_missed() -> None:
 
 
 def test_the_json_schema_is_valid_and_accepts_what_we_accept() -> None:
-    jsonschema = pytest.importorskip("jsonschema")
+    import jsonschema
+
     schema = job_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
@@ -333,7 +334,8 @@ def test_the_json_schema_is_valid_and_accepts_what_we_accept() -> None:
 
 @pytest.mark.parametrize("case", ["misspelt field", "misspelt type", "misspelt kind", "missing field"])
 def test_the_json_schema_refuses_what_we_refuse(case: str) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
+    import jsonschema
+
     with pytest.raises(jsonschema.ValidationError, match=r"valid under|not allowed|required|is not"):
         jsonschema.Draft202012Validator(job_schema()).validate(yaml.safe_load(WRONG[case][0]))
 
