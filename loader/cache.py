@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -184,23 +184,22 @@ class _Heap:
 
     def __init__(self, bounds: Values, path: Path, mode: str) -> None:
         self._bounds = bounds
-        self._file: BinaryIO = open(path, "ab+" if mode == "r+" else "rb", buffering=0)  # noqa: SIM115
+        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT if mode == "r+" else os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
         self._lock = threading.Lock()
 
     def get(self, ids: Ids) -> Values:
         out = np.empty(len(ids), dtype=object)
-        out[:] = [
-            os.pread(self._file.fileno(), length, offset) for offset, length in self._bounds[ids].tolist()
-        ]
+        out[:] = [os.pread(self._file, length, offset) for offset, length in self._bounds[ids].tolist()]
         return out
 
     def put(self, ids: Ids, values: Values) -> None:
         lengths = np.array([len(value) for value in values], np.int64)
         with self._lock:
-            start = self._file.seek(0, os.SEEK_END)
+            start = os.lseek(self._file, 0, os.SEEK_END)
             data = memoryview(b"".join(values))
             while data:
-                data = data[self._file.write(data) :]
+                data = data[os.write(self._file, data) :]
         self._bounds[ids] = np.stack([start + np.cumsum(lengths) - lengths, lengths], axis=-1)
 
 

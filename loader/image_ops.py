@@ -69,6 +69,7 @@ class RandomResizedCrop(ImageOp):
         shape = tf.shape(image)
         top, left, height, width = self.box(shape[0], shape[1], seed)
         part = tf.slice(image, tf.stack([top, left, 0]), tf.stack([height, width, -1]))
+        part = tf.ensure_shape(part, [None, None, image.shape[-1]])
         size = self.size or (image.shape[0], image.shape[1])
         return resize_image(part, size) if None not in size else part
 

@@ -1,0 +1,151 @@
+"""Wrong arguments and damaged data sets: what, where, the value, what is allowed, what to do next."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from loader import augment, load
+from loader.dataset import open_split
+from loader.plan import make_plan
+from loader.read import Reader
+from schemas import HeadraceError
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "trian"}, r"(?s)no such split.*trian.*train, validation.*Did you mean 'train'"),
+        ({"features": "imag"}, r"(?s)no such feature.*imag.*Did you mean 'image'"),
+        ({"label": "labl"}, r"(?s)no such feature.*Did you mean 'label'"),
+        ({"batch_size": 0}, r"(?s)batch_size.*0.*at least 1"),
+        ({"batch_size": 2.5}, r"(?s)batch_size.*2\.5.*whole number"),
+        ({"batch_size": 4}, r"(?s)different sizes cannot be batched.*'image'.*image_size"),
+        ({"augment": True}, r"(?s)does not know what size.*image_size"),
+        ({"augment": "mild"}, r"(?s)no augmentation of this name.*light, standard, strong"),
+        ({"augment": augment.MixUp(), "image_size": 8}, r"(?s)mix the examples of a batch.*batch_size"),
+        ({"image_size": (1, 2, 3)}, r"(?s)image_size is no size.*a height and a width"),
+        ({"image_size": 0}, r"(?s)image_size.*at least 1"),
+        ({"image_size": 8, "resize": "strech"}, r"(?s)no such way to resize.*Did you mean 'stretch'"),
+        ({"cache": "ram"}, r"(?s)no cache of this kind.*memory, disk"),
+        ({"repeat": 0}, r"(?s)repeat.*at least 1"),
+        ({"first_epoch": -1}, r"(?s)first_epoch.*at least 0"),
+        ({"threads": 0}, r"(?s)threads.*at least 1"),
+        ({"label": "name", "one_hot": True}, r"(?s)Only a class label can be one-hot.*'name'.*label"),
+    ],
+)
+def test_wrong_arguments(photos, options, message):
+    if options.get("repeat") == 0:
+        options = {**options, "image_size": 8}
+    with pytest.raises(HeadraceError, match=message):
+        load(photos, **options)
+
+
+def test_no_data_set(tmp_path):
+    with pytest.raises(HeadraceError, match=r"no data set here"):
+        load(tmp_path)
+
+
+@pytest.fixture
+def copy(cells: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(cells, tmp_path / "copy"))
+
+
+def shard(directory: Path) -> Path:
+    return directory / "toy-train.tfrecord-00001-of-00003"
+
+
+def test_missing_shard(copy):
+    shard(copy).unlink()
+    with pytest.raises(HeadraceError, match=r"(?s)A shard is missing.*00001-of-00003"):
+        load(copy)
+
+
+def test_shard_of_another_size(copy):
+    size = shard(copy).stat().st_size
+    shard(copy).write_bytes(shard(copy).read_bytes()[:-5])
+    with pytest.raises(
+        HeadraceError, match=rf"(?s)size differs.*00001.*{size - 5} bytes.*{size} bytes.*verify"
+    ):
+        load(copy)
+
+
+def reader(directory: Path) -> Reader:
+    _, split = open_split(directory, "train")
+    return Reader(split, make_plan(split.records, split.bytes, "x", seed=0, shuffle=False))
+
+
+def index(directory: Path, number: int) -> Path:
+    return directory / "index" / f"toy-train.tfrecord-0000{number}-of-00003.arrow"
+
+
+def test_index_missing_swapped_or_of_another_version(copy):
+    everything = np.arange(103)
+    index(copy, 1).write_bytes(index(copy, 0).read_bytes())
+    with pytest.raises(HeadraceError, match=r"(?s)does not belong to its shard.*00001"):
+        reader(copy).records(everything)
+    data = index(copy, 0).read_bytes()
+    index(copy, 0).write_bytes(data.replace(b"headrace_index_version\x00\x00\x01\x00\x00\x001", b"x" * 29))
+    index(copy, 0).write_bytes(data[:-40])
+    with pytest.raises(HeadraceError, match=r"not an intact shard index"):
+        reader(copy).records(everything)
+    index(copy, 0).unlink()
+    with pytest.raises(HeadraceError, match=r"index is missing"):
+        reader(copy).records(everything)
+
+
+def test_flipped_byte_names_the_record(copy):
+    _, split = open_split(copy, "train")
+    frames = split.frames(1)
+    data = bytearray(shard(copy).read_bytes())
+    data[int(frames[3]) + 20] ^= 1
+    shard(copy).write_bytes(data)
+    with pytest.raises(
+        HeadraceError, match=rf"(?s)damaged.*00001-of-00003, record 3, byte {frames[3]}.*verify"
+    ):
+        reader(copy).records(np.arange(103))
+    with pytest.raises(
+        tf.errors.OpError, match=rf"HeadraceError: A record is damaged(?s:.*)record 3, byte {frames[3]}"
+    ):
+        list(load(copy))
+
+
+def test_shard_truncated_while_it_is_read(copy):
+    opened = reader(copy)
+    shard(copy).write_bytes(shard(copy).read_bytes()[:-5])
+    with pytest.raises(HeadraceError, match=r"(?s)ends before its last record.*00001"):
+        opened.records(np.arange(103))
+
+
+def test_records_come_in_the_order_asked_for(cells):
+    given = np.random.default_rng(0).permutation(103)
+    one_by_one = [reader(cells).records(np.array([i]))[0] for i in range(103)]
+    assert reader(cells).records(given).tolist() == [one_by_one[i] for i in given]
+    assert reader(cells).records(np.zeros(0, np.int64)).tolist() == []
+
+
+def test_without_tensorflow_the_error_says_what_to_install():
+    code = (
+        "import importlib.util as u; real = u.find_spec\n"
+        "u.find_spec = lambda n, *a: None if n == 'tensorflow' else real(n, *a)\n"
+        "import loader"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ran.returncode != 0
+    assert "pip install 'headrace[loader]'" in ran.stderr
+
+
+def test_loader_imports_no_beam():
+    code = "import loader, sys; print([m for m in sys.modules if m.split('.')[0] in ('apache_beam', 'beam_jobs')])"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert ran.stdout.strip() == "[]"
