@@ -65,7 +65,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every type that is not an image: 5,000 records, so that there are many blocks."""
+    """Every type that is not an image: 2,000 records, so that there are many blocks."""
     records = [
         {
             "number": i,
@@ -76,7 +76,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "raw": b"\x00\xff" * (i % 7),
             "price": float(i),
         }
-        for i in range(5000)
+        for i in range(2000)
     ]
     return write_dataset(
         tmp_path_factory.mktemp("table"),
