@@ -20,6 +20,7 @@ from beam_jobs.batch import DEAD_LETTER_SCHEMA, DeadLetter
 from beam_jobs.build import RunSummary
 from beam_jobs.files import sync_directory, write_file
 from beam_jobs.interop import interop_files
+from beam_jobs.leaks import refuse_straddling_keys
 from beam_jobs.plan import JobPlan
 from beam_jobs.settle import Settled, open_runs, read_letters, table_books
 from beam_jobs.wire import for_runners
@@ -55,13 +56,16 @@ def commit(
     """Makes the staged shards a version.
 
     Raises:
-      HeadraceError: the books do not balance, or another job has committed the version meanwhile.
+      HeadraceError: the books do not balance, a key lies in two splits, or another job has committed the version
+        meanwhile.
     """
     shards = sorted(shards, key=lambda shard: (shard.split, shard.number))
     summaries = sorted(summaries, key=lambda summary: summary.ordinal)
     stage = plan.workspace.stage
     splits = _split_entries(plan, shards)
     books = _final_books(plan, settled, shards)
+    if plan.spec.split.by is not None:
+        refuse_straddling_keys(stage, splits, plan.spec.split.by)
     # A commit that died before its rename may have left these.
     for leftover in (stage / MANIFEST, stage / DEAD_LETTERS):
         leftover.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from beam_jobs import run
+from beam_jobs import leaks, run
 from beam_jobs.inspect_dataset import inspect
 from schemas import HeadraceError
 from tests.jobs.small_job import FAULTS, JOB, RECORDS, make_data, make_job
@@ -111,6 +111,23 @@ def _modules(version: Path) -> list[tuple[str, int]]:
         if record.values is not None
     ]
 
+
+@pytest.mark.parametrize("chunk", [4_000_000, 7])
+def test_a_key_in_two_splits_is_a_leak(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaks, "_CHUNK_RECORDS", chunk)
+    job = TABLE.replace("{fractions: {train: 1}}", "{fractions: {train: 0.5, test: 0.5}, by: x}")
+    rows = [f"k{n},{n % 20}\n" for n in range(200)]
+    (tmp_path / "a.csv").write_text("id,x\n" + "".join(rows))
+    assert run(make_job(tmp_path, job), tmp_path / "good", IN_MEMORY).manifest.books["rows"].written == 200
+    (tmp_path / "a.csv").write_text(
+        "id,x\n" + "".join(rows) + "".join(f"k{n},{(n + 1) % 20}\n" for n in range(50))
+    )
+    with pytest.raises(HeadraceError, match="keys have records in two splits"):
+        run(make_job(tmp_path, job), tmp_path / "bad", IN_MEMORY)
+    assert not (tmp_path / "bad" / "rows" / "1.0.0").exists()
+
+
+IN_MEMORY = ["--direct_running_mode=in_memory"]
 
 TABLE = """
 name: rows
