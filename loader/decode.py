@@ -118,7 +118,12 @@ def fit(image: tf.Tensor, size: tuple[int, int], resize: str) -> tf.Tensor:
     if resize == "pad":
         return to_uint8(tf.image.resize_with_pad(image, *size))
     if resize == "center":
-        return tf.image.pad_to_bounding_box(image, *_margins(image, size), *size)
+        # Padding copies the image even where there is nothing to add.
+        fits = tf.reduce_all(tf.shape(image)[:2] == size)
+        padded = tf.cond(
+            fits, lambda: image, lambda: tf.image.pad_to_bounding_box(image, *_margins(image, size), *size)
+        )
+        return tf.ensure_shape(padded, [*size, image.shape[-1]])
     return resize_image(image, size)
 
 

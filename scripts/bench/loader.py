@@ -29,10 +29,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path[:] = [p for p in sys.path if p != os.path.dirname(os.path.abspath(__file__))]  # noqa: PTH100, PTH120
 # Now `loader` is the package, and not this file.
 
-import tensorflow as tf
+import tensorflow as tf  # noqa: E402
 
-from loader import augment, load
-from schemas import read_manifest
+from loader import augment, load  # noqa: E402
+from schemas import read_manifest  # noqa: E402
 
 SIZE = 224
 BATCH = 64
