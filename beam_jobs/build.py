@@ -14,6 +14,7 @@ from beam_jobs.batch import DEAD_LETTER_SCHEMA, OWN_PREFIX, Batch, DeadLetter, L
 from beam_jobs.clean import apply_rule
 from beam_jobs.encode import encode_records
 from beam_jobs.join import join_table, open_table, write_table
+from beam_jobs.listing import PartitionRef, read_partition
 from beam_jobs.plan import JobPlan
 from beam_jobs.runs import RunContent, open_run, write_run
 from beam_jobs.sources.base import Partition
@@ -58,8 +59,9 @@ def prepare_table(name: str, plan: JobPlan) -> str:
 
 
 @for_runners
-def build_run(partition: Partition, plan: JobPlan, _tables_ready: object = None) -> RunSummary:
+def build_run(ref: PartitionRef, plan: JobPlan, _tables_ready: object = None) -> RunSummary:
     """Leaves the run of a partition in the work directory, unless it is there already and whole."""
+    partition = read_partition(plan.workspace.partitions, ref)
     path = plan.run_path(partition)
     run = open_run(path, check=True)
     reused = run is not None
@@ -83,8 +85,8 @@ class BuildRuns(beam.PTransform):
 
     plan: JobPlan
 
-    def expand(self, partitions: beam.PCollection[Partition]) -> beam.PCollection[RunSummary]:
-        """Partition → RunSummary."""
+    def expand(self, partitions: beam.PCollection[PartitionRef]) -> beam.PCollection[RunSummary]:
+        """PartitionRef → RunSummary."""
         tables = (
             partitions.pipeline
             | "List tables" >> beam.Create(list(self.plan.tables), reshuffle=False)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 
 from beam_jobs.commit import write_letters
 from beam_jobs.files import clear_errors
+from beam_jobs.listing import write_partitions
 from beam_jobs.lock import exclusive
 from beam_jobs.pipeline import build_pipeline
 from beam_jobs.plan import Job, JobPlan, Workspace, plan_job
@@ -103,12 +105,11 @@ def run(
             seconds = time.monotonic() - started
             return Result(workspace.dataset, manifest, True, other_code, seconds, len(partitions), 0)
         reused = _prepare(plan, partitions)
+        refs = write_partitions(workspace.partitions, partitions)
+        watched = shown(plan, [plan.run_path(p).name for p in partitions]) if show_progress else nullcontext()
         try:
-            if show_progress:
-                with shown(plan, [plan.run_path(p).name for p in partitions]):
-                    run_pipeline(lambda pipeline: build_pipeline(pipeline, plan, partitions), beam_options)
-            else:
-                run_pipeline(lambda pipeline: build_pipeline(pipeline, plan, partitions), beam_options)
+            with watched:
+                run_pipeline(lambda pipeline: build_pipeline(pipeline, plan, refs), beam_options)
         except HeadraceError as error:
             if error.where != BUDGET_FIELD:
                 raise
@@ -170,7 +171,8 @@ def _clean(workspace: Workspace, *, keep_runs: bool) -> None:
     gone = [workspace.shard_notes] if keep_runs else [workspace.shard_notes, workspace.runs, workspace.tables]
     for directory in gone:
         shutil.rmtree(directory)
-    workspace.dead_letters.unlink(missing_ok=True)
+    for file in (workspace.partitions, workspace.dead_letters):
+        file.unlink(missing_ok=True)
 
 
 def _with_letters(error: HeadraceError, plan: JobPlan, partitions: list[Partition]) -> HeadraceError:

@@ -10,12 +10,12 @@ import apache_beam as beam
 from beam_jobs.assemble import AssembleShards
 from beam_jobs.build import BuildRuns
 from beam_jobs.commit import Commit
+from beam_jobs.listing import PartitionRef
 from beam_jobs.plan import JobPlan
 from beam_jobs.settle import Settle
-from beam_jobs.sources.base import Partition
 
 
-def build_pipeline(pipeline: beam.Pipeline, plan: JobPlan, partitions: list[Partition]) -> None:
+def build_pipeline(pipeline: beam.Pipeline, plan: JobPlan, partitions: list[PartitionRef]) -> None:
     """Adds the whole job to `pipeline`."""
     summaries = (
         pipeline

@@ -86,6 +86,11 @@ class Workspace:
         return self.work / f"stage-{self.version}"
 
     @property
+    def partitions(self) -> Path:
+        """The list of the job's partitions."""
+        return self.work / f"partitions-{self.version}.jsonl"
+
+    @property
     def shard_notes(self) -> Path:
         """What is known of each finished shard of the stage."""
         return self.work / f"shards-{self.version}"
