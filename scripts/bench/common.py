@@ -32,6 +32,9 @@ class Run:
 
     contender: str
     seconds: float  # the work itself, imports left out, as the process timed it
+    cpu_seconds: (
+        float | None
+    )  # user and system time of the work, all threads: what a busy machine changes least
     wall_seconds: float  # the whole process
     rss_mb: float  # peak of the sum over the process tree, in 10^6 bytes
     pss_mb: float | None  # the same with shared pages counted once, sampled more rarely
@@ -77,6 +80,7 @@ class Contender:
         return Run(
             contender=self.name,
             seconds=round(told.get("seconds", wall), 3),
+            cpu_seconds=told.get("cpu_seconds"),
             wall_seconds=round(wall, 3),
             rss_mb=round(watch.peak_rss / 1e6, 1),
             pss_mb=round(watch.peak_pss / 1e6, 1) if pss else None,
@@ -143,6 +147,7 @@ def alternate(contenders: Iterable[Contender], rounds: int, *, interval: float =
             runs.append(run)
             note(
                 f"round {turn + 1}/{rounds}  {run.contender:<24} {run.seconds:8.2f} s   "
+                f"CPU {run.cpu_seconds or 0:6.2f} s   "
                 f"process {run.wall_seconds:7.2f} s   {run.rss_mb:7.0f} MB   records {run.records}"
             )
     return runs
@@ -156,6 +161,7 @@ def medians(runs: list[Run]) -> dict[str, dict[str, Any]]:
         found[name] = {
             "seconds": statistics.median(run.seconds for run in own),
             "best_seconds": min(run.seconds for run in own),
+            "cpu_seconds": statistics.median(run.cpu_seconds or 0 for run in own),
             "wall_seconds": statistics.median(run.wall_seconds for run in own),
             "rss_mb": statistics.median(run.rss_mb for run in own),
             "records": sorted({run.records for run in own if run.records is not None}),
@@ -197,11 +203,11 @@ def report(args: argparse.Namespace, runs: list[Run], goals: list[Goal], **more:
         }
         print(json.dumps(told, indent=1))
         return
-    print(f"\n{'medians':<26}{'seconds':>10}{'best':>9}{'process s':>11}{'peak MB':>9}  records")
+    print(f"\n{'medians':<26}{'seconds':>10}{'best':>9}{'CPU s':>9}{'process s':>11}{'peak MB':>9}  records")
     for name, row in table.items():
         counts = ", ".join(f"{n:,}" for n in row["records"])
         print(
-            f"{name:<26}{row['seconds']:>10.2f}{row['best_seconds']:>9.2f}"
+            f"{name:<26}{row['seconds']:>10.2f}{row['best_seconds']:>9.2f}{row['cpu_seconds']:>9.2f}"
             f"{row['wall_seconds']:>11.2f}{row['rss_mb']:>9.0f}  {counts}"
         )
     for goal in goals:
@@ -261,7 +267,13 @@ def parser(doc: str | None, *, rounds: int = 3) -> argparse.ArgumentParser:
 
 def timed(work: Callable[[], int]) -> None:
     """Run `work`, which returns the number of records it wrote, and print what a Contender prints."""
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), _cpu()
     records = work()
-    seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "records": records}))
+    seconds, cpu = time.perf_counter() - start, _cpu() - cpu
+    print(json.dumps({"seconds": seconds, "cpu_seconds": round(cpu, 3), "records": records}))
+
+
+def _cpu() -> float:
+    """CPU seconds of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
