@@ -37,6 +37,7 @@ def through_cache(
     make: Callable[[], Features],
 ) -> Features:
     """The features of examples `ids`: from the cache if it has them all, else made, and stored for later."""
+    ids = tf.ensure_shape(ids, [None])
     ragged = {name: feature_dtype(f) for name, f in features.items() if is_ragged(f)}
     hit = tf.ensure_shape(tf.numpy_function(lambda i: np.bool_(cache.has(i)), [ids], tf.bool), [])
 

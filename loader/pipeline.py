@@ -100,7 +100,7 @@ def _one_epoch(recipe: Recipe, epoch: tf.Tensor) -> tf.data.Dataset:
 
 
 def _read(recipe: Recipe, epoch: tf.Tensor, start: tf.Tensor, chunk: int) -> Features:
-    """The parsed records of one chunk, with their ids and seeds under names no feature can have."""
+    """The parsed records of one chunk."""
 
     def read(epoch: int, start: int) -> tuple[object, object, object]:
         ids, records = recipe.reader.read(
@@ -112,7 +112,7 @@ def _read(recipe: Recipe, epoch: tf.Tensor, start: tf.Tensor, chunk: int) -> Fea
         read, [epoch, start], [tf.int64, tf.int64, tf.string], stateful=False
     )
     features = decode.parse(tf.ensure_shape(records, [None]), recipe.features)
-    return {**features, _ID: tf.ensure_shape(ids, [None]), _SEED: tf.ensure_shape(seeds, [None, 2])}
+    return {**features, **_hidden(recipe, ids, seeds)}
 
 
 def _read_cached(recipe: Recipe, epoch: tf.Tensor, start: tf.Tensor, chunk: int) -> Features:
@@ -135,9 +135,14 @@ def _read_cached(recipe: Recipe, epoch: tf.Tensor, start: tf.Tensor, chunk: int)
         return features
 
     ids, seeds = tf.numpy_function(plan, [epoch, start], [tf.int64, tf.int64], stateful=False)
-    ids, seeds = tf.ensure_shape(ids, [None]), tf.ensure_shape(seeds, [None, 2])
     features = through_cache(recipe.cache, recipe.columns, recipe.features, ids, make)
-    return {**features, _ID: ids, _SEED: seeds}
+    return {**features, **_hidden(recipe, ids, seeds)}
+
+
+def _hidden(recipe: Recipe, ids: tf.Tensor, seeds: tf.Tensor) -> Features:
+    """What travels with the features, as far as it is needed: carrying it costs a little for every example."""
+    hidden = {_ID: tf.ensure_shape(ids, [None])} if recipe.with_ids else {}
+    return {**hidden, _SEED: tf.ensure_shape(seeds, [None, 2])} if recipe.ops else hidden
 
 
 def _prepare(recipe: Recipe, features: Features) -> Features:
@@ -145,7 +150,7 @@ def _prepare(recipe: Recipe, features: Features) -> Features:
     ops = _example_ops(recipe)
     crop = ops[0] if ops and recipe.crop_first and isinstance(ops[0], RandomResizedCrop) else None
     for name, feature in _images(recipe).items():
-        features[name] = _image(recipe, features[name], feature, crop, features[_SEED])
+        features[name] = _image(recipe, features[name], feature, crop, features.get(_SEED))
     return _augment(recipe, features, skip=1 if crop else 0)
 
 
@@ -169,24 +174,23 @@ def _image(
 
 def _augment(recipe: Recipe, features: Features, skip: int = 0) -> Features:
     """One example after the operations that work on single examples, the first `skip` of them done before."""
-    hidden = {name: features.pop(name) for name in (_ID, _SEED)}
-    features = augment.apply(_example_ops(recipe)[skip:], features, hidden[_SEED], first=skip)
-    return {**features, **hidden}
+    hidden = {name: features.pop(name) for name in (_ID, _SEED) if name in features}
+    ops = _example_ops(recipe)[skip:]
+    return {**(augment.apply(ops, features, hidden[_SEED], first=skip) if ops else features), **hidden}
 
 
 def _mix(recipe: Recipe, features: Features) -> Features:
     """A batch after the operations that work on batches."""
-    hidden = {name: features.pop(name) for name in (_ID, _SEED)}
+    hidden = {name: features.pop(name) for name in (_ID, _SEED) if name in features}
     first = len(_example_ops(recipe))
     return {**augment.apply(_batch_ops(recipe), features, hidden[_SEED], first), **hidden}
 
 
 def _arrange(recipe: Recipe, features: Features) -> object:
     """The form that training wants: (features, label), or a dict where there is no label."""
-    ids = features.pop(_ID)
-    del features[_SEED]
+    features.pop(_SEED, None)
     if recipe.with_ids:
-        features["example_id"] = ids
+        features["example_id"] = features.pop(_ID)
     if recipe.label is None:
         return features
     label = features.pop(recipe.label)
