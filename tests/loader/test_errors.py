@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tensorflow as tf
 
@@ -91,7 +92,11 @@ def test_index_missing_swapped_or_of_another_version(copy):
     with pytest.raises(HeadraceError, match=r"(?s)does not belong to its shard.*00001"):
         reader(copy).records(everything)
     data = index(copy, 0).read_bytes()
-    index(copy, 0).write_bytes(data.replace(b"headrace_index_version\x00\x00\x01\x00\x00\x001", b"x" * 29))
+    table = pa.ipc.open_file(data).read_all().replace_schema_metadata({"headrace_index_version": "2"})
+    with pa.ipc.new_file(str(index(copy, 0)), table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(HeadraceError, match=r"(?s)another version of Headrace.*index version 2"):
+        reader(copy).records(everything)
     index(copy, 0).write_bytes(data[:-40])
     with pytest.raises(HeadraceError, match=r"not an intact shard index"):
         reader(copy).records(everything)
