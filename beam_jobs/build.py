@@ -13,6 +13,7 @@ import pyarrow as pa
 from beam_jobs.batch import DEAD_LETTER_SCHEMA, OWN_PREFIX, Batch, DeadLetter, Ledger, Problem
 from beam_jobs.clean import apply_rule
 from beam_jobs.encode import encode_records
+from beam_jobs.gather import Deal
 from beam_jobs.join import join_table, open_table, write_table
 from beam_jobs.listing import PartitionRef, read_partition
 from beam_jobs.plan import JobPlan
@@ -87,17 +88,15 @@ class BuildRuns(beam.PTransform):
 
     def expand(self, partitions: beam.PCollection[PartitionRef]) -> beam.PCollection[RunSummary]:
         """PartitionRef → RunSummary."""
-        tables = (
-            partitions.pipeline
-            | "List tables" >> beam.Create(list(self.plan.tables), reshuffle=False)
-            | "Spread tables" >> beam.Reshuffle()
-            | "Prepare table" >> beam.Map(prepare_table, plan=self.plan)
-        )
-        return (
-            partitions
-            | "Spread partitions" >> beam.Reshuffle()
-            | "Build run" >> beam.Map(build_run, self.plan, beam.pvalue.AsList(tables))
-        )
+        waited_for = []
+        if self.plan.tables:
+            tables = (
+                partitions.pipeline
+                | "Tables" >> Deal(list(self.plan.tables))
+                | "Prepare table" >> beam.Map(prepare_table, plan=self.plan)
+            )
+            waited_for = [beam.pvalue.AsList(tables)]
+        return partitions | "Build run" >> beam.Map(build_run, self.plan, *waited_for)
 
 
 def _read_partition(partition: Partition, plan: JobPlan) -> RunContent:

@@ -19,6 +19,7 @@ from beam_jobs.assemble import Shard
 from beam_jobs.batch import DEAD_LETTER_SCHEMA, DeadLetter
 from beam_jobs.build import RunSummary
 from beam_jobs.files import sync_directory, write_file
+from beam_jobs.gather import Gather
 from beam_jobs.interop import interop_files
 from beam_jobs.leaks import refuse_straddling_keys
 from beam_jobs.plan import JobPlan
@@ -120,7 +121,7 @@ class Commit(beam.PTransform):
         """Shard → Committed (one)."""
         return (
             shards
-            | "Gather" >> beam.combiners.ToList()
+            | "Gather" >> Gather()
             | "Commit"
             >> beam.Map(
                 commit, self.plan, beam.pvalue.AsSingleton(self.settled), beam.pvalue.AsList(self.summaries)

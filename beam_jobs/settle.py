@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from beam_jobs.batch import DeadLetter
 from beam_jobs.build import RunSummary
+from beam_jobs.gather import Gather
 from beam_jobs.join import Table, open_table, unused_rows
 from beam_jobs.plan import JobPlan
 from beam_jobs.runs import Run, open_run, read_section
@@ -83,7 +84,7 @@ class Settle(beam.PTransform):
 
     def expand(self, summaries: beam.PCollection[RunSummary]) -> beam.PCollection[Settled]:
         """RunSummary → Settled (one)."""
-        return summaries | "Gather" >> beam.combiners.ToList() | "Settle" >> beam.Map(settle, self.plan)
+        return summaries | "Gather" >> Gather() | "Settle" >> beam.Map(settle, self.plan)
 
 
 def shard_count(write: Write, split: str, size: int) -> int:
