@@ -59,7 +59,10 @@ class CsvSource(Model):
     nulls: list[str] = Field(["", "NA", "NaN", "null", "NULL"], description="Texts that mean no value.")
     encoding: str = Field("utf-8", description="Of the text; latin-1 and the like are converted.")
     partition_bytes: ByteSize = Field(
-        8 << 20, ge=1, le=1 << 30, description="About how much one partition holds."
+        4 << 20,
+        ge=1,
+        le=1 << 30,
+        description="About how much one partition holds; raise it where there are more than thousands.",
     )
     max_row_bytes: ByteSize = Field(
         16 << 20, gt=0, description="A longer row ends the job: a quote was left open."
