@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ import numpy as np
 from beam_jobs.build import RunSummary
 from beam_jobs.files import atomic_file, write_all, write_file
 from beam_jobs.merge import Merge, Range, merged_records, plan_merge
-from beam_jobs.plan import JobPlan
+from beam_jobs.plan import RUN_SUFFIX, JobPlan
 from beam_jobs.runs import read_index, read_section
 from beam_jobs.settle import Settled, open_finished
 from beam_jobs.sources.base import Partition
@@ -26,6 +27,8 @@ from schemas.index import encode_index
 from schemas.manifest import FileEntry, ShardEntry
 from schemas.naming import index_name, shard_name
 
+PackedReference = bytes
+_REFERENCE = struct.Struct(">16sI4Q")
 ShardKey = str  # "split:shard", both zero-padded numbers: a key that every runner encodes alike
 
 
@@ -47,6 +50,17 @@ class Reference:
     offset: int
     bytes: int
 
+    def pack(self) -> PackedReference:
+        """The reference in 52 bytes: there is one for every run and shard, and a runner holds them all."""
+        numbers = (self.ordinal, self.start, self.stop, self.offset, self.bytes)
+        return _REFERENCE.pack(bytes.fromhex(self.run.removesuffix(RUN_SUFFIX)), *numbers)
+
+    @staticmethod
+    def unpack(packed: PackedReference) -> Reference:
+        """The reference that `pack` made so."""
+        run, *numbers = _REFERENCE.unpack(packed)
+        return Reference(run.hex() + RUN_SUFFIX, *numbers)
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -67,7 +81,9 @@ class Shard:
 
 
 @for_runners
-def find_references(summary: RunSummary, plan: JobPlan, settled: Settled) -> list[tuple[ShardKey, Reference]]:
+def find_references(
+    summary: RunSummary, plan: JobPlan, settled: Settled
+) -> list[tuple[ShardKey, PackedReference]]:
     """For each shard that the run has records of, the reference to them."""
     run = open_finished(plan, summary.run)
     index = read_index(run)
@@ -83,25 +99,27 @@ def find_references(summary: RunSummary, plan: JobPlan, settled: Settled) -> lis
                 reference = Reference(
                     summary.run, summary.ordinal, start, stop, offset, int(ends[stop]) - offset
                 )
-                found.append((_key(split, number), reference))
+                found.append((_key(split, number), reference.pack()))
         first += records
     return found
 
 
-def list_shards(settled: Settled) -> list[tuple[ShardKey, None]]:
-    """Every shard, so that one without records is written too."""
+def list_shards(settled: Settled) -> list[tuple[ShardKey, PackedReference]]:
+    """Every shard with an empty reference, so that one without records is written too."""
     return [
-        (_key(split, number), None) for split, count in enumerate(settled.shards) for number in range(count)
+        (_key(split, number), b"") for split, count in enumerate(settled.shards) for number in range(count)
     ]
 
 
 @for_runners
 def assemble_shard(
-    keyed: tuple[ShardKey, Iterable[Reference | None]], plan: JobPlan, settled: Settled
+    keyed: tuple[ShardKey, Iterable[PackedReference]], plan: JobPlan, settled: Settled
 ) -> Shard:
     """Writes one shard and its index into the stage, unless they are there already."""
     split, number = (int(part) for part in keyed[0].split(":"))
-    references = sorted((r for r in keyed[1] if r is not None), key=lambda reference: reference.ordinal)
+    references = sorted(
+        (Reference.unpack(packed) for packed in keyed[1] if packed), key=lambda reference: reference.ordinal
+    )
     name = shard_name(plan.spec.name, plan.split_names[split], number, settled.shards[split])
     wanted = fingerprint(plan.code, name, [vars(reference) for reference in references])
     found = _finished(plan, name, wanted)

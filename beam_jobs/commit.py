@@ -27,7 +27,7 @@ from beam_jobs.settle import Settled, open_runs, read_letters, table_books
 from beam_jobs.wire import for_runners
 from schemas import Books, HeadraceError, Manifest, __version__
 from schemas.hashing import fingerprint
-from schemas.manifest import FileEntry, SplitEntry
+from schemas.manifest import FileEntry, SplitEntry, all_files
 from schemas.naming import DEAD_LETTERS, MANIFEST
 
 _MAX_BATCH_LETTERS = 10_000
@@ -98,6 +98,7 @@ def commit(
         dead_letters=letters,
         files=[_file_entry(stage, path) for path in sorted([*others, DEAD_LETTERS])],
     )
+    _remove_strays(stage, manifest)
     write_file(stage / MANIFEST, manifest.to_json().encode(), durable=True)
     _publish(plan)
     return Committed(
@@ -209,6 +210,14 @@ def _final_books(plan: JobPlan, settled: Settled, shards: Sequence[Shard]) -> di
 def _file_entry(stage: Path, path: str) -> FileEntry:
     data = (stage / path).read_bytes()
     return FileEntry(path=path, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _remove_strays(stage: Path, manifest: Manifest) -> None:
+    """Removes what an attempt with other options, such as another number of shards, has left in the stage."""
+    listed = {stage / entry.path for entry in all_files(manifest)}
+    for path in stage.rglob("*"):
+        if path.is_file() and path not in listed:
+            path.unlink()
 
 
 def _publish(plan: JobPlan) -> None:

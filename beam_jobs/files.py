@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+import numpy.typing as npt
+
 from schemas import HeadraceError
 
 
@@ -42,6 +45,15 @@ def write_all(file: BinaryIO, data: bytes | memoryview) -> None:
     view = memoryview(data).cast("B")
     while len(view):
         view = view[file.write(view) :]
+
+
+def write_parts(file: BinaryIO, parts: list[npt.NDArray[np.uint8]]) -> None:
+    """Write all parts, one after the other, with one call of the system where that takes them all."""
+    written = os.writev(file.fileno(), parts)  # type: ignore[arg-type]  # numpy arrays have the buffer protocol
+    for part in parts:
+        if written < len(part):
+            write_all(file, part[written:].data)
+        written = max(written - len(part), 0)
 
 
 def sync_directory(path: Path) -> None:

@@ -21,6 +21,8 @@ from schemas.hashing import fingerprint
 from schemas.load import fill_variables
 from schemas.spec import Join, MapRule
 
+RUN_SUFFIX = ".run"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -138,7 +140,7 @@ class JobPlan:
 
     def run_path(self, partition: Partition) -> Path:
         """The run of a partition, named by all that can change its bytes."""
-        return self.workspace.runs / f"{_partition_fingerprint(self.basis, partition)}.run"
+        return self.workspace.runs / f"{_partition_fingerprint(self.basis, partition)}{RUN_SUFFIX}"
 
     @property
     def split_names(self) -> list[str]:

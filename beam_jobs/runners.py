@@ -137,8 +137,12 @@ def _run_watched(run: Callable[[], None]) -> None:
     with _workers_can_import(), _noticed_deaths() as died:
         thread = threading.Thread(target=target, name="headrace-pipeline", daemon=True)
         thread.start()
-        while thread.is_alive() and not died.wait(_POLL_SECONDS):
-            pass
+        try:
+            while thread.is_alive() and not died.wait(_POLL_SECONDS):
+                pass
+        except BaseException:  # Ctrl-C reaches us alone where nobody types it
+            _kill_workers()
+            raise
         # A worker may fail while it shuts down, when all is done; then the pipeline ends as well.
         thread.join(_GRACE_SECONDS)
     if thread.is_alive():

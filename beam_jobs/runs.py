@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_jobs.files import atomic_file, write_all
+from beam_jobs.files import atomic_file, write_all, write_parts
 from schemas.hashing import KEY_HASH_DTYPE
 
 # hash: 128-bit key hash; length: bytes of the frame; row: the record's number in its source.
@@ -35,6 +35,8 @@ _TRAILER = struct.Struct("<II8s")
 _MAGIC = b"HRRUN001"
 _SLICE_BYTES = 8 << 20  # how much is copied into order, hashed and written at a time
 _MAX_FOOTER_BYTES = 1 << 28
+_LARGE_RECORD_BYTES = 4096
+_GATHERED_RECORDS = 512  # at most IOV_MAX, which is 1,024
 
 
 @dataclass
@@ -81,12 +83,8 @@ def write_run(path: Path, content: RunContent, splits: int) -> Run:
     ]
     sections: dict[str, tuple[int, int, int]] = {}
     with atomic_file(path, durable=False) as file:
-        crc = google_crc32c.Checksum()
-        for part in in_order(_joined(content.records), order):
-            crc.update(part)
-            write_all(file, part.data)
         position = int(lengths.sum())
-        sections["records"] = (0, position, _value(crc))
+        sections["records"] = (0, position, _write_records(file, content.records, order))
         for name, data in {"index": index.tobytes(), **content.sections}.items():
             write_all(file, data)
             sections[name] = (position, len(data), google_crc32c.value(data))
@@ -96,26 +94,60 @@ def write_run(path: Path, content: RunContent, splits: int) -> Run:
     return Run(path, sections, content.summary)
 
 
+def _write_records(file: BinaryIO, chunks: list[pa.LargeBinaryArray], order: npt.NDArray[np.int64]) -> int:
+    """Writes the records of all chunks in `order`; gives the CRC32C of what was written."""
+    crc = google_crc32c.Checksum()
+    if sum(chunk.nbytes for chunk in chunks) >= _LARGE_RECORD_BYTES * max(len(order), 1):
+        # Large records go from where they are into the file; a call for each costs less than copying them.
+        for parts in _gathered(chunks, order):
+            for part in parts:
+                crc.update(part)
+            write_parts(file, parts)
+    else:
+        for part in in_order(_joined(chunks), order):
+            crc.update(part)
+            write_all(file, part.data)
+    return _value(crc)
+
+
+def _gathered(
+    chunks: list[pa.LargeBinaryArray], order: npt.NDArray[np.int64]
+) -> Iterator[list[npt.NDArray[np.uint8]]]:
+    """The records of all chunks in `order`, as views of them, a few hundred at a time."""
+    buffers = [np.frombuffer(chunk.buffers()[2], dtype=np.uint8) for chunk in chunks]
+    offsets = [offsets_of(chunk) for chunk in chunks]
+    owners = np.repeat(np.arange(len(chunks)), [len(chunk) for chunk in chunks])
+    starts = np.concatenate([part[:-1] for part in offsets])
+    ends = np.concatenate([part[1:] for part in offsets])
+    for first in range(0, len(order), _GATHERED_RECORDS):
+        chosen = order[first : first + _GATHERED_RECORDS]
+        places = zip(owners[chosen].tolist(), starts[chosen].tolist(), ends[chosen].tolist(), strict=True)
+        yield [buffers[owner][start:end] for owner, start, end in places]
+
+
 def in_order(values: pa.LargeBinaryArray, order: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.uint8]]:
     """The values in `order`, back to back, in parts of about 8 MiB.
 
     Copying a few MiB at a time lets the hash, the checksum and the write each release the interpreter lock once
     for many records.
     """
-    offsets = np.frombuffer(values.buffers()[1], dtype=np.int64)[
-        values.offset : values.offset + len(values) + 1
-    ]
+    offsets = offsets_of(values)
     ends = np.cumsum(np.diff(offsets)[order])
     start = 0
     while start < len(order):
         done = int(ends[start - 1]) if start else 0
         stop = max(start + 1, int(np.searchsorted(ends, done + _SLICE_BYTES, side="right")))
         part = values.take(pa.array(order[start:stop]))
-        first = np.frombuffer(part.buffers()[1], dtype=np.int64)[part.offset]
+        first = offsets_of(part)[0]
         yield np.frombuffer(part.buffers()[2], dtype=np.uint8)[
             int(first) : int(first) + int(ends[stop - 1]) - done
         ]
         start = stop
+
+
+def offsets_of(values: pa.LargeBinaryArray) -> npt.NDArray[np.int64]:
+    """Where each value begins in the data buffer, and where the last one ends: int64 (n + 1,)."""
+    return np.frombuffer(values.buffers()[1], dtype=np.int64)[values.offset : values.offset + len(values) + 1]
 
 
 def _joined(chunks: list[pa.LargeBinaryArray]) -> pa.LargeBinaryArray:
@@ -189,12 +221,7 @@ def _sort(content: RunContent) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int
     hashes = np.concatenate(content.hashes, dtype=KEY_HASH_DTYPE)
     splits = np.concatenate(content.splits)
     rows = np.concatenate(content.rows)
-    lengths = np.concatenate(
-        [
-            np.diff(np.frombuffer(c.buffers()[1], dtype=np.int64)[c.offset :][: len(c) + 1])
-            for c in content.records
-        ]
-    )
+    lengths = np.concatenate([np.diff(offsets_of(chunk)) for chunk in content.records])
     order = np.lexsort((rows, hashes["lo"], hashes["hi"], splits))
     index = np.zeros(len(order), dtype=INDEX_DTYPE)
     index["hash"], index["length"], index["row"] = hashes[order], lengths[order], rows[order]

@@ -294,11 +294,10 @@ def test_pillows_own_limit_neither_warns_nor_stays_changed(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("target", ["jpeg", "png"])
+@pytest.mark.parametrize(
+    ("target", "channels"), [("jpeg", 1), ("jpeg", 3), ("png", 1), ("png", 3), ("png", 4)]
+)
 def test_encoding_any_format(kind: str, channels: int, target: str) -> None:
-    if target == "jpeg" and channels == 4:
-        pytest.skip("a JPEG has no alpha channel")
     wanted = feature(formats=FORMATS, shape=(None, None, channels), encode={"format": target})
     checked = check_image(packed(picture(), kind), wanted)
     image = decoded(checked)

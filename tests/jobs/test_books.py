@@ -10,6 +10,7 @@ import pytest
 
 from beam_jobs import leaks, run
 from beam_jobs.inspect_dataset import inspect
+from beam_jobs.verify import verify
 from schemas import HeadraceError
 from tests.jobs.small_job import FAULTS, JOB, RECORDS, make_data, make_job
 
@@ -125,6 +126,12 @@ def test_a_key_in_two_splits_is_a_leak(chunk: int, tmp_path: Path, monkeypatch: 
     with pytest.raises(HeadraceError, match="keys have records in two splits"):
         run(make_job(tmp_path, job), tmp_path / "bad", IN_MEMORY)
     assert not (tmp_path / "bad" / "rows" / "1.0.0").exists()
+    # Its shards were written already: another number of them must not find its way into the version.
+    assert list((tmp_path / "bad" / "rows" / ".headrace" / "stage-1.0.0").glob("*-of-00001"))
+    other = TABLE.replace("{train: 1}}", "{train: 0.5, test: 0.5}}\nwrite: {shards: 2}")
+    result = run(make_job(tmp_path, other), tmp_path / "bad", IN_MEMORY)
+    assert result.manifest.books["rows"].duplicates == 50
+    assert verify(result.path).ok
 
 
 IN_MEMORY = ["--direct_running_mode=in_memory"]

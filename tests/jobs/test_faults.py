@@ -198,6 +198,16 @@ def test_killed_worker_process_ends_the_job(data: Path, expected: dict[str, byte
     assert digests(run(make_job(data), tmp_path).path) == expected
 
 
+def test_interrupt_ends_worker_processes(data: Path, tmp_path: Path) -> None:
+    process = _start(data, tmp_path, "--direct_running_mode=multi_processing", "--direct_num_workers=2")
+    _first_worker(process.pid)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, output
+    assert not psutil.wait_procs(workers, timeout=20)[1]
+
+
 def test_interrupt_says_how_to_go_on(data: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
     process = _start(data, tmp_path)
     while process.poll() is None and not list(tmp_path.glob("cells/.headrace/runs/*.run")):
