@@ -20,8 +20,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.framing import FOOTER_BYTES, FRAME_OVERHEAD, HEADER_BYTES, masked_crcs
+
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 0x0A, 0x12, 0x1A  # tags of tf.train.Feature's fields 1, 2 and 3
-_HEADER_BYTES, _FOOTER_BYTES = 12, 4
 
 ByteMatrix = npt.NDArray[np.uint8]
 Lengths = npt.NDArray[np.int64]
@@ -61,8 +62,8 @@ def encode_records(columns: Mapping[str, pa.Array]) -> tuple[pa.LargeBinaryArray
         entry, size = _entry(name, columns[name], rows)
         parts += entry
         total += size
-    head: list[_Part] = [_constant(bytes(_HEADER_BYTES) + b"\x0a", rows), _varints(total)]
-    records = _join([*head, *parts, _constant(bytes(_FOOTER_BYTES), rows)], rows)
+    head: list[_Part] = [_constant(bytes(HEADER_BYTES) + b"\x0a", rows), _varints(total)]
+    records = _join([*head, *parts, _constant(bytes(FOOTER_BYTES), rows)], rows)
     return records, _frame(records)
 
 
@@ -220,16 +221,16 @@ def _frame(records: pa.LargeBinaryArray) -> npt.NDArray[np.uint64]:
     )
     starts, ends = offsets[:-1], offsets[1:]
     sizes = (ends - starts).astype(np.uint64)
-    data_sizes = sizes - np.uint64(_HEADER_BYTES + _FOOTER_BYTES)
+    data_sizes = sizes - np.uint64(FRAME_OVERHEAD)
     length_bytes = data_sizes.astype("<u8").view(np.uint8).reshape(-1, 8)
     _scatter(buffer, starts, length_bytes)
-    _scatter(buffer, starts + 8, _u32(_masked(_crc_of_8(length_bytes))))
+    _scatter(buffer, starts + 8, _u32(masked_crcs(_crc_of_8(length_bytes))))
     crc32c = google_crc32c.value
     crcs = [
         crc32c(buffer[start:end])
-        for start, end in zip((starts + _HEADER_BYTES).tolist(), (ends - _FOOTER_BYTES).tolist(), strict=True)
+        for start, end in zip((starts + HEADER_BYTES).tolist(), (ends - FOOTER_BYTES).tolist(), strict=True)
     ]
-    _scatter(buffer, ends - _FOOTER_BYTES, _u32(_masked(np.array(crcs, dtype=np.uint32))))
+    _scatter(buffer, ends - FOOTER_BYTES, _u32(masked_crcs(np.array(crcs, dtype=np.uint32))))
     return sizes
 
 
@@ -240,11 +241,6 @@ def _scatter(buffer: npt.NDArray[np.uint8], at: Lengths, rows: ByteMatrix) -> No
 
 def _u32(values: npt.NDArray[np.uint32]) -> ByteMatrix:
     return values.astype("<u4").view(np.uint8).reshape(-1, 4)
-
-
-def _masked(crc: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """TFRecord's masked CRC: rotated right by 15 bits, plus a constant."""
-    return ((crc >> np.uint32(15)) | (crc << np.uint32(17))) + np.uint32(0xA282EAD8)
 
 
 def _crc_tables() -> tuple[int, npt.NDArray[np.uint32]]:

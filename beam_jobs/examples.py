@@ -12,8 +12,8 @@ from pathlib import Path
 
 import google_crc32c
 
-from beam_jobs.frames import masked_crc
 from schemas import ShardIndex
+from schemas.framing import masked_crc
 
 Values = list[bytes] | list[int] | list[float]
 

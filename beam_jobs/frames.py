@@ -18,12 +18,11 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from schemas.index import FRAME_OVERHEAD
+from schemas.framing import FRAME_OVERHEAD, HEADER_BYTES, masked_crc, masked_crcs
 
 BUFFER_BYTES = 8 << 20  # 8 MiB
 _DRAIN_BYTES = 1 << 20  # 1 MiB: of most files nothing is left to drain
-_HEADER_BYTES, _CRC_BYTES = 12, 4
-_MASK_DELTA = 0xA282EAD8
+_CRC_BYTES = 4
 
 Bytes = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.int64]
@@ -110,8 +109,8 @@ def walk_frames(file: BinaryIO, size: int) -> tuple[Numbers, Numbers, Fault | No
     lengths: list[int] = []
     offset, fault = 0, None
     while offset < size and fault is None:
-        header = os.pread(descriptor, _HEADER_BYTES, offset)
-        length = struct.unpack_from("<Q", header)[0] + FRAME_OVERHEAD if len(header) == _HEADER_BYTES else 0
+        header = os.pread(descriptor, HEADER_BYTES, offset)
+        length = struct.unpack_from("<Q", header)[0] + FRAME_OVERHEAD if len(header) == HEADER_BYTES else 0
         if length and masked_crc(google_crc32c.value(header[:8])) != struct.unpack_from("<I", header, 8)[0]:
             fault = Fault(
                 len(offsets), offset, "the CRC of its length differs; records after it cannot be found"
@@ -125,11 +124,6 @@ def walk_frames(file: BinaryIO, size: int) -> tuple[Numbers, Numbers, Fault | No
     return np.array(offsets, np.int64), np.array(lengths, np.int64), fault
 
 
-def masked_crc(crc: int) -> int:
-    """A CRC32C as TFRecord stores it: rotated and shifted, so that the CRC of a CRC is no CRC."""
-    return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
-
-
 def _cut_short(record: int, offset: int, length: int, size: int) -> Fault:
     expected = f"{length} bytes" if length else "a frame"
     return Fault(record, offset, "the file ends within it", expected, f"{size - offset} bytes")
@@ -139,11 +133,11 @@ def _check_window(data: Bytes, starts: Numbers, lengths: Numbers) -> Iterator[Fa
     """Faults of the frames at `starts` in `data`; records and offsets are the window's own."""
     if not len(starts):
         return
-    headers = data[starts[:, None] + np.arange(_HEADER_BYTES)]
+    headers = data[starts[:, None] + np.arange(HEADER_BYTES)]
     written = headers[:, :8].copy().view("<u8").ravel()
     header_crcs = headers[:, 8:].copy().view("<u4").ravel()
     sizes = lengths - FRAME_OVERHEAD
-    bodies = starts + _HEADER_BYTES
+    bodies = starts + HEADER_BYTES
     footers = data[(bodies + sizes)[:, None] + np.arange(_CRC_BYTES)].view("<u4").ravel()
     crc = google_crc32c.value
     begins, ends = bodies.tolist(), (bodies + sizes).tolist()
@@ -153,8 +147,8 @@ def _check_window(data: Bytes, starts: Numbers, lengths: Numbers) -> Iterator[Fa
     found_headers = np.array([crc(length.tobytes()) for length in unique.astype("<u8")], np.uint32)[places]
     faulty = (
         (written != sizes.astype(np.uint64))
-        | (_mask(found_headers) != header_crcs)
-        | (_mask(found) != footers)
+        | (masked_crcs(found_headers) != header_crcs)
+        | (masked_crcs(found) != footers)
     )
     for i in np.flatnonzero(faulty).tolist():
         yield Fault(
@@ -171,7 +165,7 @@ def _check_window(data: Bytes, starts: Numbers, lengths: Numbers) -> Iterator[Fa
 def _check_large(reader: HashingReader, buffer: memoryview, record: int, length: int) -> Iterator[Fault]:
     """Faults of the one frame at the reader's position that is larger than the buffer."""
     start, size = reader.position, length - FRAME_OVERHEAD
-    header = memoryview(bytearray(_HEADER_BYTES))
+    header = memoryview(bytearray(HEADER_BYTES))
     footer = memoryview(bytearray(_CRC_BYTES))
     held, crc, left = reader.fill(header), 0, size
     while left and held:
@@ -198,8 +192,3 @@ def _compare(sizes: tuple[int, int], headers: tuple[int, int], data: tuple[int, 
     if sizes[0] != sizes[1]:
         return "its length differs from the index", f"{sizes[0]} bytes", f"{sizes[1]} bytes"
     return "the CRC of its data differs", f"{data[0]:08x}", f"{data[1]:08x}"
-
-
-def _mask(crcs: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """`masked_crc` of each."""
-    return ((crcs >> np.uint32(15)) | (crcs << np.uint32(17))) + np.uint32(_MASK_DELTA)

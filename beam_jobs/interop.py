@@ -30,7 +30,7 @@ from schemas.features import (
     Int64Feature,
     TextFeature,
 )
-from schemas.index import FRAME_OVERHEAD
+from schemas.framing import FRAME_OVERHEAD
 from schemas.manifest import SplitEntry
 from schemas.naming import DATASET_INFO, FEATURES, TFMD_SCHEMA, labels_name
 

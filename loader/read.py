@@ -21,9 +21,8 @@ from loader.cache import Cache
 from loader.dataset import Split
 from loader.plan import Ids, Plan
 from schemas import HeadraceError
+from schemas.framing import FOOTER_BYTES, HEADER_BYTES, masked_crc
 
-HEADER = 12  # bytes of a frame before its data: length and the length's CRC
-FOOTER = 4  # and behind: the data's CRC
 _MAX_READ = 4 << 20  # 4 MiB: most bytes of one read, unless a single record is larger
 _MAX_OPEN = 256  # files
 
@@ -56,8 +55,10 @@ class Run:
           HeadraceError: its CRC does not fit its bytes.
         """
         start, stop = self.bounds[number] - self.bounds[0], self.bounds[number + 1] - self.bounds[0]
-        record = self.data[start + HEADER : stop - FOOTER]
-        if int.from_bytes(self.data[stop - FOOTER : stop], "little") != masked_crc(record):
+        record = self.data[start + HEADER_BYTES : stop - FOOTER_BYTES]
+        if int.from_bytes(self.data[stop - FOOTER_BYTES : stop], "little") != masked_crc(
+            google_crc32c.value(record)
+        ):
             raise HeadraceError(
                 "A record is damaged: its CRC does not fit its bytes.",
                 where=f"{self.path}, record {self.row + number}, byte {self.bounds[number]}",
@@ -171,12 +172,6 @@ class _File:
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
             os.close(self._descriptor)
-
-
-def masked_crc(data: bytes) -> int:
-    """The CRC32C of `data`, rotated and offset as TFRecord stores it."""
-    crc = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _objects(records: list[bytes]) -> Records:

@@ -16,10 +16,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from schemas.errors import HeadraceError
+from schemas.framing import FRAME_OVERHEAD
 from schemas.hashing import KEY_HASH_BYTES, as_sortable
 
 INDEX_FORMAT_VERSION = 1
-FRAME_OVERHEAD = 16  # bytes of a TFRecord frame around its data
 
 _FIELDS = [
     pa.field("offset", pa.uint64(), nullable=False),

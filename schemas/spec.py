@@ -227,5 +227,10 @@ class JobSpec(Model):
 
     @property
     def fingerprint(self) -> str:
-        """Content hash of the job as written; `vars` are where things are, not what they are, and stay out."""
-        return fingerprint(self.model_dump(by_alias=True, mode="json", exclude={"vars"}))
+        """Content hash of what the job says; `vars` are where things are, not what they are, and stay out.
+
+        So do fields with their default value: a release that changes a default changes no job.
+        """
+        return fingerprint(
+            self.model_dump(by_alias=True, mode="json", exclude={"vars"}, exclude_defaults=True)
+        )

@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from schemas import Manifest
+from schemas.framing import FRAME_OVERHEAD
 from schemas.hashing import fingerprint
-from schemas.index import FRAME_OVERHEAD, encode_index
+from schemas.index import encode_index
 from schemas.manifest import FileEntry, ShardEntry, SplitEntry
 from schemas.naming import index_name, shard_name
 
