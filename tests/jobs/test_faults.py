@@ -238,7 +238,9 @@ def _failure(job: Callable[[], object]) -> str:
 
 
 def _start(data: Path, out: Path, *flags: str) -> subprocess.Popen[str]:
-    command = "import sys; from beam_jobs.cli import entry; sys.exit(entry())"
+    # A shell starts what it runs in the background deaf to SIGINT, and CI may be run so.
+    hearing = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = f"{hearing}; import sys; from beam_jobs.cli import entry; sys.exit(entry())"
     arguments = ["run", str(data / "job.yaml"), f"--var=data={data}", f"--out={out}", *flags]
     return subprocess.Popen(
         [sys.executable, "-c", command, *arguments],
