@@ -106,7 +106,7 @@ def apply(ops: Sequence[AugmentFn], features: Features, seed: tf.Tensor, first: 
     """
     whole = _uint8(features)
     for place, op in enumerate(ops, first):
-        own = isinstance(op, (ImageOp, MixUp, CutMix))
+        own = isinstance(op, (ImageOp, RandomResizedCrop, MixUp, CutMix))
         # Seeds of different places are different Philox keys, and so independent streams.
         given = features if own else _restore(features, whole)
         features = op(given, seed + tf.constant([0, place], tf.int64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from schemas import HeadraceError
 
 
 @dataclass(frozen=True)
-class ImageOp:
+class ImageOp(ABC):
     """Base of the operations on single images: draws once, then changes each image by what was drawn."""
 
     batched: ClassVar[bool] = False
@@ -24,13 +25,13 @@ class ImageOp:
         drawn = tf.unstack(uniform(seed, self.draws))
         return {name: self.image(v, *drawn) if is_image(v) else v for name, v in features.items()}
 
+    @abstractmethod
     def image(self, image: tf.Tensor, *drawn: tf.Tensor) -> tf.Tensor:
         """One image, (height, width, channels), changed by the numbers drawn, each in [0, 1)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class RandomResizedCrop(ImageOp):
+class RandomResizedCrop:
     """A random part of the image, resized: the crop of "Going deeper with convolutions" (Szegedy et al., 2014).
 
     Args:
@@ -42,6 +43,7 @@ class RandomResizedCrop(ImageOp):
     size: tuple[int, int] | None = None
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    batched: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_bounds(self, "scale", 0, 1)
