@@ -122,14 +122,14 @@ def load(
         seed=seed,
         shuffle=training if shuffle is None else shuffle,
     )
-    plain = Reader(stored, plan)
+    plain = Reader(stored, block=plan.block if plan.shuffle else 1)
     reader: Reader | CachedReader = plain
     columns, kept = columns_of(chosen, shapes), None
     if cache is not None and stored.records:
         decoding = [sorted(chosen), None if crop_first else size, resize, tf.__version__]
         if any(None in shape for shape in shapes.values()):
             raw = [Column("record", "bytes")]
-            reader = CachedReader(plain, plan, _make_cache(cache, cache_dir, raw, stored, plan.identity, []))
+            reader = CachedReader(plain, _make_cache(cache, cache_dir, raw, stored, plan.identity, []))
         else:
             kept = _make_cache(cache, cache_dir, columns, stored, plan.identity, decoding)
     threads = threads or len(os.sched_getaffinity(0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,11 @@ import numpy.typing as npt
 from loader.checks import check_name
 from schemas import HeadraceError, Manifest, ShardIndex, read_index, read_manifest
 from schemas.manifest import ShardEntry, SplitEntry
+from schemas.storage import Place
+
+_INDEX_READS = 4  # indexes read at a time
+
+Ids = npt.NDArray[np.int64]
 
 
 def open_split(directory: str | Path, split: str) -> tuple[Manifest, Split]:
@@ -22,78 +28,125 @@ def open_split(directory: str | Path, split: str) -> tuple[Manifest, Split]:
     """
     manifest = read_manifest(directory)
     check_name("split", split, manifest.splits, f"The data set in {directory} has no such split.")
-    return manifest, Split(Path(directory), manifest.splits[split])
+    return manifest, Split(Place(directory), manifest.splits[split])
 
 
 class Split:
-    """The shards of a split as one sequence of records; `id` is a record's position in it."""
+    """The shards of a split as one sequence of records; `id` is a record's position in it.
 
-    def __init__(self, directory: Path, entry: SplitEntry) -> None:
+    The shards' bytes are one sequence too, as if the files lay one behind the other: frames follow each other
+    without a gap in a shard, so that one array says where each record lies. Indexes are read when first needed.
+
+    Attributes:
+      records: number of records.
+      bytes: of all shards.
+      shards: those that hold records.
+      starts: the id of each shard's first record, and behind the last one the number of records.
+      bases: where each shard begins in the sequence of bytes, and where the last one ends.
+    """
+
+    def __init__(self, place: Place, entry: SplitEntry) -> None:
+        self.place = place
         self.records = entry.records
         self.bytes = entry.bytes
-        self._shards = [shard for shard in entry.shards if shard.records]
-        self.paths = [directory / shard.path for shard in self._shards]
-        self._index_paths = [directory / shard.index.path for shard in self._shards]
-        self.starts = np.cumsum([0, *(shard.records for shard in self._shards)]).tolist()
+        self.shards = [shard for shard in entry.shards if shard.records]
+        self.starts = np.cumsum([0, *(shard.records for shard in self.shards)]).tolist()
+        self.bases = np.cumsum([0, *(shard.bytes for shard in self.shards)]).tolist()
         if self.starts[-1] != self.records:
             raise HeadraceError(
                 "The manifest contradicts itself: the shards of a split do not add up.",
-                where=str(directory / "manifest.json"),
+                where=place.where("manifest.json"),
                 value=f"{self.starts[-1]} records in shards",
                 allowed=f"{self.records}",
             )
-        for path, shard in zip(self.paths, self._shards, strict=True):
-            _check_size(path, shard)
-        self._frames: list[npt.NDArray[np.int64] | None] = [None] * len(self._shards)
+        for shard in self.shards:
+            _check_size(place, shard)
+        self._shard_starts = np.array(self.starts[:-1], np.int64)
+        # 8 bytes a record; the operating system hands out memory only for what is written.
+        self._offsets = np.empty(self.records + 1, np.int64)
+        self._offsets[self.starts] = self.bases
+        self._known = np.zeros(len(self.shards), bool)
         self._lock = threading.Lock()
 
     def shard_of(self, example_id: int) -> int:
         """The number of the shard that holds a record."""
         return bisect.bisect_right(self.starts, example_id) - 1
 
-    def frames(self, shard: int) -> npt.NDArray[np.int64]:
-        """Byte offsets of a shard's records and of its end, int64 of shape (records + 1,); read when first asked.
+    def spans(self, first: Ids, last: Ids) -> tuple[Ids, Ids]:
+        """Where the records `first` begin and the records `last` end in the sequence of bytes, int64 each.
 
         Raises:
-          HeadraceError: the index is missing, damaged, of another version, or of another shard.
+          HeadraceError: an index is missing, damaged, of another version, or of another shard.
         """
-        frames = self._frames[shard]
-        if frames is None:
-            with self._lock:
-                frames = self._frames[shard] = self._read_frames(shard)
-        return frames
+        if not self._known.all():
+            self._learn(np.concatenate([first, last]))
+        return self._offsets[first], self._offsets[last + 1]
 
-    def _read_frames(self, shard: int) -> npt.NDArray[np.int64]:
-        index = read_index(self._index_paths[shard])
-        _check_index(index, self._shards[shard], self._index_paths[shard])
-        return np.append(index.offsets, np.uint64(index.end)).astype(np.int64)
+    def frames(self, shard: int) -> Ids:
+        """Byte offsets of a shard's records and of its end, int64 of shape (records + 1,). See `spans`."""
+        first, stop = self.starts[shard], self.starts[shard + 1]
+        self._learn(np.array([first]))
+        return self._offsets[first : stop + 1] - self.bases[shard]
+
+    def pieces(self, start: int, stop: int) -> list[tuple[str, int, int]]:
+        """The bytes `start` … `stop - 1` of the sequence: path of the shard, offset in it, length."""
+        found, shard = [], bisect.bisect_right(self.bases, start) - 1
+        while start < stop:
+            end = min(stop, self.bases[shard + 1])
+            found.append((self.shards[shard].path, start - self.bases[shard], end - start))
+            start, shard = end, shard + 1
+        return found
+
+    def _learn(self, ids: Ids) -> None:
+        """Read the indexes of the shards that hold these records."""
+        shards = np.unique(np.searchsorted(self._shard_starts, ids, side="right") - 1)
+        if self._known[shards].all():
+            return
+        with self._lock:
+            missing = shards[~self._known[shards]].tolist()
+            if len(missing) < _INDEX_READS:
+                for shard in missing:
+                    self._read_index(shard)
+                return
+            with ThreadPoolExecutor(_INDEX_READS, "headrace-index") as pool:
+                for _ in pool.map(self._read_index, missing):
+                    pass
+
+    def _read_index(self, shard: int) -> None:
+        entry = self.shards[shard]
+        where = self.place.where(entry.index.path)
+        index = read_index(where)
+        _check_index(index, entry, where)
+        first = self.starts[shard]
+        self._offsets[first : first + len(index)] = index.offsets.astype(np.int64) + self.bases[shard]
+        self._known[shard] = True
 
 
-def _check_size(path: Path, shard: ShardEntry) -> None:
+def _check_size(place: Place, shard: ShardEntry) -> None:
     try:
-        size = path.stat().st_size
+        size = place.size(shard.path)
     except OSError as error:
         raise HeadraceError(
             "A shard is missing.",
-            where=str(path),
+            where=place.where(shard.path),
             value=error.strerror,
             hint="The data set is incomplete: copy it again in full, or prepare it again.",
         ) from error
     if size != shard.bytes:
         raise HeadraceError(
             "A shard is not the one that the manifest describes: its size differs.",
-            where=str(path),
+            where=place.where(shard.path),
             value=f"{size} bytes",
             allowed=f"{shard.bytes} bytes",
             hint="Run `headrace verify` on the data set, then copy or prepare it again.",
         )
 
 
-def _check_index(index: ShardIndex, shard: ShardEntry, path: Path) -> None:
+def _check_index(index: ShardIndex, shard: ShardEntry, where: str) -> None:
     if len(index) != shard.records or index.end != shard.bytes:
         raise HeadraceError(
             "An index does not belong to its shard.",
-            where=str(path),
+            where=where,
             value=f"{len(index)} records, {index.end} bytes",
             allowed=f"{shard.records} records, {shard.bytes} bytes",
             hint="Run `headrace verify` on the data set, then copy or prepare it again.",

@@ -103,10 +103,8 @@ def _read(recipe: Recipe, epoch: tf.Tensor, start: tf.Tensor, chunk: int) -> Fea
     """The parsed records of one chunk."""
 
     def read(epoch: int, start: int) -> tuple[object, object, object]:
-        ids, records = recipe.reader.read(
-            int(epoch), int(start), min(int(start) + chunk, recipe.plan.records)
-        )
-        return ids, recipe.plan.seeds(int(epoch), ids), records
+        ids = recipe.plan.ids(int(epoch), int(start), min(int(start) + chunk, recipe.plan.records))
+        return ids, recipe.plan.seeds(int(epoch), ids), recipe.reader.read(ids)[0]
 
     ids, seeds, records = tf.numpy_function(
         read, [epoch, start], [tf.int64, tf.int64, tf.string], stateful=False

@@ -1,4 +1,4 @@
-"""Records by position: positioned reads of the shards, every record checked by its CRC. No TensorFlow.
+"""Records by id: positioned reads of the shards, every record checked by its CRC. No TensorFlow.
 
 Measured on 40 kB records: a `pread` for each in random order costs what TensorFlow's own reader takes to read them
 one after the other (22 µs), a `TFRecordDatasetV2(byte_offsets=…)` for each four times as much.
@@ -6,12 +6,10 @@ one after the other (22 µs), a `TFRecordDatasetV2(byte_offsets=…)` for each f
 
 from __future__ import annotations
 
-import functools
-import os
+import logging
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -19,162 +17,277 @@ import numpy.typing as npt
 
 from loader.cache import Cache
 from loader.dataset import Split
-from loader.plan import Ids, Plan
 from schemas import HeadraceError
-from schemas.framing import FOOTER_BYTES, HEADER_BYTES, masked_crc
+from schemas.framing import FOOTER_BYTES, FRAME_OVERHEAD, HEADER_BYTES, masked_crcs
 
-_MAX_READ = 4 << 20  # 4 MiB: most bytes of one read, unless a single record is larger
-_MAX_OPEN = 256  # files
+ON_CORRUPT = ("raise", "skip")
+_MAX_READ = 4 << 20  # 4 MiB: most bytes of one read, unless a single block is larger
+_CAPACITY = 64 << 20  # 64 MiB: two windows of a plan, as a chunk may begin in one and end in the next
+_MAX_LISTED = 100  # damaged records that are named one by one
 
+Ids = npt.NDArray[np.int64]
 Records = npt.NDArray[np.object_]
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Neighbouring records as one read brought them.
-
-    Attributes:
-      path: their shard.
-      row: the first one's row in the shard.
-      bounds: byte offsets in the shard where each frame begins, and the end of the last.
-      data: the bytes between the first and the last bound.
-    """
-
-    path: Path
-    row: int
-    bounds: list[int]
-    data: bytes
-
-    def __len__(self) -> int:
-        return len(self.bounds) - 1
-
-    def record(self, number: int) -> bytes:
-        """The data of one record.
-
-        Raises:
-          HeadraceError: its CRC does not fit its bytes.
-        """
-        start, stop = self.bounds[number] - self.bounds[0], self.bounds[number + 1] - self.bounds[0]
-        record = self.data[start + HEADER_BYTES : stop - FOOTER_BYTES]
-        if int.from_bytes(self.data[stop - FOOTER_BYTES : stop], "little") != masked_crc(
-            google_crc32c.value(record)
-        ):
-            raise HeadraceError(
-                "A record is damaged: its CRC does not fit its bytes.",
-                where=f"{self.path}, record {self.row + number}, byte {self.bounds[number]}",
-                hint="Run `headrace verify` on the data set, then copy or prepare it again.",
-            )
-        return record
+Valid = npt.NDArray[np.bool_]
+_log = logging.getLogger("headrace.loader")
 
 
 class Reader:
-    """Reads the records of a split in the order of a plan. Any number of threads may use it."""
+    """Reads records of a split by id. Any number of threads may use it.
 
-    def __init__(self, split: Split, plan: Plan) -> None:
-        self._split, self._plan = split, plan
-        self._open = functools.lru_cache(maxsize=_MAX_OPEN)(_File)
-        # Two, as a chunk may begin in one window and end in the next.
-        self._window = functools.lru_cache(maxsize=2)(self._read_window)
-        self._window_lock = threading.Lock()
+    Args:
+      split: whose records.
+      block: records that are read together. An order that takes all records of a block soon after each other
+        makes one read of `block` small ones; the rest of a block is kept until it is asked for.
+      capacity: most bytes of blocks that are kept so; the oldest go first, and are read again if need be.
+      on_corrupt: "raise", or "skip" to give a damaged record as invalid, log it and count it.
+    """
 
-    def read(self, epoch: int, start: int, stop: int) -> tuple[Ids, Records]:
-        """The records at positions `start` … `stop - 1` of an epoch: their ids, and their bytes as objects.
+    def __init__(
+        self, split: Split, *, block: int = 1, capacity: int = _CAPACITY, on_corrupt: str = "raise"
+    ) -> None:
+        self._split, self._block, self._capacity = split, block, capacity
+        self._skip = on_corrupt == "skip"
+        self._kept: dict[int, _Kept] = {}  # by number of the block, oldest first
+        self._kept_bytes = 0
+        self._corrupt: dict[int, dict[str, Any]] = {}  # by id
+        self._stats = {"records": 0, "bytes": 0, "reads": 0}
+        self._lock = threading.Lock()  # of all the above; never held while bytes are read
+
+    def read(self, ids: Ids) -> tuple[Records, Valid]:
+        """The records `ids` in the order given: bytes objects (n,), and which of them are valid, bool (n,).
+
+        An id of -1 is a hole: b"" and not valid.
 
         Raises:
-          HeadraceError: a record is damaged, or a file shorter than it was.
+          HeadraceError: a record is damaged and `on_corrupt` is "raise", a file is shorter than it was, or an index
+            is missing or damaged.
         """
-        plan = self._plan
-        ids = plan.ids(epoch, start, stop)
-        if not plan.shuffle or plan.block == 1:
-            return ids, self.records(ids)
-        parts = []
-        for number in range(start // plan.window_records, -(-stop // plan.window_records)):
-            with self._window_lock:  # so that two threads do not read the same window
-                window = self._window(epoch, number)
-            first = number * plan.window_records
-            parts.append(window.records(ids[max(first - start, 0) : first + plan.window_records - start]))
-        return ids, np.concatenate(parts)
+        records = np.full(len(ids), b"", dtype=object)
+        valid = ids >= 0
+        wanted = ids[valid]
+        if len(wanted):
+            found, intact = self._records(wanted)
+            if not intact.all():
+                valid[np.flatnonzero(valid)[~intact]] = False
+            records[ids >= 0] = found
+        return records, valid
 
-    def records(self, ids: Ids) -> Records:
-        """The records `ids` in the order given, shape (n,); neighbours share a read."""
-        return _objects([run.record(k) for run in self._runs(ids) for k in range(len(run))])
+    def stats(self) -> dict[str, Any]:
+        """What was read so far.
 
-    def _runs(self, ids: Ids) -> Iterator[Run]:
-        breaks = (np.flatnonzero(np.diff(ids) != 1) + 1).tolist()
-        for a, b in zip([0, *breaks], [*breaks, len(ids)], strict=True):
-            first, count = int(ids[a]) if b > a else 0, b - a
-            while count:
-                shard = self._split.shard_of(first)
-                frames, row = self._split.frames(shard), first - self._split.starts[shard]
-                fits = int(np.searchsorted(frames, frames[row] + _MAX_READ, side="right")) - 1 - row
-                length = min(count, max(fits, 1), len(frames) - 1 - row)
-                yield self._read(shard, row, frames[row : row + length + 1].tolist())
-                first, count = first + length, count - length
+        `records` and `bytes` that were handed out, `reads` of files, `retries` of them, `corrupt_records`, and
+        in `corrupt` the first of those: `shard`, `record` (row in it), `offset` of its frame, and `reason`.
+        """
+        with self._lock:
+            listed = [dict(found) for found in list(self._corrupt.values())[:_MAX_LISTED]]
+            return {
+                **self._stats,
+                "retries": 0,
+                "corrupt_records": len(self._corrupt),
+                "corrupt": listed,
+            }
 
-    def _read(self, shard: int, row: int, bounds: list[int]) -> Run:
-        path, length = self._split.paths[shard], bounds[-1] - bounds[0]
-        data = self._open(path).read(bounds[0], length)
+    def _records(self, ids: Ids) -> tuple[list[bytes], Valid]:
+        numbers, inverse = np.unique(ids // self._block, return_inverse=True)
+        reads, of_block = self._reads(numbers, inverse)
+        starts, stops = self._split.spans(ids, ids)
+        number = of_block[inverse]
+        lows = starts - np.array([read.start for read in reads])[number]
+        frames = list(
+            zip(
+                [reads[k].data for k in number.tolist()],
+                lows.tolist(),
+                (lows + (stops - starts)).tolist(),
+                strict=True,
+            )
+        )
+        # The index says where a frame lies, so a damaged length harms only its own record.
+        records = [data[a + HEADER_BYTES : b - FOOTER_BYTES] for data, a, b in frames]
+        lengths = np.frombuffer(b"".join([data[a : a + 8] for data, a, _ in frames]), "<u8")
+        stored = np.frombuffer(b"".join([data[b - FOOTER_BYTES : b] for data, _, b in frames]), "<u4")
+        crcs = np.array([google_crc32c.value(record) for record in records], np.uint32)
+        long = lengths == (stops - starts - FRAME_OVERHEAD).astype(np.uint64)
+        sound = stored == masked_crcs(crcs)
+        intact = long & sound
+        for k in np.flatnonzero(~intact).tolist():
+            self._note_corrupt(int(ids[k]), int(starts[k]), "its CRC" if long[k] else "its length field")
+            records[k] = b""
+        with self._lock:
+            self._stats["records"] += len(records)
+            self._stats["bytes"] += int((stops - starts).sum())
+        return records, intact
+
+    def _reads(self, numbers: Ids, inverse: Ids) -> tuple[list[_Read], Ids]:
+        """Finished reads that hold the blocks `numbers`, and which of them holds each block."""
+        split, size = self._split, self._block
+        starts, stops = split.spans(numbers * size, np.minimum((numbers + 1) * size, split.records) - 1)
+        if size == 1:
+            reads, of_block = self._plan(starts, stops)
+            self._fetch(reads)
+            return reads, of_block
+        taken = np.bincount(inverse, minlength=len(numbers)).tolist()
+        names = numbers.tolist()
+        with self._lock:
+            kept = [self._kept.get(name) for name in names]
+            missing = np.flatnonzero([found is None for found in kept])
+            own, of_missing = self._plan(starts[missing], stops[missing])
+            sizes = (stops - starts)[missing].tolist()
+            counts = np.minimum(size, split.records - numbers[missing] * size).tolist()
+            for k, read, length, count in zip(
+                missing.tolist(), of_missing.tolist(), sizes, counts, strict=True
+            ):
+                kept[k] = self._kept[names[k]] = _Kept(own[read], length, count)
+            self._kept_bytes += sum(sizes)
+            self._release(names, kept, taken)
+        try:
+            self._fetch(own)
+        except BaseException:
+            with self._lock:  # so that the next call tries again
+                self._forget(own)
+            raise
+        held = [found.read for found in kept if found is not None]
+        reads = list(dict.fromkeys(held))
+        for call in {read.call for read in reads}:
+            call.wait()
+        number = dict(zip(reads, range(len(reads)), strict=True))
+        return reads, np.array([number[read] for read in held])
+
+    def _release(self, names: list[int], kept: list[_Kept | None], taken: list[int]) -> None:
+        """Let go of blocks of which every record has been taken, and of the oldest if there are too many.
+
+        Whoever is about to take records of them holds their reads already.
+        """
+        for name, found, count in zip(names, kept, taken, strict=True):
+            if found is not None:
+                found.left -= count
+                if found.left <= 0 and self._kept.pop(name, None) is not None:
+                    self._kept_bytes -= found.bytes
+        while self._kept_bytes > self._capacity:
+            name = next(iter(self._kept))
+            self._kept_bytes -= self._kept.pop(name).bytes
+
+    def _forget(self, reads: list[_Read]) -> None:
+        gone = set(reads)
+        for name in [name for name, found in self._kept.items() if found.read in gone]:
+            self._kept_bytes -= self._kept.pop(name).bytes
+
+    def _plan(self, starts: Ids, stops: Ids) -> tuple[list[_Read], Ids]:
+        """One read for ranges that lie close together, in rising order; and which read holds each range."""
+        if not len(starts):
+            return [], np.zeros(0, np.int64)
+        fresh = np.concatenate([[True], starts[1:] - stops[:-1] > self._split.place.gap_bytes])
+        group_start = starts[fresh][np.cumsum(fresh) - 1]
+        part = (starts - group_start) // _MAX_READ
+        fresh[1:] |= part[1:] != part[:-1]
+        ends = np.append(np.flatnonzero(fresh)[1:], len(starts)) - 1
+        spans = zip(starts[fresh].tolist(), stops[ends].tolist(), strict=True)
+        call = _Call()
+        return [_Read(call, start, stop) for start, stop in spans], np.cumsum(fresh) - 1
+
+    def _fetch(self, reads: list[_Read]) -> None:
+        """Bring what one call wants."""
+        if not reads:
+            return
+        try:
+            ranges = [self._split.pieces(read.start, read.stop) for read in reads]
+            flat = [piece for pieces in ranges for piece in pieces]
+            found = iter(self._split.place.read_ranges(flat))
+            with self._lock:
+                self._stats["reads"] += len(flat)
+            for read, pieces in zip(reads, ranges, strict=True):
+                parts = [self._whole(next(found), piece) for piece in pieces]
+                read.data = parts[0] if len(parts) == 1 else b"".join(parts)
+        except BaseException as error:
+            reads[0].call.error = error
+            raise
+        finally:
+            reads[0].call.done.set()
+
+    def _whole(self, data: bytes, piece: tuple[str, int, int]) -> bytes:
+        path, offset, length = piece
         if len(data) != length:
             raise HeadraceError(
                 "A shard ends before its last record.",
-                where=str(path),
-                value=f"{bounds[0] + len(data)} bytes",
+                where=self._split.place.where(path),
+                value=f"{offset + len(data)} bytes",
                 hint="It was changed while it was read; run `headrace verify` on the data set.",
             )
-        return Run(path, row, bounds, data)
+        return data
 
-    def _read_window(self, epoch: int, number: int) -> _Window:
-        ids = np.sort(self._plan.window_ids(epoch, number))
-        return _Window(ids, list(self._runs(ids)))
+    def _note_corrupt(self, example_id: int, start: int, wrong: str) -> None:
+        split = self._split
+        shard = split.shard_of(example_id)
+        row, offset = example_id - split.starts[shard], start - split.bases[shard]
+        where = f"{split.place.where(split.shards[shard].path)}, record {row}, byte {offset}"
+        if not self._skip:
+            raise HeadraceError(
+                f"A record is damaged: {wrong} does not fit its bytes.",
+                where=where,
+                hint="Run `headrace verify` on the data set, then copy or prepare it again; "
+                "or leave such records out with on_corrupt='skip'.",
+            )
+        with self._lock:
+            if example_id in self._corrupt:
+                return
+            reason = f"{wrong} does not fit its bytes"
+            found = {"shard": split.shards[shard].path, "record": row, "offset": offset, "reason": reason}
+            self._corrupt[example_id] = found
+            count = len(self._corrupt)
+        if count <= _MAX_LISTED:
+            last = "; further ones are counted, but not logged" if count == _MAX_LISTED else ""
+            _log.warning("Left out a damaged record: %s: %s%s", where, reason, last)
 
 
 class CachedReader:
     """A reader that keeps the records as they are stored, for images that have no common size."""
 
-    def __init__(self, reader: Reader, plan: Plan, cache: Cache) -> None:
-        self._reader, self._plan, self._cache = reader, plan, cache
+    def __init__(self, reader: Reader, cache: Cache) -> None:
+        self._reader, self._cache = reader, cache
 
-    def read(self, epoch: int, start: int, stop: int) -> tuple[Ids, Records]:
+    def read(self, ids: Ids) -> tuple[Records, Valid]:
         """As `Reader.read`."""
-        ids = self._plan.ids(epoch, start, stop)
-        if self._cache.has(ids):
-            return ids, self._cache.get(ids)[0]
-        ids, records = self._reader.read(epoch, start, stop)
-        self._cache.put(ids, [records])
-        return ids, records
+        wanted = ids[ids >= 0]
+        if not self._cache.has(wanted):
+            records, valid = self._reader.read(ids)
+            kept, first = np.unique(ids[valid], return_index=True)
+            self._cache.put(kept, [records[valid][first]])
+            return records, valid
+        records = np.full(len(ids), b"", dtype=object)
+        records[ids >= 0] = self._cache.get(wanted)[0]
+        return records, ids >= 0
+
+    def stats(self) -> dict[str, Any]:
+        """As `Reader.stats`: what had to be read."""
+        return self._reader.stats()
 
 
-class _Window:
-    """A window's records as they were read, block by block, to be taken out in any order."""
+class _Call:
+    """The reads that one call has begun; other calls wait for them."""
 
-    def __init__(self, ids: Ids, runs: list[Run]) -> None:
-        self._runs, self._ids = runs, ids
-        counts = np.array([len(run) for run in runs])
-        self._ends = np.cumsum(counts)
-        self._starts = self._ends - counts
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.error: BaseException | None = None
 
-    def records(self, ids: Ids) -> Records:
-        rows = np.searchsorted(self._ids, ids)
-        runs = np.searchsorted(self._ends, rows, side="right")
-        pairs = zip(runs.tolist(), (rows - self._starts[runs]).tolist(), strict=True)
-        return _objects([self._runs[run].record(number) for run, number in pairs])
+    def wait(self) -> None:
+        self.done.wait()
+        if self.error is not None:
+            raise self.error
 
 
-class _File:
-    """A file kept open for positioned reads, closed when nobody uses it any more."""
+@dataclass(eq=False, slots=True)
+class _Read:
+    """The bytes `start` … `stop - 1` of a split, on their way or here."""
 
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def read(self, offset: int, length: int) -> bytes:
-        return os.pread(self._descriptor, length, offset)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
+    call: _Call
+    start: int
+    stop: int
+    data: bytes = b""
 
 
-def _objects(records: list[bytes]) -> Records:
-    out = np.empty(len(records), dtype=object)
-    out[:] = records
-    return out
+@dataclass(eq=False, slots=True)
+class _Kept:
+    """A block that is kept: the read that holds it, its bytes, and how many of its records are left to take."""
+
+    read: _Read
+    bytes: int
+    left: int
