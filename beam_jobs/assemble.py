@@ -16,7 +16,8 @@ import numpy as np
 
 from beam_jobs.build import RunSummary
 from beam_jobs.files import atomic_file, write_all, write_file
-from beam_jobs.merge import Merge, Range, merged_records, plan_merge
+from beam_jobs.indexed import to_columns
+from beam_jobs.merge import Merge, Range, merged_indexed, merged_records, plan_merge
 from beam_jobs.plan import RUN_SUFFIX, JobPlan
 from beam_jobs.runs import read_index, read_section
 from beam_jobs.settle import Settled, open_finished
@@ -188,7 +189,8 @@ def _write_shard(
             size += len(part)
     kept = merge.index[merge.kept]
     hashes = np.ascontiguousarray(kept["hash"]).view(np.uint8).reshape(-1, KEY_HASH_BYTES)
-    index_bytes = encode_index(kept["length"].astype(np.uint64), hashes)
+    columns = to_columns(merged_indexed(merge, plan.index_row)) if plan.index_row.names else {}
+    index_bytes = encode_index(kept["length"].astype(np.uint64), hashes, columns)
     write_file(stage / index_name(name), index_bytes, durable=True)
     index_entry = FileEntry(
         path=index_name(name), bytes=len(index_bytes), sha256=hashlib.sha256(index_bytes).hexdigest()

@@ -14,6 +14,7 @@ from beam_jobs.batch import DEAD_LETTER_SCHEMA, OWN_PREFIX, Batch, DeadLetter, L
 from beam_jobs.clean import apply_rule
 from beam_jobs.encode import encode_records
 from beam_jobs.gather import Deal
+from beam_jobs.indexed import to_rows
 from beam_jobs.join import join_table, open_table, write_table
 from beam_jobs.listing import PartitionRef, read_partition
 from beam_jobs.plan import JobPlan
@@ -160,6 +161,8 @@ def _add_batch(
     content.hashes.append(as_sortable(key_hashes(keys, plan.spec.seed)))
     content.splits.append(_splits(batch, keys, plan))
     content.rows.append(batch.rows)
+    if plan.index_row.names:
+        content.indexed.append(to_rows(columns, plan.index_row))
     for join in plan.spec.join:
         joined[join.table][1].append(batch.records.column(_JOINED + join.table).to_numpy())
 

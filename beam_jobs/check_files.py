@@ -15,8 +15,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from beam_jobs.check_columns import type_problem, value_problems
 from beam_jobs.frames import Fault, HashingReader, Numbers, check_frames, walk_frames
-from schemas import HeadraceError, ShardIndex
+from schemas import HeadraceError, Manifest, ShardIndex
 from schemas.hashing import as_sortable, shard_bounds
 from schemas.index import decode_index
 from schemas.manifest import FileEntry, ShardEntry
@@ -80,10 +81,16 @@ def check_file(directory: Path, entry: FileEntry, progress: Progress | None = No
 
 
 def check_shard(
-    directory: Path, entry: ShardEntry, number: int, shards: int, progress: Progress | None = None
+    directory: Path,
+    manifest: Manifest,
+    entry: ShardEntry,
+    number: int,
+    shards: int,
+    *,
+    progress: Progress | None = None,
 ) -> tuple[Checked, Checked]:
-    """A shard with every frame, and its index with every row."""
-    own_index, index = _check_index(directory, entry, number, shards)
+    """A shard with every frame, and its index with every row; what this says of features by a sample."""
+    own_index, index = _check_index(directory, manifest, entry, number, shards)
     # What a damaged index says of the shard is worth nothing: then the frames' own headers lead.
     trusted = index if index is not None and not own_index.problems else None
     checked = Checked(entry.path, entry.sha256)
@@ -98,6 +105,8 @@ def check_shard(
             if index is not None and trusted is None:
                 _rows_against_frames(own_index, index, offsets, lengths)
             _finish(checked, entry, reader)
+            if trusted is not None and not checked.problems:
+                _values_against_records(own_index, directory, entry, trusted, manifest)
     return checked, own_index
 
 
@@ -136,7 +145,7 @@ def _finish(checked: Checked, entry: FileEntry, reader: HashingReader) -> None:
 
 
 def _check_index(
-    directory: Path, entry: ShardEntry, number: int, shards: int
+    directory: Path, manifest: Manifest, entry: ShardEntry, number: int, shards: int
 ) -> tuple[Checked, ShardIndex | None]:
     checked = check_file(directory, entry.index)
     if checked.sha256 is None or checked.bytes > _MAX_INDEX_BYTES:
@@ -156,6 +165,9 @@ def _check_index(
             "it describes a file of another size", expected=str(entry.bytes), found=str(index.end)
         )
     _check_hashes(checked, index, number, shards)
+    differs = type_problem(index, manifest)
+    if differs is not None:
+        checked.problem("its columns are not the manifest's", expected=differs[0], found=differs[1])
     return checked, index
 
 
@@ -225,6 +237,18 @@ def _count(checked: Checked, entry: ShardEntry, offsets: Numbers, lengths: Numbe
     end = int(offsets[-1] + lengths[-1]) if len(offsets) else 0
     if size > end:
         checked.problem(f"{size - end} bytes follow its last record", offset=end)
+
+
+def _values_against_records(
+    checked: Checked, directory: Path, entry: ShardEntry, index: ShardIndex, manifest: Manifest
+) -> None:
+    count = 0
+    for record, feature, held, said in value_problems(directory, entry, index, manifest):
+        count += 1
+        if count <= MAX_PROBLEMS:
+            what = "it differs from the record's own value"
+            checked.problem(what, record=record, field=feature, expected=held, found=said)
+    _and_more(checked, count)
 
 
 def _rows_against_frames(checked: Checked, index: ShardIndex, offsets: Numbers, lengths: Numbers) -> None:

@@ -93,6 +93,7 @@ def commit(
         spec_fingerprint=plan.spec.fingerprint,
         spec=plan.spec.model_dump(by_alias=True, mode="json", exclude={"vars"}, exclude_unset=True),
         features=plan.features,
+        indexed=sorted(plan.spec.indexed),
         splits=splits,
         books=books,
         dead_letters=letters,

@@ -17,6 +17,7 @@ from beam_jobs.examples import DamagedRecordError, Values, parse_example, read_r
 from beam_jobs.tables import Block, Facts, Line, Table, show
 from beam_jobs.values import json_of, shown
 from schemas import Books, HeadraceError, Manifest, read_index, read_manifest
+from schemas.columns import is_list
 from schemas.errors import shorten
 from schemas.features import ClassLabelFeature, Feature, ImageFeature, TextFeature
 from schemas.naming import DEAD_LETTERS
@@ -70,6 +71,7 @@ class Inspection:
                 mode="json", include={"name", "version", "description", "headrace_version", "fingerprint"}
             ),
             "label": manifest.spec.get("label"),
+            "indexed": manifest.indexed,
             "splits": {
                 name: {"records": split.records, "bytes": split.bytes, "shards": len(split.shards)}
                 for name, split in manifest.splits.items()
@@ -182,8 +184,9 @@ def _blocks(inspection: Inspection) -> Iterator[Block]:
         for name, split in manifest.splits.items()
     ])  # fmt: skip
     label = manifest.spec.get("label")
-    yield Table("Features", ("feature", "type", "shape", "holds"), [
-        (f"{name} (label)" if name == label else name, feature.type, _shape(feature), _holds(feature))
+    yield Table("Features", ("feature", "type", "shape", "holds", "in the index"), [
+        (f"{name} (label)" if name == label else name, feature.type, _shape(feature), _holds(feature),
+         ("lengths" if is_list(feature) else "values") if name in manifest.indexed else "")
         for name, feature in manifest.features.items()
     ])  # fmt: skip
     yield Table("Books", ("source", ">read", ">written", ">dead", ">dropped", ">duplicates", ""), [

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_jobs.runs import INDEX_DTYPE, Run, in_order, read_index, read_records_into
+from beam_jobs.runs import INDEX_DTYPE, Run, in_order, read_index, read_indexed, read_records_into
 
 _WINDOW_BYTES = 16 << 20  # of records held at a time; more where one record is larger
 
@@ -68,6 +68,12 @@ def plan_merge(ranges: Sequence[Range]) -> Merge:
     repeated = np.zeros(len(order), dtype=np.bool_)
     repeated[1:] = hashes[1:] == hashes[:-1]
     return Merge(ranges, index, owners, order, repeated)
+
+
+def merged_indexed(merge: Merge, row: np.dtype[np.void]) -> npt.NDArray[np.void]:
+    """What the index holds of the kept records' features, in order."""
+    parts = [read_indexed(part.run, row, part.start, part.stop) for part in merge.ranges]
+    return np.concatenate([np.zeros(0, row), *parts], dtype=row)[merge.kept]
 
 
 def merged_records(merge: Merge) -> Iterator[npt.NDArray[np.uint8]]:

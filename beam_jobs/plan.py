@@ -6,11 +6,14 @@ import hashlib
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 from beam_jobs.clean import function_fingerprint
+from beam_jobs.indexed import row_type
 from beam_jobs.sources import open_source
 from beam_jobs.sources.base import Partition, Source
 from beam_jobs.sources.image_folder import ImageFolder
@@ -142,6 +145,11 @@ class JobPlan:
         """The run of a partition, named by all that can change its bytes."""
         return self.workspace.runs / f"{_partition_fingerprint(self.basis, partition)}{RUN_SUFFIX}"
 
+    @cached_property
+    def index_row(self) -> np.dtype[np.void]:
+        """The type of a row of what the indexes hold of the features."""
+        return row_type(self.features, self.spec.indexed)
+
     @property
     def split_names(self) -> list[str]:
         """The splits in the order of the spec, which is the order of their numbers."""
@@ -177,6 +185,7 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, list[Partition]]:
             by_alias=True, mode="json", include={"sources", "main", "join", "clean", "split", "seed"}
         ),
         {name: feature.model_dump(by_alias=True, mode="json") for name, feature in features.items()},
+        sorted(spec.indexed),
         [path.name for path in tables.values()],
     )
     identities = [[p.source, p.identity] for listed in (main, *partitions.values()) for p in listed]

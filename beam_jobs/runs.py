@@ -4,6 +4,7 @@ A run is one file, named by its fingerprint and written atomically, so a run tha
 
     records     framed TFRecords, sorted by (split, key hash, row)
     index       a row of `INDEX_DTYPE` for each of them, in the same order
+    indexed     a row of what the shards' indexes hold of their features, in the same order
     …           small sections of other stages: dead letters, matched rows of tables
     footer      JSON: the sections' places and CRCs, the summary
     trailer     length and CRC of the footer, magic
@@ -48,6 +49,7 @@ class RunContent:
       hashes: uint8 (n, 16) for each chunk.
       splits: int64 (n,) for each chunk.
       rows: int64 (n,) for each chunk.
+      indexed: rows (n,) for each chunk, of one type; see `beam_jobs.indexed`.
       sections: named bytes of other stages.
       summary: JSON-able; see `RunSummary`.
     """
@@ -56,6 +58,7 @@ class RunContent:
     hashes: list[npt.NDArray[np.void]] = field(default_factory=list)
     splits: list[npt.NDArray[np.int64]] = field(default_factory=list)
     rows: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    indexed: list[npt.NDArray[np.void]] = field(default_factory=list)
     sections: dict[str, bytes] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
 
@@ -85,7 +88,8 @@ def write_run(path: Path, content: RunContent, splits: int) -> Run:
     with atomic_file(path, durable=False) as file:
         position = int(lengths.sum())
         sections["records"] = (0, position, _write_records(file, content.records, order))
-        for name, data in {"index": index.tobytes(), **content.sections}.items():
+        indexed = _indexed_in_order(content, order)
+        for name, data in {"index": index.tobytes(), "indexed": indexed, **content.sections}.items():
             write_all(file, data)
             sections[name] = (position, len(data), google_crc32c.value(data))
             position += len(data)
@@ -195,11 +199,19 @@ def read_section(run: Run, name: str) -> bytes:
 
 def read_index(run: Run, start: int = 0, stop: int | None = None) -> npt.NDArray[np.void]:
     """Rows `start` to `stop` of the run's index, `INDEX_DTYPE`."""
-    offset, length, _ = run.sections["index"]
-    stop = length // INDEX_DTYPE.itemsize if stop is None else stop
+    stop = run.sections["index"][1] // INDEX_DTYPE.itemsize if stop is None else stop
+    return _read_rows(run, "index", INDEX_DTYPE, start, stop)
+
+
+def read_indexed(run: Run, row: np.dtype[np.void], start: int, stop: int) -> npt.NDArray[np.void]:
+    """Rows `start` to `stop` of what the shards' indexes hold of the records, of type `row`."""
+    return _read_rows(run, "indexed", row, start, stop)
+
+
+def _read_rows(run: Run, section: str, row: np.dtype[np.void], start: int, stop: int) -> npt.NDArray[np.void]:
     with open(run.path, "rb", buffering=0) as file:
-        data = _pread(file, offset + start * INDEX_DTYPE.itemsize, (stop - start) * INDEX_DTYPE.itemsize)
-    return np.frombuffer(data, dtype=INDEX_DTYPE)
+        at = run.sections[section][0] + start * row.itemsize
+        return np.frombuffer(_pread(file, at, (stop - start) * row.itemsize), dtype=row)
 
 
 def read_records_into(run: Run, offset: int, target: memoryview) -> None:
@@ -226,6 +238,12 @@ def _sort(content: RunContent) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int
     index = np.zeros(len(order), dtype=INDEX_DTYPE)
     index["hash"], index["length"], index["row"] = hashes[order], lengths[order], rows[order]
     return index, order, splits[order]
+
+
+def _indexed_in_order(content: RunContent, order: npt.NDArray[np.int64]) -> bytes:
+    if not content.indexed:
+        return b""
+    return np.concatenate(content.indexed, dtype=content.indexed[0].dtype)[order].tobytes()
 
 
 def _pread(file: BinaryIO, offset: int, length: int) -> bytes:

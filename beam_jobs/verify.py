@@ -114,7 +114,9 @@ def _file_tasks(
     tasks: list[Callable[[], tuple[Checked, ...]]] = []
     for split in manifest.splits.values():
         for number, shard in enumerate(split.shards):
-            tasks.append(partial(check_shard, root, shard, number, len(split.shards), progress))
+            tasks.append(
+                partial(check_shard, root, manifest, shard, number, len(split.shards), progress=progress)
+            )
     for entry in manifest.files:
         tasks.append(lambda entry=entry: (check_file(root, entry, progress),))  # type: ignore[misc]
     return tasks

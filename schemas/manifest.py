@@ -10,8 +10,9 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
+from schemas.columns import why_no_column
 from schemas.errors import HeadraceError
 from schemas.features import Feature, Model
 from schemas.hashing import fingerprint
@@ -77,10 +78,20 @@ class Manifest(Model):
     spec_fingerprint: str
     spec: dict[str, Any] = Field(description="The job as written, variables not filled in.")
     features: dict[str, Feature]
+    indexed: list[str] = Field(
+        default_factory=list, description="Features that the shards' indexes hold too; see `schemas.columns`."
+    )
     splits: dict[str, SplitEntry]
     books: dict[str, Books]
     dead_letters: dict[str, int] = Field(description="Dead letters by `stage.rule`.")
     files: list[FileEntry] = Field(description="Every other file of the version.")
+
+    @model_validator(mode="after")
+    def _indexable(self) -> Manifest:
+        for name in self.indexed:
+            if name not in self.features or why_no_column(self.features[name]) is not None:
+                raise ValueError(f"no index can hold a feature {name!r}")
+        return self
 
     def to_json(self) -> str:
         """The canonical text of the manifest file, with a seal: the content hash of all the rest."""

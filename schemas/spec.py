@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from schemas.columns import indexed_by_default, why_no_column
 from schemas.features import ClassLabelFeature, Feature, Model
 from schemas.hashing import fingerprint
 from schemas.units import ByteSize, Share
@@ -178,6 +179,12 @@ class JobSpec(Model):
     clean: list[Rule] = Field(default_factory=list)
     features: dict[Name, Feature] = Field(min_length=1)
     label: Name | None = Field(None, description="The feature that training predicts.")
+    index: list[Name] | None = Field(
+        None,
+        description="Features that the shards' indexes hold too, so that filters, labels and lengths are known "
+        "without reading a record: numbers, class_labels, bools and short texts by their values, lists of any "
+        "length by the number of their values. Where absent: the label and every list of any length.",
+    )
     split: Split = Split()
     write: Write = Write()
     seed: int = Field(0, description="Of the records' order and shards.")
@@ -214,6 +221,17 @@ class JobSpec(Model):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _indexable(self) -> JobSpec:
+        for name in self.index or []:
+            if name not in self.features:
+                raise ValueError(f"index: no feature is called {name!r}; there are {sorted(self.features)}")
+            if (why := why_no_column(self.features[name])) is not None:
+                raise ValueError(f"index: {name!r} cannot be in an index: {why}")
+            if self.indexed.count(name) > 1:
+                raise ValueError(f"index: {name!r} is listed more than once")
+        return self
+
     @property
     def main_name(self) -> str:
         """The name of the source whose records are written."""
@@ -224,6 +242,11 @@ class JobSpec(Model):
     def main_source(self) -> ImageFolderSource | CsvSource:
         """The source whose records are written."""
         return self.sources[self.main_name]
+
+    @property
+    def indexed(self) -> list[str]:
+        """The features that the shards' indexes hold too."""
+        return indexed_by_default(self.features, self.label) if self.index is None else self.index
 
     @property
     def fingerprint(self) -> str:

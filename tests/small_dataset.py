@@ -35,9 +35,10 @@ features:
   weights: {type: float32, shape: [3]}
   ids: {type: int64, shape: [null]}
   wet: {type: bool}
-  title: {type: text}
+  title: {type: text, max_bytes: 100}
   raw: {type: bytes}
 label: label
+index: [label, wet, title, ids]
 split: {fractions: {train: 0.75, test: 0.25}}
 """
 
@@ -136,6 +137,7 @@ def make(
         spec_fingerprint=spec.fingerprint,
         spec=spec.model_dump(by_alias=True, mode="json", exclude_unset=True),
         features=spec.features,
+        indexed=sorted(spec.indexed),
         splits=splits,
         books={
             "photos": Books(read=first + 8, written=first, dead_lettered=5, dropped={"tiny": 3}),
@@ -162,7 +164,14 @@ def _write_split(root: Path, name: str, split: str, count: int, own: list[int], 
             frames.append(frame(example(values)))
         path = shard_name(name, split, number, count)
         (root / path).write_bytes(b"".join(frames))
-        index = encode_index(np.array([len(f) for f in frames], np.uint64), hashes[members])
+        values = [record(own[i]) for i in members]
+        columns = {
+            "feature/label": pa.array([v["label"][0] for v in values], pa.int64()),
+            "feature/title": pa.array([v["title"][0].decode() for v in values], pa.large_string()),
+            "feature/wet": pa.array([bool(v["wet"][0]) for v in values], pa.bool_()),
+            "length/ids": pa.array([len(v["ids"]) for v in values], pa.int32()),
+        }
+        index = encode_index(np.array([len(f) for f in frames], np.uint64), hashes[members], columns)
         (root / index_name(path)).write_bytes(index)
         shard = entry_of(root, path)
         entries.append(

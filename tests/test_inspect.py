@@ -213,7 +213,8 @@ def test_everything_is_in_the_text(root: Path) -> None:
         "pond 2.0.1",
         "Fish and reeds.",
         "  split  records  share  shards   bytes  a record",
-        "  label (label)  class_label         2: fish, reed",
+        "  label (label)  class_label         2: fish, reed  values",
+        "  ids            int64        [any]                 lengths",
         "  count          int64               -5 to 10,000",
         "  weights        float32      [3]",
         "  photos    48       40     5        3           0  balanced",
@@ -244,7 +245,7 @@ def test_scripts_get_json(root: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert inspect_command(str(root), records=1, as_json=True) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["splits"]["train"] == {"records": 20, "bytes": data["splits"]["train"]["bytes"], "shards": 4}
-    assert data["label"] == "label"
+    assert (data["label"], data["indexed"]) == ("label", ["ids", "label", "title", "wet"])
     assert data["features"]["label"] == {
         "type": "class_label",
         "names": ["fish", "reed"],

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -273,11 +274,13 @@ def test_many_unlisted_files_are_counted(root: Path) -> None:
     assert problems[-1].what == "7 more files that are not part of the data set"
 
 
-def index_of(root: Path, lengths: Any = None, hashes: Any = None) -> None:
+def index_of(root: Path, lengths: Any = None, hashes: Any = None, columns: Any = None) -> None:
     """Another index for SHARD, with a manifest that agrees: a faulty writer's."""
     index = read_index(root / INDEX)
     data = encode_index(
-        index.lengths if lengths is None else lengths, index.key_hashes if hashes is None else hashes
+        index.lengths if lengths is None else lengths,
+        index.key_hashes if hashes is None else hashes,
+        index.columns if columns is None else columns,
     )
     (root / INDEX).write_bytes(data)
     relist(root)
@@ -345,6 +348,41 @@ def test_an_index_of_another_version_is_said_to_be(root: Path) -> None:
     relist(root)
     [found] = only(verify(root), INDEX)
     assert found.what == "The index was written by another version of Headrace."
+
+
+def test_an_index_with_other_columns_than_the_manifest_says_is_found(root: Path) -> None:
+    columns = dict(read_index(root / INDEX).columns)
+    del columns["feature/wet"]
+    columns["feature/label"] = columns["feature/label"].cast(pa.float32())
+    index_of(root, columns=columns)
+    [found] = [p for p in only(verify(root), INDEX) if p.field is None]
+    assert found.what == "its columns are not the manifest's"
+    assert found.expected is not None
+    assert found.expected.startswith("feature/label: int64, ")
+    assert found.found == "feature/label: float, feature/title: large_string, length/ids: int32"
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "feature", "expected", "said"),
+    [
+        ("feature/label", 7, "label", "[01]", "7"),
+        ("feature/wet", None, "wet", "(True|False)", "(True|False)"),
+        ("feature/title", "no such", "title", "'N.*fish'", "'no such'"),
+        ("length/ids", 99, "ids", "[0-3]", "99"),
+    ],
+)
+def test_an_index_that_lies_about_a_feature_is_found_at_its_record(
+    root: Path, column: str, value: Any, feature: str, expected: str, said: str
+) -> None:
+    columns = dict(read_index(root / INDEX).columns)
+    values = columns[column].to_pylist()
+    values[2] = not values[2] if value is None else value
+    index_of(root, columns={**columns, column: pa.array(values, columns[column].type)})
+    [found] = only(verify(root), INDEX)
+    assert (found.record, found.field) == (2, feature)
+    assert found.what == "it differs from the record's own value"
+    assert re.fullmatch(expected, str(found.expected))
+    assert re.fullmatch(said, str(found.found))
 
 
 def test_records_that_the_shard_does_not_hold_are_found(root: Path) -> None:

@@ -34,8 +34,10 @@ features:
   probability: {type: float32, min: 0, max: 1}
   module: {type: int64}
   sizes: {type: int64, from: [width, height]}
-  note: {type: text, default: none}
+  note: {type: text, default: none, max_bytes: 40}
+  words: {type: int64, shape: [null]}
 label: label
+index: [label, probability, note, words]
 split: {fractions: {train: 0.6, validation: 0.2, test: 0.2}, by: module}
 write: {shards: {train: 3, validation: 1, test: 2}, max_dead_letters: 20%}
 """
@@ -46,6 +48,7 @@ def grade(record: dict[str, Any]) -> dict[str, Any] | None:
     if record["note"] == "ghost":
         return None
     record["label"] = "bad" if float(record["probability"]) > 0.5 else "good"
+    record["words"] = [len(word) for word in record["note"].split()]
     return record
 
 
