@@ -15,15 +15,20 @@ from loader.augment import Augment, AugmentFn, RandomResizedCrop
 from loader.cache import CACHES, Cache, Column, disk_cache, memory_cache
 from loader.cached import columns_of
 from loader.checks import check_count, check_name, check_size
-from loader.dataset import Split, open_split
+from loader.dataset import open_split
 from loader.decode import RESIZES
-from loader.pipeline import Recipe, build
+from loader.loader import Loader
+from loader.order import LAST_BATCHES, Batches
+from loader.part import Where, filtered, parse_part, split_name
+from loader.pipeline import Recipe
 from loader.plan import make_plan
-from loader.read import CachedReader, Reader
+from loader.read import ON_CORRUPT, CachedReader, Reader
+from loader.state import Start, from_dict
 from schemas import HeadraceError, Manifest
 from schemas.features import BoolFeature, ClassLabelFeature, Feature, ImageFeature
 
 Size = tuple[int, int]
+_READS = 2  # chunks read at a time
 
 
 def load(
@@ -42,18 +47,22 @@ def load(
     training: bool | None = None,
     shuffle: bool | None = None,
     repeat: bool | int = False,
-    first_epoch: int = 0,
-    drop_remainder: bool = False,
+    last_batch: str = "keep",
+    process_index: int = 0,
+    process_count: int = 1,
+    state: Mapping[str, Any] | None = None,
+    where: Where | None = None,
+    on_corrupt: str = "raise",
     cache: str | None = None,
     cache_dir: str | Path | None = None,
     num_parallel_calls: int | None = None,
     threads: int | None = None,
     prefetch: int = 2,
-) -> tf.data.Dataset:
-    """One split of a prepared data set, ready for `model.fit`.
+) -> Loader:
+    """A split of a prepared data set, or a part of one, as a `tf.data.Dataset` ready for `model.fit`.
 
-    Every epoch holds every record exactly once (but see `drop_remainder`), in an order, and with an augmentation,
-    that depend on the data set, `seed` and the epoch's number, and on nothing else: not on threads, machines or
+    Every epoch holds every record exactly once (but see `last_batch`), in an order, and with an augmentation, that
+    depend on the data set, `seed` and the epoch's number, and on nothing else: not on threads, hosts, machines or
     earlier runs. Iterating again gives the next epoch, as with tf.data's own `shuffle`.
 
     Elements are `(features, label)` where the data set has a label, else a dict. Features are a dict of tensors by
@@ -67,8 +76,8 @@ def load(
 
     Args:
       directory: of one version, such as out/elpv/1.0.0: where manifest.json is.
-      split: "train", "validation", … as the job named them.
-      batch_size: examples of a batch; None for single examples.
+      split: "train", "validation", … as the job named them, or a part: "train[:80%]", "train[10%:20%]", "train[:1000]".
+      batch_size: examples of a batch over all hosts; None for single examples.
       seed: another one gives another order and augmentation.
       features: the features wanted, all but the label if None. Others are not even parsed.
       label: True for the label that the data set declares, the name of another feature, False for dicts.
@@ -84,8 +93,18 @@ def load(
       shuffle: True or False to differ from `training`. Not shuffled is stored order.
       repeat: True for epochs without end, or a number of epochs. Each is a fresh one, and no batch holds records
         of two.
-      first_epoch: the number of the first epoch, to go on with the next one after a restart.
-      drop_remainder: leave out the last batch of an epoch if it is smaller, so that shapes are static.
+      last_batch: of an epoch, if it is smaller: "keep" it; "drop" it, so that shapes are static; or "pad" it with
+        zeros and tell which rows are real, so that every host evaluates every record exactly once in the same
+        number of steps: elements are `(features, label, mask)` then, mask float32, which Keras takes for sample
+        weights; dicts get "example_mask", bool.
+      process_index: this host's number, 0 … `process_count - 1`. It yields its rows of every batch, so that all
+        hosts' rows together are the batch that one host would yield.
+      process_count: hosts that share each batch; divides `batch_size`.
+      state: what `loader.state(step)` gave, to go on from there: the same data set, split, seed, shuffle and filter,
+        on any number of hosts.
+      where: a filter: a function of the index's columns, by name, to bool of shape (records,). Labels, and whatever
+        else the job put into the index, are read from it without touching a record.
+      on_corrupt: "raise" an error at a damaged record, or "skip" it: just this one is left out and reported.
       cache: "memory" or "disk" to decode only once; see the guide for what is kept. Under the shuffle: order and
         augmentation stay fresh.
       cache_dir: for cache="disk"; ~/.cache/headrace if None. Processes share it.
@@ -97,14 +116,23 @@ def load(
       HeadraceError: there is no such data set, split, feature or option; a shard is missing or not the one that the
         manifest describes; images of different sizes are to be batched.
     """
-    manifest, stored = open_split(directory, split)
-    training = split == "train" if training is None else training
+    name = split_name(split)
+    manifest, stored = open_split(directory, name)
+    part = parse_part(split, {name: stored.records})
+    training = name == "train" if training is None else training
     size = check_size("image_size", image_size)
     _check_counts(batch_size=batch_size, threads=threads, repeat=repeat if repeat is not True else None)
-    check_count("first_epoch", first_epoch, 0)
     check_name("resize", resize, RESIZES, "The loader knows no such way to resize.")
+    check_name(
+        "last_batch", last_batch, LAST_BATCHES, "The loader knows nothing else to do with a last batch."
+    )
+    check_name(
+        "on_corrupt", on_corrupt, ON_CORRUPT, "The loader knows nothing else to do with damaged records."
+    )
     if cache is not None:
         check_name("cache", cache, CACHES, "There is no cache of this kind.")
+    if where is not None:
+        part = filtered(part, where, stored.column)
     chosen, label_name = _choose(manifest, features, label)
     asked = augmentation.resolve(augment)
     ops = _bind(asked if training else (), chosen, label_name, size)
@@ -115,29 +143,35 @@ def load(
         n: _shape(f, None if crop_first else size) for n, f in chosen.items() if isinstance(f, ImageFeature)
     }
     _check_batchable(shapes, ops, batch_size)
-    plan = make_plan(
-        stored.records,
-        stored.bytes,
-        f"{manifest.fingerprint}/{split}",
-        seed=seed,
-        shuffle=training if shuffle is None else shuffle,
+    batches = _batches(batch_size, last_batch, process_index, process_count, ops)
+    mean_bytes = max(1, stored.bytes // max(1, stored.records))
+    data = f"{manifest.fingerprint}/{part.name}"
+    order = make_plan(
+        len(part), mean_bytes * len(part), data, seed=seed, shuffle=training if shuffle is None else shuffle
     )
-    plain = Reader(stored, block=plan.block if plan.shuffle else 1)
+    words = f"{manifest.name} {manifest.version}, {part.name}, seed {seed}"
+    plain = Reader(stored, block=order.block, on_corrupt=on_corrupt)
     reader: Reader | CachedReader = plain
     columns, kept = columns_of(chosen, shapes), None
     if cache is not None and stored.records:
         decoding = [sorted(chosen), None if crop_first else size, resize, tf.__version__]
         if any(None in shape for shape in shapes.values()):
             raw = [Column("record", "bytes")]
-            reader = CachedReader(plain, _make_cache(cache, cache_dir, raw, stored, plan.identity, []))
+            reader = CachedReader(plain, _make_cache(cache, cache_dir, raw, stored.records, data, []))
         else:
-            kept = _make_cache(cache, cache_dir, columns, stored, plan.identity, decoding)
+            kept = _make_cache(cache, cache_dir, columns, len(part), data, decoding)
     threads = threads or len(os.sched_getaffinity(0))
-    return build(
+    return Loader(
         Recipe(
-            plan=plan,
+            data=words,
+            order=order,
+            batches=batches,
+            start=Start() if state is None else from_dict(state, order, words),
+            epochs=None if repeat is True else max(int(repeat), 1),
+            part=part,
             reader=reader,
-            mean_bytes=max(1, stored.bytes // max(1, stored.records)),
+            skip_corrupt=on_corrupt == "skip",
+            mean_bytes=mean_bytes,
             features=chosen,
             label=label_name,
             with_ids=with_ids,
@@ -149,15 +183,41 @@ def load(
             cache=kept,
             columns=columns,
             one_hot=_one_hot(chosen, label_name) if one_hot else 0,
-            batch_size=batch_size,
-            drop_remainder=drop_remainder,
-            first_epoch=first_epoch,
-            epochs=None if repeat is True else max(int(repeat), 1),
+            reads=_READS,
             parallel=num_parallel_calls or 4 * threads,
             threads=threads,
             prefetch=prefetch,
         )
     )
+
+
+def _batches(
+    batch_size: int | None, last: str, process_index: int, process_count: int, ops: Sequence[AugmentFn]
+) -> Batches:
+    check_count("process_count", process_count, 1)
+    check_count("process_index", process_index, 0)
+    if process_index >= process_count:
+        raise HeadraceError(
+            "There is no such host.",
+            where="process_index",
+            value=process_index,
+            allowed=f"0 … {process_count - 1}, as process_count={process_count}",
+        )
+    # MixUp and CutMix mix neighbours, which must not be on two hosts.
+    unit = (
+        2 * process_count
+        if process_count > 1 and any(augmentation.is_batched(op) for op in ops)
+        else process_count
+    )
+    if batch_size is not None and batch_size % unit:
+        raise HeadraceError(
+            "The hosts cannot share such a batch evenly.",
+            where=f"batch_size, process_count={process_count}",
+            value=batch_size,
+            allowed=f"a multiple of {unit}",
+            hint="batch_size is that of all hosts together.",
+        )
+    return Batches(batch_size, last, process_index, process_count)
 
 
 def _check_counts(**values: int | None) -> None:
@@ -255,9 +315,9 @@ def _check_batchable(
 
 
 def _make_cache(
-    kind: str, place: str | Path | None, columns: Sequence[Column], stored: Split, *identity: object
+    kind: str, place: str | Path | None, columns: Sequence[Column], records: int, *identity: object
 ) -> Cache:
     if kind == "memory":
-        return memory_cache(columns, stored.records)
+        return memory_cache(columns, records)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace"
-    return disk_cache(columns, stored.records, Path(place) if place else home, identity)
+    return disk_cache(columns, records, Path(place) if place else home, identity)

@@ -99,8 +99,16 @@ def resolve(augment: Augment) -> tuple[AugmentFn, ...]:
     return ops
 
 
-def apply(ops: Sequence[AugmentFn], features: Features, seed: tf.Tensor, first: int = 0) -> Features:
+def apply(
+    ops: Sequence[AugmentFn],
+    features: Features,
+    seed: tf.Tensor,
+    first: int = 0,
+    valid: tf.Tensor | None = None,
+) -> Features:
     """The features after all `ops`; `first` is the place of the first of them in the user's list.
+
+    Of a batch, `valid`, bool (n,), says which rows hold an example.
 
     Operations here may leave float32; images that were uint8 are uint8 again before a user's function and at the end.
     """
@@ -109,7 +117,8 @@ def apply(ops: Sequence[AugmentFn], features: Features, seed: tf.Tensor, first: 
         own = isinstance(op, (ImageOp, RandomResizedCrop, MixUp, CutMix))
         # Seeds of different places are different Philox keys, and so independent streams.
         given = features if own else _restore(features, whole)
-        features = op(given, seed + tf.constant([0, place], tf.int64))
+        place_seed = seed + tf.constant([0, place], tf.int64)
+        features = op(given, place_seed, valid) if isinstance(op, (MixUp, CutMix)) else op(given, place_seed)
         whole = whole if own else _uint8(features)
     return _restore(features, whole)
 

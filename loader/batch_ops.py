@@ -37,10 +37,10 @@ class MixUp:
         check_bounds(self, "alpha", 1e-3, math.inf)
         check_bounds(self, "probability", 0, 1)
 
-    def __call__(self, features: Features, seeds: tf.Tensor) -> Features:
+    def __call__(self, features: Features, seeds: tf.Tensor, valid: tf.Tensor | None = None) -> Features:
         """The batch mixed; the label float32 (n, classes), or (n,) where it is a number."""
         keep = tf.map_fn(self._draw, seeds, fn_output_signature=tf.float32)
-        partner = _partners(tf.shape(seeds)[0])
+        partner = _partners(tf.shape(seeds)[0], valid)
         mixed = {name: _mix(v, partner, keep) if _is_images(v) else v for name, v in features.items()}
         return _mix_label(self, mixed, partner, keep)
 
@@ -63,10 +63,10 @@ class CutMix:
         check_bounds(self, "alpha", 1e-3, math.inf)
         check_bounds(self, "probability", 0, 1)
 
-    def __call__(self, features: Features, seeds: tf.Tensor) -> Features:
+    def __call__(self, features: Features, seeds: tf.Tensor, valid: tf.Tensor | None = None) -> Features:
         """The batch mixed; the label float32 (n, classes), or (n,) where it is a number."""
         drawn = tf.map_fn(self._draw, seeds, fn_output_signature=tf.TensorSpec([3], tf.float32))
-        partner = _partners(tf.shape(seeds)[0])
+        partner = _partners(tf.shape(seeds)[0], valid)
         mixed, keep = dict(features), None
         for name, images in features.items():
             if _is_images(images):
@@ -96,8 +96,11 @@ def _boxes(shape: tf.Tensor, drawn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return box[..., None], 1 - tf.reduce_mean(tf.cast(box, tf.float32), axis=(1, 2))
 
 
-def _partners(count: tf.Tensor) -> tf.Tensor:
-    return tf.minimum(tf.bitwise.bitwise_xor(tf.range(count), 1), count - 1)
+def _partners(count: tf.Tensor, valid: tf.Tensor | None) -> tf.Tensor:
+    own = tf.range(count)
+    partner = tf.minimum(tf.bitwise.bitwise_xor(own, 1), count - 1)
+    # Padding is no partner.
+    return partner if valid is None else tf.where(tf.gather(valid, partner), partner, own)
 
 
 def _mix(values: tf.Tensor, partner: tf.Tensor, keep: tf.Tensor) -> tf.Tensor:

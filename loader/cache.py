@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from loader.order import HOLE
 from loader.plan import Ids
 from schemas import HeadraceError
 from schemas.hashing import fingerprint
@@ -61,24 +62,60 @@ class Cache:
         self._lock = threading.Lock()
         self._partial: _Partial | None = None
 
-    def has(self, ids: Ids) -> bool:
-        """Whether all of these examples are stored."""
-        return bool(self._have[ids].all())
+    def missing(self, places: Ids) -> Ids:
+        """Which of the rows `places` are neither stored nor HOLE, int64 (m,)."""
+        return np.flatnonzero(~self._has(places) & (places != HOLE))
 
-    def get(self, ids: Ids) -> list[Values]:
-        """The columns of these examples, in order."""
-        return [store.get(ids) for store in self._stores]
+    def get(self, places: Ids) -> list[Values]:
+        """The columns of these examples, in order; anything for HOLE."""
+        if (places == HOLE).any():
+            places = np.where(places == HOLE, 0, places)
+        return [store.get(places) for store in self._stores]
 
-    def put(self, ids: Ids, values: Sequence[Values]) -> None:
-        """Store these examples' columns; the last one completes the cache."""
+    def put(self, places: Ids, values: Sequence[Values]) -> None:
+        """Store these examples' columns, as far as there is room; the last one completes the cache."""
+        room = places < len(self._have)
+        if not room.all():
+            places, values = places[room], [value[room] for value in values]
         for store, part in zip(self._stores, values, strict=True):
-            store.put(ids, part)
+            store.put(places, part)
         with self._lock:
-            self._missing -= int(np.count_nonzero(~self._have[ids]))
-            self._have[ids] = True
+            self._missing -= int(np.count_nonzero(~self._have[places]))
+            self._have[places] = True
             if self._missing == 0 and self._partial is not None:
                 self._partial.publish()
                 self._partial = None
+
+    def fill(self, places: Ids, rows: Ids, valid: Values, *values: Values) -> list[Values]:
+        """Store what was missing, and give all that was asked for.
+
+        Args:
+          places: asked for.
+          rows: which of them were missing.
+          valid: which of those could be made; others are not stored.
+          values: their columns.
+
+        Returns:
+          The columns of `places`, and which of these are valid, bool (n,).
+        """
+        self.put(places[rows[valid]], [value[valid] for value in values])
+        good = places != HOLE
+        good[rows[~valid]] = False
+        if len(rows) == len(places):
+            return [*values, good]
+        rest = np.setdiff1d(np.arange(len(places)), rows)
+        out = []
+        for store, value in zip(self._stores, values, strict=True):
+            both = np.empty((len(places), *value.shape[1:]), value.dtype)
+            both[rows] = value
+            both[rest] = store.get(np.maximum(places[rest], 0))
+            out.append(both)
+        return [*out, good]
+
+    def _has(self, places: Ids) -> Values:
+        known = (places >= 0) & (places < len(self._have))
+        known[known] = self._have[places[known]]
+        return known
 
 
 def memory_cache(columns: Sequence[Column], records: int) -> Cache:

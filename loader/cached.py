@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from loader.cache import Cache, Column, Values
 from loader.decode import Features, feature_dtype, is_ragged
-from loader.plan import Ids
+from loader.order import HOLE
 from schemas.features import Feature, ImageFeature
 
 
@@ -33,35 +33,37 @@ def through_cache(
     cache: Cache,
     columns: Sequence[Column],
     features: Mapping[str, Feature],
-    ids: tf.Tensor,
-    make: Callable[[], Features],
-) -> Features:
-    """The features of examples `ids`: from the cache if it has them all, else made, and stored for later."""
-    ids = tf.ensure_shape(ids, [None])
+    places: tf.Tensor,
+    make: Callable[[tf.Tensor], tuple[Features, tf.Tensor]],
+) -> tuple[Features, tf.Tensor]:
+    """The features of the examples at `places`, and which of them are valid, bool (n,).
+
+    Args:
+      cache: what is stored so far; takes up what is made.
+      columns: of the cache.
+      features: that the columns hold.
+      places: int64 (n,), HOLE where there is no example.
+      make: of some of the rows, int64 (m,): their features, and which of them are valid.
+    """
     ragged = {name: feature_dtype(f) for name, f in features.items() if is_ragged(f)}
-    hit = tf.ensure_shape(tf.numpy_function(lambda i: np.bool_(cache.has(i)), [ids], tf.bool), [])
+    types = [tf.string if column.dtype == "bytes" else tf.as_dtype(column.dtype) for column in columns]
+    missing = tf.numpy_function(cache.missing, [places], tf.int64)
+    missing = tf.ensure_shape(missing, [None])
 
     def stored() -> list[tf.Tensor]:
-        types = [tf.string if column.dtype == "bytes" else tf.as_dtype(column.dtype) for column in columns]
-        return list(tf.numpy_function(cache.get, [ids], types))
+        return [*tf.numpy_function(cache.get, [places], types), tf.not_equal(places, HOLE)]
 
     def made() -> list[tf.Tensor]:
-        new = make()
+        new, valid = make(missing)
         flat = [_serialize(new[c.name]) if c.name in ragged else new[c.name] for c in columns]
+        return list(tf.numpy_function(cache.fill, [places, missing, valid, *flat], [*types, tf.bool]))
 
-        def put(ids: Ids, *values: Values) -> np.bool_:
-            cache.put(ids, values)
-            return np.bool_(True)
-
-        done = tf.numpy_function(put, [ids, *flat], tf.bool)
-        with tf.control_dependencies([done]):
-            return [tf.identity(value) for value in flat]
-
+    *values, valid = tf.cond(tf.equal(tf.size(missing), 0), stored, made)
     found: Features = {}
-    for column, value in zip(columns, tf.cond(hit, stored, made), strict=True):
+    for column, value in zip(columns, values, strict=True):
         value = tf.ensure_shape(value, [None, *column.shape])  # noqa: PLW2901
         found[column.name] = _deserialize(value, ragged[column.name]) if column.name in ragged else value
-    return found
+    return found, valid
 
 
 def _serialize(value: tf.RaggedTensor) -> tf.Tensor:

@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
-from loader import augment, decode
+from loader import augment, decode, padding
 from loader.augment import AugmentFn, RandomResizedCrop
 from loader.cache import Cache, Column
 from loader.cached import through_cache
 from loader.decode import Features
-from loader.plan import Plan
-from loader.read import CachedReader, Reader
+from loader.order import Batches, HostView, Order
+from loader.part import Part
+from loader.plan import Ids
+from loader.read import CachedReader, Reader, Records
+from loader.state import Start
+from schemas import HeadraceError
 from schemas.features import Feature, ImageFeature
 
 _CHUNK_BYTES = 1 << 20  # 1 MiB: what one read fetches; larger chunks fall out of the processor's caches
 _CHUNK_RECORDS = 4096
 _CACHED_CHUNK = 32  # records, so that decoding a chunk is a small share of a batch
-_READS = 2  # chunks read at a time
-_ID, _SEED = "/id", "/seed"  # no feature can have these names
+_ID, _SEED, _VALID = "/id", "/seed", "/valid"  # no feature can have these names
 
 
 @dataclass(frozen=True)
 class Recipe:
     """All that decides what a data set yields. Built and checked by `load`."""
 
-    plan: Plan
+    data: str  # what is read, in words
+    order: Order
+    batches: Batches
+    start: Start
+    epochs: int | None  # of an iteration; None for ever
+    part: Part
     reader: Reader | CachedReader
+    skip_corrupt: bool
     mean_bytes: int  # of a record
     features: Mapping[str, Feature]
     label: str | None
@@ -42,10 +53,7 @@ class Recipe:
     cache: Cache | None
     columns: Sequence[Column]
     one_hot: int  # classes, or 0 for labels as they are stored
-    batch_size: int | None
-    drop_remainder: bool
-    first_epoch: int
-    epochs: int | None  # None for ever
+    reads: int  # chunks read at a time
     parallel: int
     threads: int
     prefetch: int
@@ -53,94 +61,131 @@ class Recipe:
 
 def build(recipe: Recipe) -> tf.data.Dataset:
     """The data set that a recipe describes."""
-    epochs = tf.data.Dataset.from_generator(
-        _epoch_numbers(recipe), output_signature=tf.TensorSpec([], tf.int64)
-    )
+    epochs = tf.data.Dataset.from_generator(_epochs(recipe), output_signature=tf.TensorSpec([3], tf.int64))
     # An epoch is its own little data set, so that no batch holds records of two epochs.
-    dataset = epochs.flat_map(lambda epoch: _one_epoch(recipe, epoch))
-    count = steps_per_epoch(recipe)
-    total = tf.data.INFINITE_CARDINALITY if recipe.epochs is None else count * recipe.epochs
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(total))
+    dataset = epochs.flat_map(lambda epoch: _one_epoch(recipe, *tf.unstack(epoch)))
+    total = _cardinality(recipe)
+    if total is not None:
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(total))
     if recipe.prefetch:
         dataset = dataset.prefetch(recipe.prefetch)
     return dataset.with_options(_options(recipe))
 
 
-def steps_per_epoch(recipe: Recipe) -> int:
-    """Elements of an epoch: batches, or examples where there are no batches."""
-    if recipe.batch_size is None:
-        return recipe.plan.records
-    whole, rest = divmod(recipe.plan.records, recipe.batch_size)
-    return whole + bool(rest and not recipe.drop_remainder)
-
-
-def _one_epoch(recipe: Recipe, epoch: tf.Tensor) -> tf.data.Dataset:
+def _one_epoch(recipe: Recipe, epoch: tf.Tensor, first: tf.Tensor, rows: tf.Tensor) -> tf.data.Dataset:
+    """This host's `rows` rows of an epoch from position `first` on."""
     # Python is entered once a chunk of neighbours in the order, not once a record.
     chunk = _chunk_records(recipe)
-    dataset = tf.data.Dataset.range(0, recipe.plan.records, chunk)
-    if recipe.cache is None:
-        dataset = dataset.map(lambda start: _read(recipe, epoch, start, chunk), num_parallel_calls=_READS)
-    else:
-        dataset = dataset.map(
-            lambda start: _read_cached(recipe, epoch, start, chunk), num_parallel_calls=recipe.parallel
-        )
+    dataset = tf.data.Dataset.range(0, rows, chunk)
+    read, calls = (_read, recipe.reads) if recipe.cache is None else (_read_cached, recipe.parallel)
+    dataset = dataset.map(
+        lambda start: read(recipe, epoch, first, start, tf.minimum(start + chunk, rows)),
+        num_parallel_calls=calls,
+    )
+    size = recipe.batches.host_size
+    # No batch is smaller then, and so shapes are static.
+    drop = recipe.batches.last == "drop" or recipe.batches.has_holes
     decoding = recipe.cache is None and bool(_images(recipe))
-    if decoding or _example_ops(recipe) or recipe.batch_size is None:
+    if decoding or _example_ops(recipe) or recipe.batches.batch_size is None:
         # One example after the other from here on: with images, passes over whole batches cost more.
         dataset = dataset.unbatch()
+        if recipe.batches.batch_size is None and _VALID in dataset.element_spec:
+            dataset = dataset.filter(lambda features: features[_VALID])
         prepare = _prepare if recipe.cache is None else _augment
         dataset = dataset.map(lambda features: prepare(recipe, features), num_parallel_calls=recipe.parallel)
-        if recipe.batch_size is not None:
-            dataset = dataset.batch(recipe.batch_size, recipe.drop_remainder)
-    else:
-        dataset = dataset.rebatch(recipe.batch_size, recipe.drop_remainder)
+        if recipe.batches.batch_size is not None:
+            dataset = dataset.batch(size, drop)
+    elif chunk != size:
+        dataset = dataset.rebatch(size, drop)
+    elif drop:
+        dataset = dataset.map(lambda features: _fixed(features, size))
     if _batch_ops(recipe):
         dataset = dataset.map(lambda features: _mix(recipe, features), num_parallel_calls=recipe.threads)
+    if recipe.batches.batch_size is not None and _VALID in dataset.element_spec:
+        blank = padding.zero if recipe.batches.last == "pad" else padding.remove
+        dataset = dataset.map(lambda features: blank(features, _VALID))
     return dataset.map(lambda features: _arrange(recipe, features))
 
 
-def _read(recipe: Recipe, epoch: tf.Tensor, start: tf.Tensor, chunk: int) -> Features:
-    """The parsed records of one chunk."""
-
-    def read(epoch: int, start: int) -> tuple[object, object, object]:
-        ids = recipe.plan.ids(int(epoch), int(start), min(int(start) + chunk, recipe.plan.records))
-        return ids, recipe.plan.seeds(int(epoch), ids), recipe.reader.read(ids)[0]
-
-    ids, seeds, records = tf.numpy_function(
-        read, [epoch, start], [tf.int64, tf.int64, tf.string], stateful=False
+def _read(recipe: Recipe, epoch: tf.Tensor, first: tf.Tensor, start: tf.Tensor, stop: tf.Tensor) -> Features:
+    """The parsed records of this host's rows `start` … `stop - 1`."""
+    # One entry into Python for both, as each costs.
+    ids, seeds, records, valid = tf.numpy_function(
+        lambda *rows: (plan := _plan(recipe, *rows)[1:]) + _records(recipe, plan[0]),
+        [epoch, first, start, stop],
+        [tf.int64, tf.int64, tf.string, tf.bool],
+        stateful=False,
     )
     features = decode.parse(tf.ensure_shape(records, [None]), recipe.features)
-    return {**features, **_hidden(recipe, ids, seeds)}
+    return {**features, **_hidden(recipe, ids, seeds, valid)}
 
 
-def _read_cached(recipe: Recipe, epoch: tf.Tensor, start: tf.Tensor, chunk: int) -> Features:
+def _read_cached(
+    recipe: Recipe, epoch: tf.Tensor, first: tf.Tensor, start: tf.Tensor, stop: tf.Tensor
+) -> Features:
     """As `_read`, with the images decoded: from the cache, or from the shards and into the cache."""
     assert recipe.cache is not None
-
-    def plan(epoch: int, start: int) -> tuple[object, object]:
-        ids = recipe.plan.ids(int(epoch), int(start), min(int(start) + chunk, recipe.plan.records))
-        return ids, recipe.plan.seeds(int(epoch), ids)
-
-    def make() -> Features:
-        features = _read(recipe, epoch, start, chunk)
-        for name, feature in _images(recipe).items():
-            spec = tf.TensorSpec(recipe.image_shapes[name], tf.uint8)
-            features[name] = tf.map_fn(
-                lambda data, feature=feature: _image(recipe, data, feature),
-                features[name],
-                fn_output_signature=spec,
-            )
-        return features
-
-    ids, seeds = tf.numpy_function(plan, [epoch, start], [tf.int64, tf.int64], stateful=False)
-    features = through_cache(recipe.cache, recipe.columns, recipe.features, ids, make)
-    return {**features, **_hidden(recipe, ids, seeds)}
+    places, ids, seeds = tf.numpy_function(
+        lambda *rows: _plan(recipe, *rows), [epoch, first, start, stop], [tf.int64] * 3, stateful=False
+    )
+    features, valid = through_cache(
+        recipe.cache,
+        recipe.columns,
+        recipe.features,
+        places,
+        lambda rows: _make(recipe, tf.gather(ids, rows)),
+    )
+    return {**features, **_hidden(recipe, ids, seeds, valid)}
 
 
-def _hidden(recipe: Recipe, ids: tf.Tensor, seeds: tf.Tensor) -> Features:
+def _make(recipe: Recipe, ids: tf.Tensor) -> tuple[Features, tf.Tensor]:
+    """Examples `ids` as the cache keeps them, and which of them are valid."""
+    records, valid = tf.numpy_function(
+        lambda ids: _records(recipe, ids), [ids], [tf.string, tf.bool], stateful=False
+    )
+    features = decode.parse(tf.ensure_shape(records, [None]), recipe.features)
+    for name, feature in _images(recipe).items():
+        features[name] = tf.map_fn(
+            lambda data, feature=feature: _image(recipe, data, feature),
+            features[name],
+            fn_output_signature=tf.TensorSpec(recipe.image_shapes[name], tf.uint8),
+        )
+    return features, valid
+
+
+def _plan(recipe: Recipe, epoch: int, first: int, start: int, stop: int) -> tuple[Ids, Ids, Ids]:
+    """Places in the part, ids and seeds of this host's rows `start` … `stop - 1`."""
+    view = HostView(recipe.order, recipe.batches)
+    positions, places = view.take(int(epoch), int(first), int(start), int(stop))
+    seeds = recipe.order.seeds(int(epoch), positions, places) if recipe.ops else np.zeros((0, 2), np.int64)
+    return places, recipe.part.stored(places), seeds
+
+
+def _records(recipe: Recipe, ids: Ids) -> tuple[Records, npt.NDArray[np.bool_]]:
+    """The records `ids`, with another one in place of holes and damaged ones, and which are not such."""
+    records, valid = recipe.reader.read(ids)
+    if not valid.all():
+        # Something that can be parsed and decoded; what comes of it is thrown away.
+        records[~valid] = records[valid][0] if valid.any() else _any_record(recipe)
+    return records, valid
+
+
+def _any_record(recipe: Recipe) -> bytes:
+    for place in range(len(recipe.part)):
+        records, valid = recipe.reader.read(recipe.part.stored(np.array([place])))
+        if valid[0]:
+            return bytes(records[0])
+    raise HeadraceError("Not one record is intact.", where=recipe.data, hint="Prepare the data set again.")
+
+
+def _hidden(recipe: Recipe, ids: tf.Tensor, seeds: tf.Tensor, valid: tf.Tensor) -> Features:
     """What travels with the features, as far as it is needed: carrying it costs a little for every example."""
     hidden = {_ID: tf.ensure_shape(ids, [None])} if recipe.with_ids else {}
-    return {**hidden, _SEED: tf.ensure_shape(seeds, [None, 2])} if recipe.ops else hidden
+    if recipe.ops:
+        hidden[_SEED] = tf.ensure_shape(seeds, [None, 2])
+    if recipe.skip_corrupt or recipe.batches.has_holes:
+        hidden[_VALID] = tf.ensure_shape(valid, [None])
+    return hidden
 
 
 def _prepare(recipe: Recipe, features: Features) -> Features:
@@ -172,34 +217,47 @@ def _image(
 
 def _augment(recipe: Recipe, features: Features, skip: int = 0) -> Features:
     """One example after the operations that work on single examples, the first `skip` of them done before."""
-    hidden = {name: features.pop(name) for name in (_ID, _SEED) if name in features}
+    hidden = {name: features.pop(name) for name in (_ID, _SEED, _VALID) if name in features}
     ops = _example_ops(recipe)[skip:]
     return {**(augment.apply(ops, features, hidden[_SEED], first=skip) if ops else features), **hidden}
 
 
 def _mix(recipe: Recipe, features: Features) -> Features:
     """A batch after the operations that work on batches."""
-    hidden = {name: features.pop(name) for name in (_ID, _SEED) if name in features}
+    hidden = {name: features.pop(name) for name in (_ID, _SEED, _VALID) if name in features}
     first = len(_example_ops(recipe))
-    return {**augment.apply(_batch_ops(recipe), features, hidden[_SEED], first), **hidden}
+    mixed = augment.apply(_batch_ops(recipe), features, hidden[_SEED], first, hidden.get(_VALID))
+    return {**mixed, **hidden}
 
 
 def _arrange(recipe: Recipe, features: Features) -> object:
     """The form that training wants: (features, label), or a dict where there is no label."""
     features.pop(_SEED, None)
+    mask = features.pop(_VALID, None) if recipe.batches.last == "pad" else None
+    features.pop(_VALID, None)
     if recipe.with_ids:
         features["example_id"] = features.pop(_ID)
     if recipe.label is None:
-        return features
+        return features if mask is None else {**features, "example_mask": mask}
     label = features.pop(recipe.label)
     if recipe.one_hot and label.dtype.is_integer:
         label = tf.one_hot(label, recipe.one_hot)
-    return (next(iter(features.values())) if len(features) == 1 else features), label
+    inputs = next(iter(features.values())) if len(features) == 1 else features
+    # Keras takes the third for sample weights.
+    return (inputs, label) if mask is None else (inputs, label, tf.cast(mask, tf.float32))
+
+
+def _fixed(features: Features, size: int) -> Features:
+    """Batches of always `size` rows."""
+    return tf.nest.map_structure(
+        lambda x: x if isinstance(x, tf.RaggedTensor) else tf.ensure_shape(x, [size, *x.shape[1:]]), features
+    )
 
 
 def _chunk_records(recipe: Recipe) -> int:
     if recipe.cache is not None and _images(recipe):
-        return _CACHED_CHUNK
+        # A batch at a time, so that it is gathered from the cache into its final place.
+        return recipe.batches.host_size if recipe.batches.batch_size else _CACHED_CHUNK
     return max(1, min(_CHUNK_RECORDS, _CHUNK_BYTES // recipe.mean_bytes))
 
 
@@ -215,17 +273,35 @@ def _batch_ops(recipe: Recipe) -> tuple[AugmentFn, ...]:
     return tuple(op for op in recipe.ops if augment.is_batched(op))
 
 
-def _epoch_numbers(recipe: Recipe) -> object:
-    """A generator function: each iteration over the data set goes on where the last one ended."""
-    counter = itertools.count(recipe.first_epoch)
+def _epochs(recipe: Recipe) -> Callable[[], Iterator[tuple[int, int, int]]]:
+    """A generator function of (epoch, first position, rows): each iteration goes on where the last one ended."""
+    view = HostView(recipe.order, recipe.batches)
+    start = recipe.start
+    following = start.epoch
 
-    def numbers() -> Iterator[int]:
+    def epochs() -> Iterator[tuple[int, int, int]]:
+        nonlocal following
         if recipe.epochs is None:
-            yield from itertools.count(recipe.first_epoch)
+            numbers: Iterable[int] = itertools.count(start.epoch)
         else:
-            yield from itertools.islice(counter, recipe.epochs)
+            numbers = range(following, (following // recipe.epochs + 1) * recipe.epochs)
+        for epoch in numbers:
+            first = start.position if epoch == start.epoch else 0
+            following = epoch + 1
+            yield epoch, first, view.rows(epoch, first)
 
-    return numbers
+    return epochs
+
+
+def _cardinality(recipe: Recipe) -> int | None:
+    """Elements of an iteration, or None where iterations differ."""
+    if recipe.epochs is None:
+        return int(tf.data.INFINITE_CARDINALITY) if recipe.order.count(recipe.start.epoch) else 0
+    if recipe.start.position or recipe.start.epoch % recipe.epochs or recipe.skip_corrupt:
+        return None
+    if not recipe.order.is_even:
+        return None
+    return recipe.batches.steps(recipe.order.count(0)) * recipe.epochs
 
 
 def _options(recipe: Recipe) -> tf.data.Options:
@@ -233,6 +309,8 @@ def _options(recipe: Recipe) -> tf.data.Options:
     options.deterministic = True
     auto = tf.data.AUTOTUNE in (recipe.parallel, recipe.prefetch)
     options.autotune.enabled = auto
+    # Each host has its part already: tf.distribute is not to take a part of that.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     if not auto:
         options.threading.private_threadpool_size = recipe.threads
     return options

@@ -13,6 +13,7 @@ sizes. Changing anything here changes the order of every training run: a new maj
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from schemas.hashing import fingerprint
 
 Ids = npt.NDArray[np.int64]
 
@@ -34,7 +37,7 @@ class Plan:
 
     Attributes:
       records: number of records in the split; an example's id is its position in 0 … records - 1.
-      identity: names the data set version and the split, such as a fingerprint; another one, another order.
+      data: names the data set version and the part of it, such as a fingerprint; another one, another order.
       seed: chosen by the user.
       shuffle: False for stored order.
       block: records of a block.
@@ -42,42 +45,49 @@ class Plan:
     """
 
     records: int
-    identity: str
+    data: str
     seed: int = 0
     shuffle: bool = True
     block: int = 1
     window: int = 1
 
+    @property
+    def identity(self) -> str:
+        """Names all that decides the order but the epoch."""
+        return fingerprint("plan", *dataclasses.astuple(self))
+
+    @property
+    def is_even(self) -> bool:
+        """All epochs have the same number of positions."""
+        return True
+
+    def count(self, epoch: int) -> int:  # noqa: ARG002 (other orders differ from epoch to epoch)
+        """Positions of an epoch."""
+        return self.records
+
     def ids(self, epoch: int, start: int, stop: int) -> Ids:
         """The ids at positions `start` … `stop - 1` of an epoch: int64 of shape (stop - start,)."""
         if not self.shuffle:
             return np.arange(start, stop, dtype=np.int64)
+        if self.block == 1:
+            return block_order(self, epoch)[start:stop]
         size = self.window_records
         parts = []
         for window in range(start // size, -(-stop // size)):
-            ids = self.window_ids(epoch, window)
+            ids = window_order(self, epoch, window)
             parts.append(ids[max(start - window * size, 0) : stop - window * size])
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
-
-    def window_ids(self, epoch: int, window: int) -> Ids:
-        """The ids of one window in their final order, int64."""
-        order = block_order(self, epoch)
-        if self.block == 1:
-            return order[window * self.window : (window + 1) * self.window]
-        ids = self._spread(order, window)
-        return ids[_sorted_by_philox(len(ids), self._key("window", epoch, window))]
-
-    def window_count(self) -> int:
-        """Windows of an epoch."""
-        return -(-self.records // self.window_records)
 
     @property
     def window_records(self) -> int:
         """Records of every window but the last."""
         return self.block * self.window
 
-    def seeds(self, epoch: int, ids: Ids) -> npt.NDArray[np.int64]:
-        """What random operations on the examples `ids` are seeded with in an epoch: int64 of shape (n, 2)."""
+    def seeds(self, epoch: int, positions: Ids, ids: Ids) -> npt.NDArray[np.int64]:  # noqa: ARG002
+        """What random operations on the examples `ids` are seeded with in an epoch: int64 of shape (n, 2).
+
+        Their positions play no part, since an example comes once an epoch.
+        """
         key = np.frombuffer(self._key("augment", epoch), "<u8")
         with np.errstate(over="ignore"):
             first = _mix(_mix(ids.astype(np.uint64) + key[0]) ^ key[1])
@@ -100,16 +110,16 @@ class Plan:
         return ids[skip : skip + stop - first]
 
     def _key(self, purpose: str, *numbers: int) -> bytes:
-        text = json.dumps([purpose, self.identity, self.seed, *numbers])
+        text = json.dumps([purpose, self.data, self.seed, *numbers])
         return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-def make_plan(records: int, total_bytes: int, identity: str, *, seed: int, shuffle: bool) -> Plan:
+def make_plan(records: int, total_bytes: int, data: str, *, seed: int, shuffle: bool) -> Plan:
     """The plan of a split of `records` records in `total_bytes` bytes, with blocks and windows that suit them."""
     mean = max(1, total_bytes // max(1, records))
     block = max(1, BLOCK_BYTES // mean, -(-records // MAX_BLOCKS))
     window = max(1, WINDOW_BYTES // (block * mean))
-    return Plan(records, identity, seed, shuffle, block, window)
+    return Plan(records, data, seed, shuffle, block, window)
 
 
 @functools.lru_cache(maxsize=4)
@@ -118,6 +128,15 @@ def block_order(plan: Plan, epoch: int) -> Ids:
     order = _sorted_by_philox(-(-plan.records // plan.block), plan._key("blocks", epoch))
     order.flags.writeable = False
     return order
+
+
+@functools.lru_cache(maxsize=8)
+def window_order(plan: Plan, epoch: int, window: int) -> Ids:
+    """The ids of one window in their final order, int64, not to be written to."""
+    ids = plan._spread(block_order(plan, epoch), window)
+    ids = ids[_sorted_by_philox(len(ids), plan._key("window", epoch, window))]
+    ids.flags.writeable = False
+    return ids
 
 
 def _sorted_by_philox(count: int, key: bytes) -> Ids:

@@ -35,13 +35,22 @@ from schemas import HeadraceError
         ({"image_size": 8, "resize": "strech"}, r"(?s)no such way to resize.*Did you mean 'stretch'"),
         ({"cache": "ram"}, r"(?s)no cache of this kind.*memory, disk"),
         ({"repeat": 0}, r"(?s)repeat.*at least 1"),
-        ({"first_epoch": -1}, r"(?s)first_epoch.*at least 0"),
+        ({"state": {"step": 3}}, r"(?s)not a state of a loader.*loader.state"),
+        ({"last_batch": "padd"}, r"(?s)last batch.*padd.*keep, drop, pad.*Did you mean 'pad'"),
+        ({"on_corrupt": "ignore"}, r"(?s)damaged records.*ignore.*raise, skip"),
+        ({"process_index": 2, "process_count": 2}, r"(?s)no such host.*2.*0 … 1"),
+        (
+            {"process_count": 3, "batch_size": 8},
+            r"(?s)cannot share.*process_count=3.*8.*a multiple of 3.*together",
+        ),
+        ({"split": "train[3%:2%]"}, r"(?s)ends before it begins.*0 … 103"),
+        ({"split": "train[1.5:]"}, r"(?s)not a part of a split.*train\[1\.5:\].*train\[10%:20%\]"),
         ({"threads": 0}, r"(?s)threads.*at least 1"),
         ({"label": "name", "one_hot": True}, r"(?s)Only a class label can be one-hot.*'name'.*label"),
     ],
 )
 def test_wrong_arguments(photos, options, message):
-    if options.get("repeat") == 0:
+    if not {"image_size", "augment", "batch_size"} & set(options) or "process_count" in options:
         options = {**options, "image_size": 8}
     with pytest.raises(HeadraceError, match=message):
         load(photos, **options)
@@ -93,10 +102,10 @@ def test_index_missing_swapped_or_of_another_version(copy):
         reader(copy).read(everything)
     index(copy, 1).write_bytes(own)
     data = index(copy, 0).read_bytes()
-    table = pa.ipc.open_file(data).read_all().replace_schema_metadata({"headrace_index_version": "2"})
+    table = pa.ipc.open_file(data).read_all().replace_schema_metadata({"headrace_index_version": "99"})
     with pa.ipc.new_file(str(index(copy, 0)), table.schema) as writer:
         writer.write_table(table)
-    with pytest.raises(HeadraceError, match=r"(?s)another version of Headrace.*index version 2"):
+    with pytest.raises(HeadraceError, match=r"(?s)another version of Headrace.*index version 99"):
         reader(copy).read(everything)
     index(copy, 0).write_bytes(data[:-40])
     with pytest.raises(HeadraceError, match=r"not an intact shard index"):

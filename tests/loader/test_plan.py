@@ -47,7 +47,7 @@ def test_golden_order():
     assert epoch_of(Plan(12, "abc/train", 0), 1).tolist() == GOLDEN["next epoch"]
     assert epoch_of(Plan(12, "abc/train", 1), 0).tolist() == GOLDEN["next seed"]
     assert epoch_of(Plan(12, "abc/train", 0, True, 2, 3), 0).tolist() == GOLDEN["blocks"]
-    assert Plan(12, "abc/train", 0).seeds(0, np.arange(2)).tolist() == GOLDEN["seeds"]
+    assert Plan(12, "abc/train", 0).seeds(0, np.arange(2), np.arange(2)).tolist() == GOLDEN["seeds"]
 
 
 def test_stored_order_when_not_shuffled():
@@ -61,7 +61,7 @@ def test_blocks_and_windows_suit_the_size_of_records():
     small = make_plan(1_000_000, 200_000_000, "x", seed=0, shuffle=True)
     assert 4 << 10 <= small.block * 200 <= 8 << 10
     assert small.window > 4000
-    assert make_plan(0, 0, "x", seed=0, shuffle=True).window_count() == 0
+    assert make_plan(0, 0, "x", seed=0, shuffle=True).count(0) == 0
     assert -(-(1 << 40) // make_plan(1 << 40, 1 << 50, "x", seed=0, shuffle=True).block) <= 1 << 22
 
 
@@ -123,7 +123,8 @@ def test_data_sets_have_orders_of_their_own():
 
 
 def test_seeds_of_examples_are_all_different_and_bits_are_fair():
-    seeds = np.concatenate([Plan(9, "x", s).seeds(e, np.arange(2000)) for s in range(3) for e in range(3)])
+    ids = np.arange(2000)
+    seeds = np.concatenate([Plan(9, "x", s).seeds(e, ids, ids) for s in range(3) for e in range(3)])
     assert len(np.unique(seeds, axis=0)) == len(seeds)
     bits = np.unpackbits(seeds.view(np.uint8), axis=1).mean(0)
     assert np.abs(bits - 0.5).max() < 5 * 0.5 / np.sqrt(len(seeds))
