@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from loader.checks import check_name
-from schemas import HeadraceError, Manifest, ShardIndex, read_index, read_manifest
+from schemas import HeadraceError, Manifest, read_manifest
+from schemas.index import Column, decode_column, read_bounds, read_column
 from schemas.manifest import ShardEntry, SplitEntry
 from schemas.storage import Place
 
@@ -66,6 +67,7 @@ class Split:
         self._offsets = np.empty(self.records + 1, np.int64)
         self._offsets[self.starts] = self.bases
         self._known = np.zeros(len(self.shards), bool)
+        self._columns: dict[str, Column] = {}
         self._lock = threading.Lock()
 
     def shard_of(self, example_id: int) -> int:
@@ -97,6 +99,34 @@ class Split:
             start, shard = end, shard + 1
         return found
 
+    def column(self, feature: str) -> Column:
+        """What the indexes hold of a feature, of every record by id, shape (records,); read once, not to be changed.
+
+        int64 of a class_label or int64, float32, bool, str objects of a text, and int32 of a list of any length:
+        how many values it has.
+
+        Raises:
+          HeadraceError: the indexes do not hold it (see `index:` in the job), or as `spans`.
+        """
+        with self._lock:
+            if feature not in self._columns:
+                with ThreadPoolExecutor(_INDEX_READS, "headrace-index") as pool:
+                    parts = list(pool.map(lambda entry: self._read_column(entry, feature), self.shards))
+                values = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+                values.flags.writeable = False
+                self._columns[feature] = values
+            return self._columns[feature]
+
+    def _read_column(self, entry: ShardEntry, feature: str) -> Column:
+        where = self.place.where(entry.index.path)
+        if self.place.is_remote:
+            values = decode_column(self.place.read_bytes(entry.index.path, entry.index.bytes), feature, where)
+        else:
+            values = read_column(where, feature)
+        if len(values) != entry.records:
+            raise _foreign_index(entry, where, f"{len(values)} records")
+        return values
+
     def _learn(self, ids: Ids) -> None:
         """Read the indexes of the shards that hold these records."""
         shards = np.unique(np.searchsorted(self._shard_starts, ids, side="right") - 1)
@@ -115,10 +145,11 @@ class Split:
     def _read_index(self, shard: int) -> None:
         entry = self.shards[shard]
         where = self.place.where(entry.index.path)
-        index = read_index(where)
-        _check_index(index, entry, where)
+        bounds = read_bounds(where)
+        if len(bounds) != entry.records + 1 or bounds[-1] != entry.bytes:
+            raise _foreign_index(entry, where, f"{len(bounds) - 1} records, {bounds[-1]} bytes")
         first = self.starts[shard]
-        self._offsets[first : first + len(index)] = index.offsets.astype(np.int64) + self.bases[shard]
+        self._offsets[first : first + entry.records] = bounds[:-1].astype(np.int64) + self.bases[shard]
         self._known[shard] = True
 
 
@@ -142,12 +173,11 @@ def _check_size(place: Place, shard: ShardEntry) -> None:
         )
 
 
-def _check_index(index: ShardIndex, shard: ShardEntry, where: str) -> None:
-    if len(index) != shard.records or index.end != shard.bytes:
-        raise HeadraceError(
-            "An index does not belong to its shard.",
-            where=where,
-            value=f"{len(index)} records, {index.end} bytes",
-            allowed=f"{shard.records} records, {shard.bytes} bytes",
-            hint="Run `headrace verify` on the data set, then copy or prepare it again.",
-        )
+def _foreign_index(shard: ShardEntry, where: str, found: str) -> HeadraceError:
+    return HeadraceError(
+        "An index does not belong to its shard.",
+        where=where,
+        value=found,
+        allowed=f"{shard.records} records, {shard.bytes} bytes",
+        hint="Run `headrace verify` on the data set, then copy or prepare it again.",
+    )

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ _FIELDS = [
 ]
 _METADATA = {"headrace_index_version": str(INDEX_FORMAT_VERSION)}
 
-Column = npt.NDArray[np.int64] | npt.NDArray[np.float32] | npt.NDArray[np.bool_] | npt.NDArray[np.object_]
+Column = npt.NDArray[Any]  # int64, float32, bool, str objects, or int32 of lengths
 Source: TypeAlias = "bytes | pa.Buffer | pa.NativeFile"
 
 

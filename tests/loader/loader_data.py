@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import tensorflow as tf
+from pydantic import TypeAdapter
 
 from schemas import Manifest
+from schemas.columns import ColumnKind, column_kinds, feature_of, indexed_by_default
+from schemas.features import Feature
 from schemas.framing import FRAME_OVERHEAD
 from schemas.hashing import fingerprint
-from schemas.index import encode_index
+from schemas.index import COLUMN_TYPES, encode_index
 from schemas.manifest import FileEntry, ShardEntry, SplitEntry
 from schemas.naming import index_name, shard_name
 
@@ -45,7 +49,28 @@ def _entry(directory: Path, path: str) -> FileEntry:
     return FileEntry(path=path, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def write_shard(directory: Path, path: str, records: Sequence[Record], start: int) -> ShardEntry:
+def index_columns(kinds: Mapping[str, ColumnKind], records: Sequence[Record]) -> dict[str, pa.Array]:
+    """What an index holds of the records' features, value by value."""
+    columns = {}
+    for column, kind in kinds.items():
+        values = [record[feature_of(column)] for record in records]
+        if kind == "length":
+            values = [len(value) for value in values]
+        elif kind == "text":
+            values = [value.decode() if isinstance(value, bytes) else value for value in values]
+        elif kind == "bool":
+            values = [bool(value) for value in values]
+        columns[column] = pa.array(values, COLUMN_TYPES[kind])
+    return columns
+
+
+def write_shard(
+    directory: Path,
+    path: str,
+    records: Sequence[Record],
+    start: int,
+    kinds: Mapping[str, ColumnKind] | None = None,
+) -> ShardEntry:
     """One shard and its index; `start` is the position of its first record in the split."""
     lengths, hashes = [], []
     with tf.io.TFRecordWriter(str(directory / path)) as writer:
@@ -54,7 +79,11 @@ def write_shard(directory: Path, path: str, records: Sequence[Record], start: in
             writer.write(data)
             lengths.append(len(data) + FRAME_OVERHEAD)
             hashes.append(np.frombuffer(position.to_bytes(16, "big"), np.uint8))
-    index = encode_index(np.array(lengths, np.uint64), np.array(hashes, np.uint8).reshape(-1, 16))
+    index = encode_index(
+        np.array(lengths, np.uint64),
+        np.array(hashes, np.uint8).reshape(-1, 16),
+        index_columns(kinds or {}, records),
+    )
     (directory / index_name(path)).parent.mkdir(exist_ok=True)
     (directory / index_name(path)).write_bytes(index)
     entry = _entry(directory, path)
@@ -68,15 +97,22 @@ def write_dataset(
     *,
     name: str = "toy",
     label: str | None = None,
+    index: Sequence[str] | None = None,
 ) -> Path:
-    """A data set version in `directory`: `splits` maps each split to its shards, each a list of records."""
+    """A data set version in `directory`: `splits` maps each split to its shards, each a list of records.
+
+    Its indexes hold the features `index`; as in a job, the label and lists of any length if None.
+    """
     directory.mkdir(parents=True, exist_ok=True)
+    typed = TypeAdapter(dict[str, Feature]).validate_python(features)
+    indexed = indexed_by_default(typed, label) if index is None else list(index)
+    kinds = column_kinds(typed, indexed)
     entries = {}
     for split, shards in splits.items():
         written, start = [], 0
         for number, records in enumerate(shards):
             path = shard_name(name, split, number, len(shards))
-            written.append(write_shard(directory, path, records, start))
+            written.append(write_shard(directory, path, records, start, kinds))
             start += len(records)
         entries[split] = SplitEntry(records=start, bytes=sum(s.bytes for s in written), shards=written)
     shas = [shard.sha256 for entry in entries.values() for shard in entry.shards]
@@ -87,7 +123,8 @@ def write_dataset(
         fingerprint=fingerprint(dict(features), shas),
         spec_fingerprint="0",
         spec={"label": label},
-        features=features,  # type: ignore[arg-type]
+        features=typed,
+        indexed=sorted(indexed),
         splits=entries,
         books={},
         dead_letters={},
