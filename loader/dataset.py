@@ -4,32 +4,44 @@ from __future__ import annotations
 
 import bisect
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from loader.checks import check_name
 from schemas import HeadraceError, Manifest, read_manifest
-from schemas.index import Column, decode_column, read_bounds, read_column
+from schemas.index import Column, decode_bounds, decode_column, read_bounds, read_column
 from schemas.manifest import ShardEntry, SplitEntry
-from schemas.storage import Place
+from schemas.storage import Place, open_place
 
-_INDEX_READS = 4  # indexes read at a time
+_INDEX_READS = 4  # indexes of this machine read at a time
+_INDEXES_HELD = 64  # remote ones that are here at a time, before they are taken apart
 
 Ids = npt.NDArray[np.int64]
+_T = TypeVar("_T")
 
 
-def open_split(directory: str | Path, split: str) -> tuple[Manifest, Split]:
+def open_split(
+    directory: str | Path, split: str, storage_options: Mapping[str, Any] | None = None
+) -> tuple[Manifest, Split]:
     """The manifest of a data set and one of its splits.
+
+    Args:
+      directory: a path of this machine or a URL.
+      split: its name.
+      storage_options: for fsspec's file system of the URL.
 
     Raises:
       HeadraceError: there is no data set or no such split, or a shard is missing or has another size.
     """
-    manifest = read_manifest(directory)
-    check_name("split", split, manifest.splits, f"The data set in {directory} has no such split.")
-    return manifest, Split(Place(directory), manifest.splits[split])
+    place = open_place(directory, storage_options)
+    manifest = read_manifest(place)
+    check_name("split", split, manifest.splits, f"The data set in {place} has no such split.")
+    return manifest, Split(place, manifest.splits[split])
 
 
 class Split:
@@ -60,8 +72,9 @@ class Split:
                 value=f"{self.starts[-1]} records in shards",
                 allowed=f"{self.records}",
             )
-        for shard in self.shards:
-            _check_size(place, shard)
+        if not place.is_remote:  # there it would be a request a shard; a short one is noticed when it is read
+            for shard in self.shards:
+                _check_size(place, shard)
         self._shard_starts = np.array(self.starts[:-1], np.int64)
         # 8 bytes a record; the operating system hands out memory only for what is written.
         self._offsets = np.empty(self.records + 1, np.int64)
@@ -110,22 +123,19 @@ class Split:
         """
         with self._lock:
             if feature not in self._columns:
-                with ThreadPoolExecutor(_INDEX_READS, "headrace-index") as pool:
-                    parts = list(pool.map(lambda entry: self._read_column(entry, feature), self.shards))
+                parts = self._indexes(
+                    range(len(self.shards)),
+                    lambda where: read_column(where, feature),
+                    lambda data, where: decode_column(data, feature, where),
+                )
+                for entry, part in zip(self.shards, parts, strict=True):
+                    if len(part) != entry.records:
+                        where = self.place.where(entry.index.path)
+                        raise _foreign_index(entry, where, f"{len(part)} records")
                 values = np.concatenate(parts) if parts else np.zeros(0, np.int64)
                 values.flags.writeable = False
                 self._columns[feature] = values
             return self._columns[feature]
-
-    def _read_column(self, entry: ShardEntry, feature: str) -> Column:
-        where = self.place.where(entry.index.path)
-        if self.place.is_remote:
-            values = decode_column(self.place.read_bytes(entry.index.path, entry.index.bytes), feature, where)
-        else:
-            values = read_column(where, feature)
-        if len(values) != entry.records:
-            raise _foreign_index(entry, where, f"{len(values)} records")
-        return values
 
     def _learn(self, ids: Ids) -> None:
         """Read the indexes of the shards that hold these records."""
@@ -134,23 +144,41 @@ class Split:
             return
         with self._lock:
             missing = shards[~self._known[shards]].tolist()
-            if len(missing) < _INDEX_READS:
-                for shard in missing:
-                    self._read_index(shard)
-                return
-            with ThreadPoolExecutor(_INDEX_READS, "headrace-index") as pool:
-                for _ in pool.map(self._read_index, missing):
-                    pass
+            for shard, bounds in zip(
+                missing, self._indexes(missing, read_bounds, decode_bounds), strict=True
+            ):
+                entry, first = self.shards[shard], self.starts[shard]
+                if len(bounds) != entry.records + 1 or bounds[-1] != entry.bytes:
+                    where = self.place.where(entry.index.path)
+                    raise _foreign_index(entry, where, f"{len(bounds) - 1} records, {bounds[-1]} bytes")
+                self._offsets[first : first + entry.records] = (
+                    bounds[:-1].astype(np.int64) + self.bases[shard]
+                )
+                self._known[shard] = True
 
-    def _read_index(self, shard: int) -> None:
-        entry = self.shards[shard]
-        where = self.place.where(entry.index.path)
-        bounds = read_bounds(where)
-        if len(bounds) != entry.records + 1 or bounds[-1] != entry.bytes:
-            raise _foreign_index(entry, where, f"{len(bounds) - 1} records, {bounds[-1]} bytes")
-        first = self.starts[shard]
-        self._offsets[first : first + entry.records] = bounds[:-1].astype(np.int64) + self.bases[shard]
-        self._known[shard] = True
+    def _indexes(
+        self, shards: Sequence[int], read: Callable[[str], _T], decode: Callable[[bytes, str], _T]
+    ) -> list[_T]:
+        """Something of the indexes of these shards, many at a time.
+
+        Args:
+          shards: their numbers.
+          read: takes it from a file of this machine.
+          decode: takes it from the bytes of a remote one, whose name it gets too.
+        """
+        files = [self.shards[shard].index for shard in shards]
+        names = [self.place.where(file.path) for file in files]
+        if not self.place.is_remote:
+            if len(names) < _INDEX_READS:
+                return [read(name) for name in names]
+            with ThreadPoolExecutor(_INDEX_READS, "headrace-index") as pool:
+                return list(pool.map(read, names))
+        found: list[_T] = []
+        for start in range(0, len(files), _INDEXES_HELD):
+            held = slice(start, start + _INDEXES_HELD)
+            data = self.place.read_ranges([(file.path, 0, file.bytes) for file in files[held]])
+            found += map(decode, data, names[held])
+        return found
 
 
 def _check_size(place: Place, shard: ShardEntry) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from loader.cache import Cache
 from loader.dataset import Split
+from loader.part import Part
 from schemas import HeadraceError
 from schemas.framing import FOOTER_BYTES, FRAME_OVERHEAD, HEADER_BYTES, masked_crcs
 
@@ -50,7 +51,7 @@ class Reader:
         self._kept: dict[int, _Kept] = {}  # by number of the block, oldest first
         self._kept_bytes = 0
         self._corrupt: dict[int, dict[str, Any]] = {}  # by id
-        self._stats = {"records": 0, "bytes": 0, "reads": 0}
+        self._stats = {"records": 0, "bytes": 0}
         self._lock = threading.Lock()  # of all the above; never held while bytes are read
 
     def read(self, ids: Ids) -> tuple[Records, Valid]:
@@ -75,14 +76,16 @@ class Reader:
     def stats(self) -> dict[str, Any]:
         """What was read so far.
 
-        `records` and `bytes` that were handed out, `reads` of files, `retries` of them, `corrupt_records`, and
-        in `corrupt` the first of those: `shard`, `record` (row in it), `offset` of its frame, and `reason`.
+        `records` and `bytes` that were handed out, `reads` of files (remote: requests), `retries` among them,
+        `corrupt_records`, and in `corrupt` the first of those: `shard`, `record` (row in it), `offset` of its
+        frame, and `reason`.
         """
         with self._lock:
             listed = [dict(found) for found in list(self._corrupt.values())[:_MAX_LISTED]]
             return {
                 **self._stats,
-                "retries": 0,
+                "reads": self._split.place.reads,
+                "retries": self._split.place.retries,
                 "corrupt_records": len(self._corrupt),
                 "corrupt": listed,
             }
@@ -172,10 +175,10 @@ class Reader:
             self._kept_bytes -= self._kept.pop(name).bytes
 
     def _plan(self, starts: Ids, stops: Ids) -> tuple[list[_Read], Ids]:
-        """One read for ranges that lie close together, in rising order; and which read holds each range."""
+        """One read for ranges that follow each other, in rising order; and which read holds each range."""
         if not len(starts):
             return [], np.zeros(0, np.int64)
-        fresh = np.concatenate([[True], starts[1:] - stops[:-1] > self._split.place.gap_bytes])
+        fresh = np.concatenate([[True], starts[1:] != stops[:-1]])
         group_start = starts[fresh][np.cumsum(fresh) - 1]
         part = (starts - group_start) // _MAX_READ
         fresh[1:] |= part[1:] != part[:-1]
@@ -192,8 +195,6 @@ class Reader:
             ranges = [self._split.pieces(read.start, read.stop) for read in reads]
             flat = [piece for pieces in ranges for piece in pieces]
             found = iter(self._split.place.read_ranges(flat))
-            with self._lock:
-                self._stats["reads"] += len(flat)
             for read, pieces in zip(reads, ranges, strict=True):
                 parts = [self._whole(next(found), piece) for piece in pieces]
                 read.data = parts[0] if len(parts) == 1 else b"".join(parts)
@@ -239,22 +240,20 @@ class Reader:
 
 
 class CachedReader:
-    """A reader that keeps the records as they are stored, for images that have no common size."""
+    """A reader that keeps the records as they are stored, by their place in a part of the split."""
 
-    def __init__(self, reader: Reader, cache: Cache) -> None:
-        self._reader, self._cache = reader, cache
+    def __init__(self, reader: Reader, cache: Cache, part: Part) -> None:
+        self._reader, self._cache, self._part = reader, cache, part
 
     def read(self, ids: Ids) -> tuple[Records, Valid]:
         """As `Reader.read`."""
-        wanted = ids[ids >= 0]
-        if not self._cache.has(wanted):
-            records, valid = self._reader.read(ids)
-            kept, first = np.unique(ids[valid], return_index=True)
-            self._cache.put(kept, [records[valid][first]])
-            return records, valid
-        records = np.full(len(ids), b"", dtype=object)
-        records[ids >= 0] = self._cache.get(wanted)[0]
-        return records, ids >= 0
+        places = self._part.places(ids)
+        rows = self._cache.missing(places)
+        if not len(rows):
+            return self._cache.get(places)[0], ids >= 0
+        records, valid = self._reader.read(ids[rows])
+        found, good = self._cache.fill(places, rows, valid, records)
+        return found, good
 
     def stats(self) -> dict[str, Any]:
         """As `Reader.stats`: what had to be read."""

@@ -17,6 +17,7 @@ from schemas.errors import HeadraceError
 from schemas.features import Feature, Model
 from schemas.hashing import fingerprint
 from schemas.naming import MANIFEST
+from schemas.storage import Place, open_place
 
 MANIFEST_FORMAT_VERSION = 1
 _MAX_MANIFEST_BYTES = 1 << 30
@@ -99,26 +100,26 @@ class Manifest(Model):
         return _text({**data, "seal": fingerprint(data)})
 
 
-def read_manifest(directory: str | Path) -> Manifest:
-    """The manifest of the data set version in `directory`.
+def read_manifest(directory: str | Path | Place) -> Manifest:
+    """The manifest of the data set version in `directory`, a path or a URL.
 
     Raises:
       HeadraceError: there is none, it is damaged, or another version of Headrace wrote it.
     """
-    path = Path(directory) / MANIFEST
+    place = open_place(directory)
+    where = place.where(MANIFEST)
     try:
-        if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise HeadraceError("The manifest is larger than any manifest can be.", where=str(path))
-        text = path.read_text("utf-8")
+        text = place.read_bytes(MANIFEST, _MAX_MANIFEST_BYTES).decode("utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
+        hint = "Give the directory of one version: where manifest.json is."
         raise HeadraceError(
             "There is no data set here: no manifest.json.",
-            where=str(directory),
-            hint=_versions_below(Path(directory)),
+            where=str(place),
+            hint=hint if place.is_remote else _versions_below(Path(str(place))),
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise HeadraceError("The manifest cannot be read.", where=str(path), value=str(error)) from error
-    return parse_manifest(text, str(path))
+        raise HeadraceError("The manifest cannot be read.", where=where, value=str(error)) from error
+    return parse_manifest(text, where)
 
 
 def parse_manifest(text: str, where: str) -> Manifest:

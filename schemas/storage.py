@@ -1,14 +1,12 @@
-"""Where a data set lies: files read whole or by byte range.
-
-Local files are read through descriptors that stay open.
-"""
+"""Where a data set lies: files read whole or by byte range, on this machine or wherever fsspec reaches."""
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from schemas.errors import HeadraceError
 
@@ -17,58 +15,134 @@ _MAX_OPEN = 256  # files
 Range = tuple[str, int, int]  # path relative to the place, byte offset, length
 
 
-class Place:
-    """A directory of this machine. Any number of threads may use it."""
+class Place(Protocol):
+    """A directory of files. Any number of threads may use it.
 
-    is_remote = False
-    gap_bytes = 0  # bytes between two wanted ranges that are cheaper read than asked around
+    Attributes:
+      is_remote: whether reading waits for a network rather than a disk.
+      reads: reads of files so far.
+      retries: of those, how many repeated one that had failed.
+    """
 
-    def __init__(self, directory: str | Path) -> None:
-        self._directory = Path(directory)
-        self._open = functools.lru_cache(maxsize=_MAX_OPEN)(_File)
-
-    def __str__(self) -> str:
-        return str(self._directory)
+    is_remote: bool
+    reads: int
+    retries: int
 
     def where(self, path: str) -> str:
-        """The full name of a file, for errors."""
-        return str(self._directory / path)
+        """The full name of a file, for errors; without secrets."""
+        ...
 
     def size(self, path: str) -> int:
         """Bytes of a file.
 
         Raises:
-          OSError: there is none, or it cannot be read.
+          FileNotFoundError: there is none.
+          OSError, HeadraceError: it cannot be reached.
         """
-        return (self._directory / path).stat().st_size
+        ...
 
     def read_bytes(self, path: str, limit: int) -> bytes:
         """All of a file.
 
         Raises:
-          OSError: there is none, or it cannot be read.
-          HeadraceError: it holds more than `limit` bytes.
+          FileNotFoundError: there is none.
+          OSError: it cannot be read.
+          HeadraceError: it holds more than `limit` bytes, or cannot be reached.
         """
-        with (self._directory / path).open("rb") as file:
-            data = file.read(limit + 1)
-        if len(data) > limit:
-            raise HeadraceError(
-                "A file is larger than it can be.",
-                where=self.where(path),
-                value=f"{self.size(path)} bytes",
-                allowed=f"{limit} bytes",
-            )
-        return data
+        ...
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         """The bytes of each range; fewer than asked for where a file ends before.
 
         Raises:
-          OSError: a file is missing or cannot be read.
+          HeadraceError: a file is missing or cannot be read.
         """
+        ...
+
+
+def open_place(directory: str | Path | Place, options: Mapping[str, Any] | None = None) -> Place:
+    """The place that a path or a URL names: "out/elpv/1.0.0", "gs://bucket/elpv/1.0.0", "s3://…", "https://…".
+
+    Args:
+      directory: a path of this machine, a URL that fsspec understands, or a place.
+      options: what fsspec's file system of that URL takes, such as credentials; see `schemas.remote`.
+
+    Raises:
+      HeadraceError: the package that reaches it is not installed, or does not know such options.
+    """
+    if not isinstance(directory, str | Path):
+        return directory
+    scheme, mark, rest = str(directory).partition("://")
+    if mark and scheme != "file":
+        from schemas.remote import RemotePlace
+
+        return RemotePlace(str(directory), options)
+    if options:
+        raise HeadraceError(
+            "Only remote data sets take storage options.",
+            where="storage_options",
+            value=str(directory),
+            allowed="a URL such as gs://bucket/elpv/1.0.0",
+        )
+    return LocalPlace(rest if mark else directory)
+
+
+class LocalPlace:
+    """A directory of this machine, its files read through descriptors that stay open."""
+
+    is_remote = False
+    retries = 0
+
+    def __init__(self, directory: str | Path) -> None:
+        self._directory = Path(directory)
+        self._open = functools.lru_cache(maxsize=_MAX_OPEN)(_File)
+        self.reads = 0
+
+    def __str__(self) -> str:
+        return str(self._directory)
+
+    def where(self, path: str) -> str:
+        """See `Place`."""
+        return str(self._directory / path)
+
+    def size(self, path: str) -> int:
+        """See `Place`."""
+        return (self._directory / path).stat().st_size
+
+    def read_bytes(self, path: str, limit: int) -> bytes:
+        """See `Place`."""
+        with (self._directory / path).open("rb") as file:
+            data = file.read(limit + 1)
+        check_limit(data, limit, self.where(path))
+        return data
+
+    def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
+        """See `Place`."""
+        self.reads += len(ranges)
         # Strings: joining and hashing Paths costs as much as reading from memory.
         root, opened = f"{self._directory}/", self._open
-        return [opened(root + path).read(offset, length) for path, offset, length in ranges]
+        try:
+            return [opened(root + path).read(offset, length) for path, offset, length in ranges]
+        except FileNotFoundError as error:
+            raise missing(str(error.filename)) from error
+        except OSError as error:
+            where = error.filename or root
+            raise HeadraceError("A file cannot be read.", where=where, value=error.strerror) from error
+
+
+def check_limit(data: bytes, limit: int, where: str) -> None:
+    """Refuse a file that is larger than it can be."""
+    if len(data) > limit:
+        raise HeadraceError("A file is larger than it can be.", where=where, allowed=f"{limit} bytes at most")
+
+
+def missing(where: str) -> HeadraceError:
+    """The error for a file that the manifest names and that is not there."""
+    return HeadraceError(
+        "A file of the data set is missing.",
+        where=where,
+        hint="The data set is incomplete: copy it again in full, or prepare it again.",
+    )
 
 
 class _File:
