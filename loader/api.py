@@ -12,8 +12,7 @@ import tensorflow as tf
 
 from loader import augment as augmentation
 from loader.augment import Augment, AugmentFn, RandomResizedCrop
-from loader.cache import CACHES, Cache, Column, disk_cache, memory_cache
-from loader.cached import columns_of
+from loader.cached import CacheRequest, columns_of, open_cache
 from loader.checks import check_count, check_name, check_size
 from loader.dataset import open_split
 from loader.decode import RESIZES
@@ -54,6 +53,8 @@ def load(
     where: Where | None = None,
     on_corrupt: str = "raise",
     cache: str | None = None,
+    cache_as: str | None = None,
+    cache_bytes: int | None = None,
     cache_dir: str | Path | None = None,
     num_parallel_calls: int | None = None,
     threads: int | None = None,
@@ -105,9 +106,12 @@ def load(
       where: a filter: a function of the index's columns, by name, to bool of shape (records,). Labels, and whatever
         else the job put into the index, are read from it without touching a record.
       on_corrupt: "raise" an error at a damaged record, or "skip" it: just this one is left out and reported.
-      cache: "memory" or "disk" to decode only once; see the guide for what is kept. Under the shuffle: order and
-        augmentation stay fresh.
-      cache_dir: for cache="disk"; ~/.cache/headrace if None. Processes share it.
+      cache: "memory" or "disk" to read and decode only once, "auto" for the first of them that has room. It lies
+        under the shuffle: order and augmentation stay fresh.
+      cache_as: "decoded", or "encoded" as the records are stored, which is less and can be cropped at random;
+        decoded where that is possible if None.
+      cache_bytes: the most it may hold: as many of the examples as fit, always the same ones.
+      cache_dir: of caches on disk; ~/.cache/headrace if None. Processes share what is there and fill it together.
       num_parallel_calls: examples decoded at a time; 4 for each thread if None, or `tf.data.AUTOTUNE`.
       threads: size of the pipeline's own thread pool; all of this process's processors if None.
       prefetch: batches made ahead, or `tf.data.AUTOTUNE`.
@@ -129,8 +133,8 @@ def load(
     check_name(
         "on_corrupt", on_corrupt, ON_CORRUPT, "The loader knows nothing else to do with damaged records."
     )
-    if cache is not None:
-        check_name("cache", cache, CACHES, "There is no cache of this kind.")
+    request = CacheRequest(cache, cache_as, cache_bytes, cache_dir)
+    request.check()
     if where is not None:
         part = filtered(part, where, stored.column)
     chosen, label_name = _choose(manifest, features, label)
@@ -152,14 +156,21 @@ def load(
     words = f"{manifest.name} {manifest.version}, {part.name}, seed {seed}"
     plain = Reader(stored, block=order.block, on_corrupt=on_corrupt)
     reader: Reader | CachedReader = plain
-    columns, kept = columns_of(chosen, shapes), None
-    if cache is not None and stored.records:
-        decoding = [sorted(chosen), None if crop_first else size, resize, tf.__version__]
-        if any(None in shape for shape in shapes.values()):
-            raw = [Column("record", "bytes")]
-            reader = CachedReader(plain, _make_cache(cache, cache_dir, raw, stored.records, data, []))
-        else:
-            kept = _make_cache(cache, cache_dir, columns, len(part), data, decoding)
+    columns = columns_of(chosen, shapes)
+    made = open_cache(
+        request,
+        columns,
+        len(part),
+        mean_bytes,
+        {
+            "encoded": [data],
+            "decoded": [data, sorted(chosen), None if crop_first else size, resize, tf.__version__],
+        },
+        remote=stored.place.is_remote,
+    )
+    kept = made[1] if made and made[0] == "decoded" else None
+    if made and made[0] == "encoded":
+        reader = CachedReader(plain, made[1], part)
     threads = threads or len(os.sched_getaffinity(0))
     return Loader(
         Recipe(
@@ -312,12 +323,3 @@ def _check_batchable(
                 value=f"shape {list(shape)}",
                 hint="Give load(…, image_size=(height, width)), or batch_size=None for single examples.",
             )
-
-
-def _make_cache(
-    kind: str, place: str | Path | None, columns: Sequence[Column], records: int, *identity: object
-) -> Cache:
-    if kind == "memory":
-        return memory_cache(columns, records)
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace"
-    return disk_cache(columns, records, Path(place) if place else home, identity)

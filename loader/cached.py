@@ -3,16 +3,114 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from loader.cache import Cache, Column, Values
+from loader.cache import CACHES, FORMS, Cache, Column, Values, choose, memory_cache, row_bytes
+from loader.checks import check_count, check_name
 from loader.decode import Features, feature_dtype, is_ragged
+from loader.disk_cache import disk_cache
 from loader.order import HOLE
+from schemas import HeadraceError
 from schemas.features import Feature, ImageFeature
+
+RECORD = [Column("record", "bytes")]  # what is kept of an example as it is stored
+
+
+@dataclass(frozen=True)
+class CacheRequest:
+    """What the user asked for; see `load`."""
+
+    kind: str | None
+    form: str | None
+    limit: int | None
+    directory: str | Path | None
+
+    def check(self) -> None:
+        """Refuse what no cache can be made of.
+
+        Raises:
+          HeadraceError: names the argument.
+        """
+        if self.kind is not None:
+            check_name("cache", self.kind, CACHES, "There is no cache of this kind.")
+        if self.form is not None:
+            check_name("cache_as", self.form, FORMS, "Examples cannot be cached so.")
+        if self.limit is not None:
+            check_count("cache_bytes", self.limit, 1)
+        for name, value in (("cache_as", self.form), ("cache_bytes", self.limit)):
+            if self.kind is None and value is not None:
+                raise HeadraceError(
+                    f"{name} says something of a cache, but there is none.",
+                    where=name,
+                    value=value,
+                    hint='Give cache="memory", "disk" or "auto" too.',
+                )
+
+
+def open_cache(
+    request: CacheRequest,
+    columns: Sequence[Column],
+    records: int,
+    mean_bytes: int,
+    identities: Mapping[str, Sequence[object]],
+    *,
+    remote: bool,
+) -> tuple[str, Cache] | None:
+    """The form in which examples are kept, and the cache that keeps them; None for none.
+
+    Args:
+      request: checked.
+      columns: of decoded examples; their images have no size where these cannot be kept.
+      records: examples.
+      mean_bytes: of a record as it is stored.
+      identities: all that decides the values of either form, JSON-able.
+      remote: whether the records lie elsewhere.
+
+    Raises:
+      HeadraceError: the cache cannot be made, or not in this form.
+    """
+    kind, form = request.kind, request.form
+    if kind is None or not records:
+        return None
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace"
+    directory = Path(request.directory) if request.directory else home
+    fixed = all(None not in column.shape for column in columns)
+    if form == "decoded" and not fixed:
+        raise HeadraceError(
+            "Images of different sizes cannot be cached decoded.",
+            where="cache_as",
+            value=form,
+            hint="Give load(…, image_size=(height, width)) and no random crop as the first operation, "
+            'or cache_as="encoded".',
+        )
+    each = {
+        "encoded": mean_bytes + row_bytes(RECORD),
+        "decoded": row_bytes(columns) + any(c.dtype == "bytes" for c in columns) * mean_bytes
+        if fixed
+        else None,
+    }
+    if kind == "auto":
+        sizes = {
+            name: size and size * records if form in (None, name) else None for name, size in each.items()
+        }
+        chosen = choose(sizes["decoded"], sizes["encoded"], directory, remote=remote or form is not None)
+        if chosen is None:
+            return None
+        kind, form = chosen
+    form = form or ("decoded" if fixed else "encoded")
+    kept = columns if form == "decoded" else RECORD
+    if request.limit is not None:
+        records = min(records, max(1, request.limit // (each[form] or 1)))
+    if kind == "memory":
+        return form, memory_cache(kept, records)
+    return form, disk_cache(kept, records, directory, [form, *identities[form]])
 
 
 def columns_of(features: Mapping[str, Feature], sizes: Mapping[str, tuple[int, int, int]]) -> list[Column]:

@@ -41,6 +41,12 @@ class Part:
             return np.where(places == HOLE, HOLE, places + self.chosen.start) if self.chosen.start else places
         return np.where(places == HOLE, HOLE, self.chosen[places])
 
+    def places(self, ids: Ids) -> Ids:
+        """The places in this part of the records `ids`, which it holds; HOLE stays HOLE."""
+        if isinstance(self.chosen, range):
+            return np.where(ids == HOLE, HOLE, ids - self.chosen.start) if self.chosen.start else ids
+        return np.where(ids == HOLE, HOLE, np.searchsorted(self.chosen, ids))
+
 
 Where = Callable[[Mapping[str, npt.NDArray[Any]]], npt.NDArray[np.bool_]]
 
