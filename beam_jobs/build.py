@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from beam_jobs.batch import DEAD_LETTER_SCHEMA, OWN_PREFIX, Batch, DeadLetter, Ledger, Problem
 from beam_jobs.clean import apply_rule
-from beam_jobs.encode import encode_records
+from beam_jobs.encode import encode_records, pack_columns
 from beam_jobs.gather import Deal
 from beam_jobs.indexed import to_rows
 from beam_jobs.join import join_table, open_table, write_table
@@ -156,7 +156,7 @@ def _add_batch(
     if not len(batch):
         return
     keys = batch.keys.to_pylist()
-    records, _ = encode_records(columns)
+    records, _ = encode_records(pack_columns(columns, plan.packing))
     content.records.append(records)
     content.hashes.append(as_sortable(key_hashes(keys, plan.spec.seed)))
     content.splits.append(_splits(batch, keys, plan))

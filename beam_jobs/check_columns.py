@@ -13,6 +13,7 @@ from schemas import Manifest, ShardIndex
 from schemas.columns import ColumnKind, column_kinds, feature_of
 from schemas.index import COLUMN_TYPES
 from schemas.manifest import ShardEntry
+from schemas.packing import unpack
 
 SAMPLED = 32  # records of a shard; parsing all of a table's would take a hundred times as long as the rest
 
@@ -36,7 +37,7 @@ def value_problems(
         np.unique(np.linspace(0, len(index) - 1, SAMPLED).astype(int)).tolist() if len(index) else []
     ):
         try:
-            values = parse_example(read_record(root / shard.path, index, record))
+            values = unpack(parse_example(read_record(root / shard.path, index, record)), manifest.packed)
         except DamagedRecordError:
             continue  # the frames' CRCs have told of it, or it is too large
         for column, kind in kinds.items():

@@ -29,6 +29,7 @@ from schemas import Books, HeadraceError, Manifest, __version__
 from schemas.hashing import fingerprint
 from schemas.manifest import FileEntry, SplitEntry, all_files
 from schemas.naming import DEAD_LETTERS, MANIFEST
+from schemas.packing import stored_features
 
 _MAX_BATCH_LETTERS = 10_000
 
@@ -75,7 +76,7 @@ def commit(
         name=plan.spec.name,
         version=plan.spec.version,
         description=plan.spec.description,
-        features=plan.features,
+        features=stored_features(plan.features, plan.packing),
         label=plan.spec.label,
         splits=splits,
     )
@@ -94,6 +95,7 @@ def commit(
         spec=plan.spec.model_dump(by_alias=True, mode="json", exclude={"vars"}, exclude_unset=True),
         features=plan.features,
         indexed=sorted(plan.spec.indexed),
+        packed=plan.packing,
         splits=splits,
         books=books,
         dead_letters=letters,

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.framing import FOOTER_BYTES, FRAME_OVERHEAD, HEADER_BYTES, masked_crcs
+from schemas.packing import Packing
 
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 0x0A, 0x12, 0x1A  # tags of tf.train.Feature's fields 1, 2 and 3
 
@@ -65,6 +66,16 @@ def encode_records(columns: Mapping[str, pa.Array]) -> tuple[pa.LargeBinaryArray
     head: list[_Part] = [_constant(bytes(HEADER_BYTES) + b"\x0a", rows), _varints(total)]
     records = _join([*head, *parts, _constant(bytes(FOOTER_BYTES), rows)], rows)
     return records, _frame(records)
+
+
+def pack_columns(columns: Mapping[str, pa.Array], packing: Packing) -> dict[str, pa.Array]:
+    """The columns with vectors in place of those that are packed; see `schemas.packing`."""
+    packed = dict(columns)
+    for vector, names in packing.items():
+        matrix = np.stack([packed.pop(name).to_numpy(zero_copy_only=False) for name in names], axis=1)
+        offsets = pa.array(np.arange(len(matrix) + 1, dtype=np.int64) * len(names))
+        packed[vector] = pa.LargeListArray.from_arrays(offsets, pa.array(matrix.ravel()))
+    return packed
 
 
 def _entry(name: str, column: pa.Array, rows: int) -> tuple[list[_Part], Lengths]:

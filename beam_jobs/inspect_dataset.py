@@ -21,6 +21,7 @@ from schemas.columns import is_list
 from schemas.errors import shorten
 from schemas.features import ClassLabelFeature, Feature, ImageFeature, TextFeature
 from schemas.naming import DEAD_LETTERS
+from schemas.packing import unpack
 from schemas.units import format_bytes
 
 _LETTER_EXAMPLES = 3  # of each rule
@@ -72,6 +73,7 @@ class Inspection:
             ),
             "label": manifest.spec.get("label"),
             "indexed": manifest.indexed,
+            "packed": manifest.packed,
             "splits": {
                 name: {"records": split.records, "bytes": split.bytes, "shards": len(split.shards)}
                 for name, split in manifest.splits.items()
@@ -158,7 +160,7 @@ def _records(root: Path, manifest: Manifest, split: str) -> Iterator[Record]:
         for number in range(len(index)):
             key_hash = index.key_hashes[number].tobytes().hex()
             try:
-                values = parse_example(read_record(root / shard.path, index, number))
+                values = unpack(parse_example(read_record(root / shard.path, index, number)), manifest.packed)
                 yield Record(split, shard.path, number, key_hash, values)
             except (DamagedRecordError, OSError) as error:
                 yield Record(split, shard.path, number, key_hash, problem=str(error))
@@ -189,6 +191,8 @@ def _blocks(inspection: Inspection) -> Iterator[Block]:
          ("lengths" if is_list(feature) else "values") if name in manifest.indexed else "")
         for name, feature in manifest.features.items()
     ])  # fmt: skip
+    if manifest.packed:
+        yield Facts("Packed in the records", [(v, ", ".join(names)) for v, names in manifest.packed.items()])
     yield Table("Books", ("source", ">read", ">written", ">dead", ">dropped", ">duplicates", ""), [
         _book_row(source, books) for source, books in manifest.books.items()
     ])  # fmt: skip

@@ -51,7 +51,8 @@ def interop_files(
 ) -> dict[str, bytes]:
     """Canonical bytes of each file by its path in the data set directory.
 
-    `features` are resolved: every class_label has its list of names. `tfds.builder_from_directory` reads the
+    `features` are those that the records hold, packed ones as vectors, and resolved: every class_label has its
+    list of names. `tfds.builder_from_directory` reads the
     result with decoded images and class names; `schema.pbtxt` parses as a tensorflow_metadata Schema.
     """
     files = {
@@ -108,7 +109,7 @@ def tfds_info(
 
 def supervised_keys(features: Mapping[str, Feature], label: str | None) -> tuple[str, str] | None:
     """The (input, label) that `as_supervised=True` gives; None where the input is not obvious."""
-    if label is None:
+    if label is None or label not in features:  # a packed one is no feature of the record's
         return None
     inputs = [name for name in features if name != label]
     images = [name for name in inputs if isinstance(features[name], ImageFeature)]

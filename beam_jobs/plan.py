@@ -22,6 +22,7 @@ from schemas.errors import shorten
 from schemas.features import ClassLabelFeature, Feature, ImageFeature
 from schemas.hashing import fingerprint
 from schemas.load import fill_variables
+from schemas.packing import pack
 from schemas.spec import Join, MapRule
 
 RUN_SUFFIX = ".run"
@@ -150,6 +151,11 @@ class JobPlan:
         """The type of a row of what the indexes hold of the features."""
         return row_type(self.features, self.spec.indexed)
 
+    @cached_property
+    def packing(self) -> dict[str, list[str]]:
+        """The features that each vector of a record holds."""
+        return pack(self.features) if self.spec.pack else {}
+
     @property
     def split_names(self) -> list[str]:
         """The splits in the order of the spec, which is the order of their numbers."""
@@ -185,7 +191,7 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, list[Partition]]:
             by_alias=True, mode="json", include={"sources", "main", "join", "clean", "split", "seed"}
         ),
         {name: feature.model_dump(by_alias=True, mode="json") for name, feature in features.items()},
-        sorted(spec.indexed),
+        [sorted(spec.indexed), spec.pack],
         [path.name for path in tables.values()],
     )
     identities = [[p.source, p.identity] for listed in (main, *partitions.values()) for p in listed]

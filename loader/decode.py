@@ -30,11 +30,18 @@ def parse(records: tf.Tensor, features: Mapping[str, Feature]) -> Features:
     image: string (n,), still encoded · class_label, int64: int64 · float32: float32 · bool: bool ·
     text, bytes: string. A vector is (n, length), a list of any length a RaggedTensor (n, None).
     """
-    parsed = tf.io.parse_example(records, {name: _parsing(feature) for name, feature in features.items()})
+    parsed = tf.io.parse_example(
+        records, {_stored_name(name, f): _parsing(f) for name, f in features.items()}
+    )
+    vectors = {feature.packed.vector for feature in features.values() if feature.packed is not None}
+    columns = {vector: tf.unstack(parsed[vector], axis=1) for vector in vectors}
+    found = {}
     for name, feature in features.items():
+        packed = feature.packed
+        found[name] = parsed[name] if packed is None else columns[packed.vector][packed.place]
         if isinstance(feature, BoolFeature):
-            parsed[name] = tf.cast(parsed[name], tf.bool)
-    return {name: parsed[name] for name in features}
+            found[name] = tf.cast(found[name], tf.bool)
+    return found
 
 
 def feature_dtype(feature: Feature) -> tf.DType:
@@ -51,8 +58,14 @@ def is_ragged(feature: Feature) -> bool:
     return not isinstance(feature, ImageFeature) and getattr(feature, "shape", ()) == (None,)
 
 
+def _stored_name(name: str, feature: Feature) -> str:
+    return name if feature.packed is None else feature.packed.vector
+
+
 def _parsing(feature: Feature) -> Any:
     dtype = tf.int64 if isinstance(feature, BoolFeature) else feature_dtype(feature)
+    if feature.packed is not None:
+        return tf.io.FixedLenFeature((feature.packed.length,), dtype)
     if is_ragged(feature):
         return tf.io.RaggedFeature(dtype, row_splits_dtype=tf.int64)
     return tf.io.FixedLenFeature(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 ImageFormat = Literal["jpeg", "png", "gif", "bmp", "webp", "tiff"]
 # What a shard may hold, and with how many channels TensorFlow decodes it to (height, width, channels). A GIF it
@@ -23,11 +23,34 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
 
+class Packed(NamedTuple):
+    """Where a packed feature lies in a record: which value of which vector, and how many there are."""
+
+    vector: str
+    place: int
+    length: int
+
+
 class _Feature(Model):
+    _packed: Packed | None = PrivateAttr(
+        None
+    )  # no part of a job: the manifest says it for all features at once
+
     source: str | None = Field(
         None, alias="from", description="Column the values come from; the feature's own name where absent."
     )
     description: str = ""
+
+    @property
+    def packed(self) -> Packed | None:
+        """Where the feature lies in a record; None where it is a feature of its own."""
+        return self._packed
+
+    def at(self, place: Packed) -> Self:
+        """The same feature, packed."""
+        copy = self.model_copy()
+        copy._packed = place
+        return copy
 
 
 class ImageEncode(Model):

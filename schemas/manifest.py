@@ -17,6 +17,7 @@ from schemas.errors import HeadraceError
 from schemas.features import Feature, Model
 from schemas.hashing import fingerprint
 from schemas.naming import MANIFEST
+from schemas.packing import with_places
 from schemas.storage import Place, open_place
 
 MANIFEST_FORMAT_VERSION = 1
@@ -82,6 +83,10 @@ class Manifest(Model):
     indexed: list[str] = Field(
         default_factory=list, description="Features that the shards' indexes hold too; see `schemas.columns`."
     )
+    packed: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description="The features that each vector of a record holds, in the order of its values.",
+    )
     splits: dict[str, SplitEntry]
     books: dict[str, Books]
     dead_letters: dict[str, int] = Field(description="Dead letters by `stage.rule`.")
@@ -92,6 +97,11 @@ class Manifest(Model):
         for name in self.indexed:
             if name not in self.features or why_no_column(self.features[name]) is not None:
                 raise ValueError(f"no index can hold a feature {name!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _placed(self) -> Manifest:
+        self.features.update(with_places(self.features, self.packed))
         return self
 
     def to_json(self) -> str:

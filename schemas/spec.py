@@ -185,6 +185,12 @@ class JobSpec(Model):
         "without reading a record: numbers, class_labels, bools and short texts by their values, lists of any "
         "length by the number of their values. Where absent: the label and every list of any length.",
     )
+    pack: bool = Field(
+        False,
+        description="Store the single numbers of a record (float32; int64, class_label and bool) as one vector of "
+        "each type: smaller shards that are parsed faster. The loader gives them by their names all the same; other "
+        "readers see the vectors.",
+    )
     split: Split = Split()
     write: Write = Write()
     seed: int = Field(0, description="Of the records' order and shards.")
