@@ -25,13 +25,13 @@ import random
 import re
 import threading
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from schemas.errors import HeadraceError
-from schemas.storage import Range, check_limit, missing
+from schemas.storage import Range, missing, too_large
 
 GAP_BYTES = 64 << 10
 REQUEST_BYTES = 1 << 20
@@ -44,6 +44,7 @@ _NETWORK = {
     "ClientError",  # aiohttp
     "HTTPClientError", "IncompleteRead", "ResponseParserError",  # botocore
     "RequestException", "RefreshError", "TransportError", "ChecksumError",  # requests, google.auth, gcsfs
+    "JSONDecodeError",  # of what a store tells of a file
 }  # fmt: skip
 _SECRETS = re.compile(r"(?<=://)[^/@\s'\"]+@|\?[^\s'\")\]]+")
 
@@ -105,9 +106,10 @@ class RemotePlace:
 
     def read_bytes(self, path: str, limit: int) -> bytes:
         """See `Place`."""
-        data = self._run(self._request(path, 0, limit + 1, whole=True))
-        check_limit(data, limit, self.where(path))
-        return data
+        size = self.size(path)
+        if size > limit:
+            raise too_large(self.where(path), size, limit)
+        return self._run(self._request(path, 0, size))
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         """See `Place`."""
@@ -141,27 +143,47 @@ class RemotePlace:
                 together.start(fetch(*request))
         return out
 
-    async def _request(self, path: str, start: int, stop: int, *, whole: bool = False) -> bytes:
-        """The bytes `start` … `stop - 1`, fewer where the file ends; `whole`: it surely ends before."""
-        begun, patience, short = time.monotonic(), self._patience, False
-        limit = patience.timeout + patience.timeout_per_mib * (0 if whole else stop - start) / (1 << 20)
+    async def _request(self, path: str, start: int, stop: int) -> bytes:
+        """The bytes `start` … `stop - 1`, fewer where the file ends before."""
+
+        async def once() -> bytes:
+            try:
+                data = bytes(await self._call("cat_file", path, start=start, end=stop))
+            except Exception as error:
+                if _status(error) == 416:  # the range begins behind the end
+                    return b""
+                raise
+            if len(data) > stop - start:
+                raise self._error(path, f"{len(data)} bytes came where {stop - start} were asked for")
+            if len(data) < stop - start:
+                there = min(stop, int((await self._call("info", path))["size"] or stop)) - start
+                if len(data) < there:
+                    raise EOFError(f"{len(data)} of {there} bytes came")
+            return data
+
+        if start == stop:
+            return b""
+        return await self._persist(path, once, (stop - start) / (1 << 20))
+
+    async def _size(self, path: str) -> int:
+        async def once() -> int:
+            size = (await self._call("info", path))["size"]
+            if size is None:
+                raise self._error(path, "the server does not say how large the file is")
+            return int(size)
+
+        return await self._persist(path, once)
+
+    async def _persist(self, path: str, once: Callable[[], Awaitable[_T]], mib: float = 0) -> _T:
+        """What `once` gives, tried until it comes or the patience ends."""
+        begun, patience = time.monotonic(), self._patience
         for attempt in range(1, patience.attempts + 1):
             try:
                 async with self._many:
                     self.reads += 1
-                    data = await asyncio.wait_for(self._cat(path, start, stop), limit)
-                if len(data) == stop - start or whole:
-                    return data
-                if len(data) > stop - start:
-                    raise self._error(path, f"{len(data)} bytes came where {stop - start} were asked for")
-                if short and await self._size(path) < stop:
-                    return data  # the file ends here, and the caller knows what that means
-                short = True
-                problem = f"{len(data)} of {stop - start} bytes"
+                    return await asyncio.wait_for(once(), patience.timeout + patience.timeout_per_mib * mib)
             except Exception as error:
                 status = _status(error)
-                if status == 416:
-                    return b""
                 if not _is_transient(error, status):
                     raise self._refusal(path, error, status) from None
                 problem = _told(error)
@@ -174,23 +196,13 @@ class RemotePlace:
             await asyncio.sleep(delay)
         raise self._error(path, f"{problem}; {attempt} attempts in {spent:.1f} s")
 
-    async def _cat(self, path: str, start: int, stop: int) -> bytes:
+    async def _call(self, method: str, path: str, **options: Any) -> Any:
+        """A method of the file system, on this thread's loop or in a thread of its own as it is made for."""
         name = f"{self._root}/{path}{self._query}"
         if self._pool is None:
-            return bytes(await self._files._cat_file(name, start=start, end=stop))
-        work = functools.partial(self._files.cat_file, name, start=start, end=stop)
-        return bytes(await asyncio.get_running_loop().run_in_executor(self._pool, work))
-
-    async def _size(self, path: str) -> int:
-        name = f"{self._root}/{path}{self._query}"
-        try:
-            if self._pool is None:
-                work = self._files._info(name)
-            else:
-                work = asyncio.get_running_loop().run_in_executor(self._pool, self._files.info, name)
-            return int((await asyncio.wait_for(work, self._patience.timeout))["size"])
-        except Exception as error:
-            raise self._refusal(path, error, _status(error)) from None
+            return await getattr(self._files, f"_{method}")(name, **options)
+        work = functools.partial(getattr(self._files, method), name, **options)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     # Errors never carry the client's own as a cause: its text may hold a signed URL.
 
@@ -206,8 +218,6 @@ class RemotePlace:
     def _refusal(self, path: str, error: Exception, status: int | None) -> Exception:
         if isinstance(error, HeadraceError):
             return error
-        if isinstance(error, FileNotFoundError) or status == 404:
-            return FileNotFoundError(self.where(path))
         if status in (401, 403) or isinstance(error, PermissionError) or "redentials" in type(error).__name__:
             return HeadraceError(
                 "The store refuses access.",
@@ -216,6 +226,8 @@ class RemotePlace:
                 hint="Check the credentials that the store's own tools use here (GOOGLE_APPLICATION_CREDENTIALS, "
                 "AWS_PROFILE …) or give storage_options; some stores answer so for a wrong name too.",
             )
+        if isinstance(error, FileNotFoundError) or status == 404:
+            return FileNotFoundError(self.where(path))
         return HeadraceError("The store refuses the request.", where=self.where(path), value=_told(error))
 
 
@@ -308,15 +320,18 @@ def _status(error: BaseException | None) -> int | None:
                 return int(str(found))
         if str(error).startswith("Forbidden"):  # gcsfs keeps no more of a 403
             return 403
-        error = error.__cause__
+        # s3fs and fsspec's HTTP hide what came in an OSError; other causes may tell of a broken body, as a 400.
+        error = error.__cause__ if isinstance(error, OSError) else None
     return None
 
 
-def _is_transient(error: Exception, status: int | None) -> bool:
-    if isinstance(error, HeadraceError | FileNotFoundError | PermissionError | IsADirectoryError):
-        return False
+def _is_transient(error: BaseException, status: int | None) -> bool:
     if status is not None and status >= 400:
         return status >= 500 or status in _AGAIN or (status == 401 and "Invalid Credentials" in str(error))
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        return _is_transient(error.__cause__, None)  # over HTTP fsspec calls every failure so
+    if isinstance(error, HeadraceError | FileNotFoundError | PermissionError | IsADirectoryError):
+        return False
     names = {base.__name__ for kind in (error, error.__cause__) for base in type(kind).__mro__}
     return isinstance(error, OSError | TimeoutError | asyncio.TimeoutError | EOFError) or bool(
         names & _NETWORK

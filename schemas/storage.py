@@ -111,10 +111,10 @@ class LocalPlace:
 
     def read_bytes(self, path: str, limit: int) -> bytes:
         """See `Place`."""
-        with (self._directory / path).open("rb") as file:
-            data = file.read(limit + 1)
-        check_limit(data, limit, self.where(path))
-        return data
+        size = self.size(path)
+        if size > limit:
+            raise too_large(self.where(path), size, limit)
+        return (self._directory / path).read_bytes()
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         """See `Place`."""
@@ -130,10 +130,11 @@ class LocalPlace:
             raise HeadraceError("A file cannot be read.", where=where, value=error.strerror) from error
 
 
-def check_limit(data: bytes, limit: int, where: str) -> None:
-    """Refuse a file that is larger than it can be."""
-    if len(data) > limit:
-        raise HeadraceError("A file is larger than it can be.", where=where, allowed=f"{limit} bytes at most")
+def too_large(where: str, size: int, limit: int) -> HeadraceError:
+    """The error for a file that is larger than it can be."""
+    return HeadraceError(
+        "A file is larger than it can be.", where=where, value=f"{size} bytes", allowed=f"{limit} bytes"
+    )
 
 
 def missing(where: str) -> HeadraceError:
