@@ -20,14 +20,14 @@ from loader.loader import Loader
 from loader.order import LAST_BATCHES, Batches
 from loader.part import Where, filtered, parse_part, split_name
 from loader.pipeline import Recipe
-from loader.plan import make_plan
+from loader.plan import BLOCK_BYTES, make_plan
 from loader.read import ON_CORRUPT, CachedReader, Reader
 from loader.state import Start, from_dict
 from schemas import HeadraceError, Manifest
 from schemas.features import BoolFeature, ClassLabelFeature, Feature, ImageFeature
 
 Size = tuple[int, int]
-_READS = 2  # chunks read at a time
+_READS, _REMOTE_READS = 2, 8  # chunks read at a time
 
 
 def load(
@@ -56,6 +56,9 @@ def load(
     cache_as: str | None = None,
     cache_bytes: int | None = None,
     cache_dir: str | Path | None = None,
+    shuffle_block: int = BLOCK_BYTES,
+    storage_options: Mapping[str, Any] | None = None,
+    num_parallel_reads: int | None = None,
     num_parallel_calls: int | None = None,
     threads: int | None = None,
     prefetch: int = 2,
@@ -76,7 +79,8 @@ def load(
       text, bytes          string ()
 
     Args:
-      directory: of one version, such as out/elpv/1.0.0: where manifest.json is.
+      directory: of one version, such as out/elpv/1.0.0: where manifest.json is. A path, or a URL such as gs://… or
+        s3://… of a kind that fsspec knows.
       split: "train", "validation", … as the job named them, or a part: "train[:80%]", "train[10%:20%]", "train[:1000]".
       batch_size: examples of a batch over all hosts; None for single examples.
       seed: another one gives another order and augmentation.
@@ -112,6 +116,12 @@ def load(
         decoded where that is possible if None.
       cache_bytes: the most it may hold: as many of the examples as fit, always the same ones.
       cache_dir: of caches on disk; ~/.cache/headrace if None. Processes share what is there and fill it together.
+      shuffle_block: bytes of neighbouring records that the shuffle keeps together, so that one read brings them; a
+        record that is larger is a block of its own. Small records far away are read faster in blocks of 256 KiB, and
+        mixed a little less finely. Part of the order.
+      storage_options: for fsspec's file system where `directory` is a URL.
+      num_parallel_reads: chunks of about 1 MiB read at a time, ahead of decoding; 2 of local files and 8 of remote
+        ones if None.
       num_parallel_calls: examples decoded at a time; 4 for each thread if None, or `tf.data.AUTOTUNE`.
       threads: size of the pipeline's own thread pool; all of this process's processors if None.
       prefetch: batches made ahead, or `tf.data.AUTOTUNE`.
@@ -121,11 +131,16 @@ def load(
         manifest describes; images of different sizes are to be batched.
     """
     name = split_name(split)
-    manifest, stored = open_split(directory, name)
+    manifest, stored = open_split(directory, name, storage_options)
     part = parse_part(split, {name: stored.records})
     training = name == "train" if training is None else training
     size = check_size("image_size", image_size)
-    _check_counts(batch_size=batch_size, threads=threads, repeat=repeat if repeat is not True else None)
+    _check_counts(
+        batch_size=batch_size,
+        threads=threads,
+        num_parallel_reads=num_parallel_reads,
+        repeat=repeat if repeat is not True else None,
+    )
     check_name("resize", resize, RESIZES, "The loader knows no such way to resize.")
     check_name(
         "last_batch", last_batch, LAST_BATCHES, "The loader knows nothing else to do with a last batch."
@@ -135,6 +150,7 @@ def load(
     )
     request = CacheRequest(cache, cache_as, cache_bytes, cache_dir)
     request.check()
+    remote = stored.place.is_remote
     if where is not None:
         part = filtered(part, where, stored.column)
     chosen, label_name = _choose(manifest, features, label)
@@ -150,8 +166,14 @@ def load(
     batches = _batches(batch_size, last_batch, process_index, process_count, ops)
     mean_bytes = max(1, stored.bytes // max(1, stored.records))
     data = f"{manifest.fingerprint}/{part.name}"
+    check_count("shuffle_block", shuffle_block, 1)
     order = make_plan(
-        len(part), mean_bytes * len(part), data, seed=seed, shuffle=training if shuffle is None else shuffle
+        len(part),
+        mean_bytes * len(part),
+        data,
+        seed=seed,
+        shuffle=training if shuffle is None else shuffle,
+        block_bytes=shuffle_block,
     )
     words = f"{manifest.name} {manifest.version}, {part.name}, seed {seed}"
     plain = Reader(stored, block=order.block, on_corrupt=on_corrupt)
@@ -166,7 +188,7 @@ def load(
             "encoded": [data],
             "decoded": [data, sorted(chosen), None if crop_first else size, resize, tf.__version__],
         },
-        remote=stored.place.is_remote,
+        remote=remote,
     )
     kept = made[1] if made and made[0] == "decoded" else None
     if made and made[0] == "encoded":
@@ -194,9 +216,10 @@ def load(
             cache=kept,
             columns=columns,
             one_hot=_one_hot(chosen, label_name) if one_hot else 0,
-            reads=_READS,
+            reads=num_parallel_reads or (_REMOTE_READS if remote else _READS),
             parallel=num_parallel_calls or 4 * threads,
-            threads=threads,
+            # A read that waits for the network holds a thread.
+            threads=threads + (num_parallel_reads or _REMOTE_READS if remote else 0),
             prefetch=prefetch,
         )
     )

@@ -14,7 +14,6 @@ sizes. Changing anything here changes the order of every training run: a new maj
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from loader.memo import kept
 from schemas.hashing import fingerprint
 
 Ids = npt.NDArray[np.int64]
@@ -110,36 +110,42 @@ class Plan:
         return ids[skip : skip + stop - first]
 
     def _key(self, purpose: str, *numbers: int) -> bytes:
-        text = json.dumps([purpose, self.data, self.seed, *numbers])
-        return hashlib.blake2b(text.encode(), digest_size=16).digest()
+        return philox_key(purpose, self.data, self.seed, *numbers)
 
 
-def make_plan(records: int, total_bytes: int, data: str, *, seed: int, shuffle: bool) -> Plan:
+def make_plan(
+    records: int, total_bytes: int, data: str, *, seed: int, shuffle: bool, block_bytes: int = BLOCK_BYTES
+) -> Plan:
     """The plan of a split of `records` records in `total_bytes` bytes, with blocks and windows that suit them."""
     mean = max(1, total_bytes // max(1, records))
-    block = max(1, BLOCK_BYTES // mean, -(-records // MAX_BLOCKS))
+    block = max(1, block_bytes // mean, -(-records // MAX_BLOCKS))
     window = max(1, WINDOW_BYTES // (block * mean))
     return Plan(records, data, seed, shuffle, block, window)
 
 
-@functools.lru_cache(maxsize=4)
+@kept(2)
 def block_order(plan: Plan, epoch: int) -> Ids:
     """All blocks of an epoch in the order they are read: int64 of shape (blocks,), not to be written to."""
-    order = _sorted_by_philox(-(-plan.records // plan.block), plan._key("blocks", epoch))
+    order = sorted_by_philox(-(-plan.records // plan.block), plan._key("blocks", epoch))
     order.flags.writeable = False
     return order
 
 
-@functools.lru_cache(maxsize=8)
+@kept(4)
 def window_order(plan: Plan, epoch: int, window: int) -> Ids:
     """The ids of one window in their final order, int64, not to be written to."""
     ids = plan._spread(block_order(plan, epoch), window)
-    ids = ids[_sorted_by_philox(len(ids), plan._key("window", epoch, window))]
+    ids = ids[sorted_by_philox(len(ids), plan._key("window", epoch, window))]
     ids.flags.writeable = False
     return ids
 
 
-def _sorted_by_philox(count: int, key: bytes) -> Ids:
+def philox_key(*words: str | int) -> bytes:
+    """A 128-bit key that is another one for other words."""
+    return hashlib.blake2b(json.dumps(words).encode(), digest_size=16).digest()
+
+
+def sorted_by_philox(count: int, key: bytes) -> Ids:
     """A random permutation of 0 … count - 1: positions sorted by 64 random bits each."""
     philox = np.random.Philox(key=np.frombuffer(key, "<u8").astype(np.uint64))
     return np.argsort(philox.random_raw(count), kind="stable").astype(np.int64, copy=False)
