@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
 
-from loader import state
 from loader.pipeline import Recipe, build
+from loader.state import Cursor, Start, advance, end_of_iteration, from_dict, to_dict
 
 
 class Loader(tf.data.Dataset):
@@ -19,8 +20,14 @@ class Loader(tf.data.Dataset):
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
-        self._dataset = build(recipe)
+        self._start = recipe.start
+        self._cursor = Cursor(recipe.start)
+        self._unchecked, self._dataset = build(recipe, self._cursor)
         super().__init__(self._dataset._variant_tensor)
+
+    def __iter__(self) -> Iterator[Any]:
+        # After a seek an iteration may be shorter than `len` says.
+        return iter(self._unchecked)
 
     def _inputs(self) -> list[tf.data.Dataset]:
         return [self._dataset]
@@ -38,7 +45,7 @@ class Loader(tf.data.Dataset):
     @property
     def step(self) -> int:
         """The step at which this loader starts: 0, or that of the state it was loaded with."""
-        return self._recipe.start.step
+        return self._start.step
 
     def steps_per_epoch(self, epoch: int = 0) -> int:
         """Batches of an epoch, the same on every host; examples of this host where there are no batches."""
@@ -56,6 +63,23 @@ class Loader(tf.data.Dataset):
         Raises:
           HeadraceError: the step lies before the one this loader started at.
         """
-        recipe = self._recipe
-        place = state.advance(recipe.start, recipe.order, recipe.batches, step)
-        return state.to_dict(place, recipe.order, recipe.data)
+        return to_dict(self._place(step), self._recipe.order, self._recipe.data)
+
+    def _place(self, step: int) -> Start:
+        return advance(self._start, self._recipe.order, self._recipe.batches, step)
+
+    def _resume(self, saved: Mapping[str, Any]) -> None:
+        """Go on from a state, as `load(…, state=saved)` does, whatever has been iterated before."""
+        self._start = from_dict(saved, self._recipe.order, self._recipe.data)
+        self._cursor.place = self._start
+
+    def _seek(self, step: int) -> int | None:
+        """Begin the next iteration at `step`; its batches, or None if it never ends."""
+        place, recipe = self._place(step), self._recipe
+        self._cursor.place = place
+        if recipe.epochs is None:
+            return None
+        counts = [
+            recipe.order.count(epoch) for epoch in range(place.epoch, end_of_iteration(place, recipe.epochs))
+        ]
+        return sum(map(recipe.batches.steps, [counts[0] - place.position, *counts[1:]]))

@@ -19,7 +19,7 @@ from loader.order import Batches, HostView, Order
 from loader.part import Part
 from loader.plan import Ids
 from loader.read import CachedReader, Reader, Records
-from loader.state import Start
+from loader.state import Cursor, Start, end_of_iteration
 from schemas import HeadraceError
 from schemas.features import Feature, ImageFeature
 
@@ -59,17 +59,22 @@ class Recipe:
     prefetch: int
 
 
-def build(recipe: Recipe) -> tf.data.Dataset:
-    """The data set that a recipe describes."""
-    epochs = tf.data.Dataset.from_generator(_epochs(recipe), output_signature=tf.TensorSpec([3], tf.int64))
+def build(recipe: Recipe, cursor: Cursor) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+    """The data set that a recipe describes, and the same with its length, if it has one.
+
+    Iterations begin at the cursor and move it on.
+    """
+    epochs = tf.data.Dataset.from_generator(
+        _epochs(recipe, cursor), output_signature=tf.TensorSpec([3], tf.int64)
+    )
     # An epoch is its own little data set, so that no batch holds records of two epochs.
     dataset = epochs.flat_map(lambda epoch: _one_epoch(recipe, *tf.unstack(epoch)))
-    total = _cardinality(recipe)
+    total, counted = _cardinality(recipe), dataset
     if total is not None:
-        dataset = dataset.apply(tf.data.experimental.assert_cardinality(total))
+        counted = dataset.apply(tf.data.experimental.assert_cardinality(total))
     if recipe.prefetch:
-        dataset = dataset.prefetch(recipe.prefetch)
-    return dataset.with_options(_options(recipe))
+        dataset, counted = dataset.prefetch(recipe.prefetch), counted.prefetch(recipe.prefetch)
+    return dataset.with_options(_options(recipe)), counted.with_options(_options(recipe))
 
 
 def _one_epoch(recipe: Recipe, epoch: tf.Tensor, first: tf.Tensor, rows: tf.Tensor) -> tf.data.Dataset:
@@ -273,21 +278,20 @@ def _batch_ops(recipe: Recipe) -> tuple[AugmentFn, ...]:
     return tuple(op for op in recipe.ops if augment.is_batched(op))
 
 
-def _epochs(recipe: Recipe) -> Callable[[], Iterator[tuple[int, int, int]]]:
+def _epochs(recipe: Recipe, cursor: Cursor) -> Callable[[], Iterator[tuple[int, int, int]]]:
     """A generator function of (epoch, first position, rows): each iteration goes on where the last one ended."""
     view = HostView(recipe.order, recipe.batches)
-    start = recipe.start
-    following = start.epoch
 
     def epochs() -> Iterator[tuple[int, int, int]]:
-        nonlocal following
+        place = cursor.place
         if recipe.epochs is None:
-            numbers: Iterable[int] = itertools.count(start.epoch)
+            numbers: Iterable[int] = itertools.count(place.epoch)
         else:
-            numbers = range(following, (following // recipe.epochs + 1) * recipe.epochs)
+            numbers = range(place.epoch, end_of_iteration(place, recipe.epochs))
         for epoch in numbers:
-            first = start.position if epoch == start.epoch else 0
-            following = epoch + 1
+            first = place.position if epoch == place.epoch else 0
+            if recipe.epochs is not None:
+                cursor.place = Start(epoch + 1)
             yield epoch, first, view.rows(epoch, first)
 
     return epochs

@@ -28,6 +28,22 @@ class Start:
     step: int = 0
 
 
+@dataclass
+class Cursor:
+    """What moves.
+
+    Attributes:
+      place: where the next iteration begins.
+    """
+
+    place: Start
+
+
+def end_of_iteration(place: Start, epochs: int) -> int:
+    """The epoch before which an iteration from `place` on ends, where iterations have `epochs` epochs."""
+    return (place.epoch // epochs + 1) * epochs
+
+
 def advance(start: Start, order: Order, batches: Batches, step: int) -> Start:
     """The place after `step` batches in all.
 
