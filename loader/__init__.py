@@ -13,6 +13,5 @@ if find_spec("tensorflow") is None:
 
 from loader import augment
 from loader.api import load
-from loader.timing import WaitTimer
 
-__all__ = ["WaitTimer", "augment", "load"]
+__all__ = ["augment", "load"]

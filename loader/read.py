@@ -243,16 +243,16 @@ class CachedReader:
     """A reader that keeps the records as they are stored, by their place in a part of the split."""
 
     def __init__(self, reader: Reader, cache: Cache, part: Part) -> None:
-        self._reader, self._cache, self._part = reader, cache, part
+        self._reader, self.cache, self._part = reader, cache, part
 
     def read(self, ids: Ids) -> tuple[Records, Valid]:
         """As `Reader.read`."""
         places = self._part.places(ids)
-        rows = self._cache.missing(places)
+        rows = self.cache.missing(places)
         if not len(rows):
-            return self._cache.get(places)[0], ids >= 0
+            return self.cache.get(places)[0], ids >= 0
         records, valid = self._reader.read(ids[rows])
-        found, good = self._cache.fill(places, rows, valid, records)
+        found, good = self.cache.fill(places, rows, valid, records)
         return found, good
 
     def stats(self) -> dict[str, Any]:

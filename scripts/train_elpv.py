@@ -37,7 +37,7 @@ with silence():
     import tensorflow as tf
     from keras import layers
 
-    from loader import WaitTimer, load
+    from loader import load
     from loader.augment import FlipLeftRight, FlipUpDown
 
     tf.config.list_logical_devices()  # wakes the devices up, which is the other greeting
@@ -106,10 +106,9 @@ def main() -> None:
         metrics=["accuracy"],
         jit_compile=False,  # on a CPU it takes longer to compile than it saves here
     )
-    wait = WaitTimer()
     started = time.perf_counter()
     # shuffle=False: `load` has done that, and Keras would warn that it cannot.
-    model.fit(wait.timed(train), validation_data=validation, epochs=args.epochs, shuffle=False, verbose=2)
+    model.fit(train, validation_data=validation, epochs=args.epochs, shuffle=False, verbose=2)
     seconds = time.perf_counter() - started
 
     loss, accuracy = model.evaluate(validation, verbose=0)
@@ -118,7 +117,7 @@ def main() -> None:
     print(
         f"\nvalidation  loss {loss:.3f}, accuracy {accuracy:.1%}; always the commoner class: {majority:.1%}"
     )
-    print(f"training    {args.epochs} epochs in {seconds:.1f} s; {wait}")
+    print(f"training    {args.epochs} epochs in {seconds:.1f} s; {train.stats()}")
 
 
 if __name__ == "__main__":
