@@ -14,16 +14,17 @@ from loader import augment as augmentation
 from loader.augment import Augment, AugmentFn, RandomResizedCrop
 from loader.cached import CacheRequest, columns_of, open_cache
 from loader.checks import check_count, check_name, check_size
-from loader.dataset import open_split
 from loader.decode import RESIZES
 from loader.loader import Loader
-from loader.order import LAST_BATCHES, Batches
-from loader.part import Where, filtered, parse_part, split_name
+from loader.mixture import MixedPart, MixedReader, mix
+from loader.order import LAST_BATCHES, Batches, Order
+from loader.part import Part, Where, split_name
 from loader.pipeline import Recipe
-from loader.plan import BLOCK_BYTES, make_plan
-from loader.read import ON_CORRUPT, CachedReader, Reader
+from loader.plan import BLOCK_BYTES
+from loader.read import KEPT_BYTES, ON_CORRUPT, CachedReader, Reader
+from loader.sources import Directory, choose, open_sources
 from loader.state import Start, from_dict
-from schemas import HeadraceError, Manifest
+from schemas import HeadraceError
 from schemas.features import BoolFeature, ClassLabelFeature, Feature, ImageFeature
 
 Size = tuple[int, int]
@@ -31,9 +32,11 @@ _READS, _REMOTE_READS = 2, 8  # chunks read at a time
 
 
 def load(
-    directory: str | Path,
-    split: str = "train",
+    directory: Directory | Sequence[Directory],
+    split: str | Sequence[str] = "train",
     *,
+    weights: Sequence[float] | None = None,
+    epoch_size: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     features: str | Sequence[str] | None = None,
@@ -50,7 +53,7 @@ def load(
     process_index: int = 0,
     process_count: int = 1,
     state: Mapping[str, Any] | None = None,
-    where: Where | None = None,
+    where: Where | Sequence[Where | None] | None = None,
     on_corrupt: str = "raise",
     cache: str | None = None,
     cache_as: str | None = None,
@@ -80,14 +83,22 @@ def load(
 
     Args:
       directory: of one version, such as out/elpv/1.0.0: where manifest.json is. A path, or a URL such as gs://… or
-        s3://… of a kind that fsspec knows.
+        s3://… of a kind that fsspec knows. Or several of them in a list, to be mixed: those of the features that
+        are wanted must be declared alike in all.
       split: "train", "validation", … as the job named them, or a part: "train[:80%]", "train[10%:20%]", "train[:1000]".
+        Of a mixture one for all, or one for each.
+      weights: of a mixture: how often examples of each data set come, in numbers of any sum. Of the first positions
+        of training, whatever their number in blocks of 1,000, each has its share exactly, rounded down or up (with
+        a share below 1/1000, blocks are as long as it takes to hold one). Each comes in the order it has alone,
+        starting its next epoch when it is through. None for the sizes, so that an epoch has each record once.
+      epoch_size: of a mixture: examples of an epoch; None for as many as the data sets have records.
       batch_size: examples of a batch over all hosts; None for single examples.
       seed: another one gives another order and augmentation.
       features: the features wanted, all but the label if None. Others are not even parsed.
       label: True for the label that the data set declares, the name of another feature, False for dicts.
       one_hot: the label as float32 (classes,) instead of a number, as MixUp and CutMix make it in training.
-      with_ids: adds the feature "example_id": int64, the record's position in the split.
+      with_ids: adds the feature "example_id": int64, the record's position in the split; of a mixture also
+        "dataset": int64, which of the directories it is from.
       image_size: height and width, or one number for both. The result is the same as of `resize`, except that a
         `RandomResizedCrop()` without a size that comes first in `augment` makes its crops of this size instead.
       resize: how images get `image_size`: "crop" cuts the middle to the aspect ratio and resizes it, "stretch"
@@ -108,7 +119,8 @@ def load(
       state: what `loader.state(step)` gave, to go on from there: the same data set, split, seed, shuffle and filter,
         on any number of hosts.
       where: a filter: a function of the index's columns, by name, to bool of shape (records,). Labels, and whatever
-        else the job put into the index, are read from it without touching a record.
+        else the job put into the index, are read from it without touching a record. Of a mixture one for all, or
+        one or None for each.
       on_corrupt: "raise" an error at a damaged record, or "skip" it: just this one is left out and reported.
       cache: "memory" or "disk" to read and decode only once, "auto" for the first of them that has room. It lies
         under the shuffle: order and augmentation stay fresh.
@@ -130,15 +142,14 @@ def load(
       HeadraceError: there is no such data set, split, feature or option; a shard is missing or not the one that the
         manifest describes; images of different sizes are to be batched.
     """
-    name = split_name(split)
-    manifest, stored = open_split(directory, name, storage_options)
-    part = parse_part(split, {name: stored.records})
-    training = name == "train" if training is None else training
+    sources = open_sources(directory, split, where, storage_options)
+    training = split_name(sources[0].part.name) == "train" if training is None else training
     size = check_size("image_size", image_size)
     _check_counts(
         batch_size=batch_size,
         threads=threads,
         num_parallel_reads=num_parallel_reads,
+        epoch_size=epoch_size,
         repeat=repeat if repeat is not True else None,
     )
     check_name("resize", resize, RESIZES, "The loader knows no such way to resize.")
@@ -150,10 +161,8 @@ def load(
     )
     request = CacheRequest(cache, cache_as, cache_bytes, cache_dir)
     request.check()
-    remote = stored.place.is_remote
-    if where is not None:
-        part = filtered(part, where, stored.column)
-    chosen, label_name = _choose(manifest, features, label)
+    remote = any(source.split.place.is_remote for source in sources)
+    chosen, label_name = choose(sources, features, label)
     asked = augmentation.resolve(augment)
     ops = _bind(asked if training else (), chosen, label_name, size)
     # A crop that knows no size of its own makes image_size, and so sees the stored image.
@@ -164,20 +173,31 @@ def load(
     }
     _check_batchable(shapes, ops, batch_size)
     batches = _batches(batch_size, last_batch, process_index, process_count, ops)
-    mean_bytes = max(1, stored.bytes // max(1, stored.records))
-    data = f"{manifest.fingerprint}/{part.name}"
     check_count("shuffle_block", shuffle_block, 1)
-    order = make_plan(
-        len(part),
-        mean_bytes * len(part),
-        data,
-        seed=seed,
-        shuffle=training if shuffle is None else shuffle,
-        block_bytes=shuffle_block,
-    )
-    words = f"{manifest.name} {manifest.version}, {part.name}, seed {seed}"
-    plain = Reader(stored, block=order.block, on_corrupt=on_corrupt)
-    reader: Reader | CachedReader = plain
+    plans = [
+        source.plan(seed=seed, shuffle=training if shuffle is None else shuffle, block_bytes=shuffle_block)
+        for source in sources
+    ]
+    capacity = min(KEPT_BYTES, 4 * KEPT_BYTES // len(sources))
+    readers = [
+        Reader(source.split, block=plan.block, on_corrupt=on_corrupt, capacity=capacity)
+        for source, plan in zip(sources, plans, strict=True)
+    ]
+    order: Order = plans[0]
+    part: Part | MixedPart = sources[0].part
+    plain: Reader | MixedReader = readers[0]
+    firsts = None
+    if isinstance(directory, (str, Path)):
+        _check_alone(weights=weights, epoch_size=epoch_size)
+    else:
+        order = mix(plans, weights, epoch_size)
+        part = MixedPart(tuple(s.part for s in sources), tuple(s.split.records for s in sources))
+        firsts = tuple(part.firsts)
+        plain = MixedReader(readers, firsts, remote=remote)
+    mean_bytes = max(source.mean_bytes for source in sources)
+    data = [source.data for source in sources]
+    words = f"{' + '.join(source.words for source in sources)}, seed {seed}"
+    reader: Reader | MixedReader | CachedReader = plain
     columns = columns_of(chosen, shapes)
     made = open_cache(
         request,
@@ -185,8 +205,8 @@ def load(
         len(part),
         mean_bytes,
         {
-            "encoded": [data],
-            "decoded": [data, sorted(chosen), None if crop_first else size, resize, tf.__version__],
+            "encoded": data,
+            "decoded": [*data, sorted(chosen), None if crop_first else size, resize, tf.__version__],
         },
         remote=remote,
     )
@@ -208,6 +228,7 @@ def load(
             features=chosen,
             label=label_name,
             with_ids=with_ids,
+            firsts=firsts,
             image_size=size,
             resize=resize,
             image_shapes=shapes,
@@ -254,26 +275,21 @@ def _batches(
     return Batches(batch_size, last, process_index, process_count)
 
 
+def _check_alone(**options: object) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise HeadraceError(
+                "Only a mixture of data sets has this option.",
+                where=name,
+                value=value,
+                hint="Give a list of directories.",
+            )
+
+
 def _check_counts(**values: int | None) -> None:
     for name, value in values.items():
         if value is not None and value is not False:
             check_count(name, value, 1)
-
-
-def _choose(
-    manifest: Manifest, features: str | Sequence[str] | None, label: str | bool
-) -> tuple[dict[str, Feature], str | None]:
-    """The features to read, the label last, and the label's name."""
-    name = (manifest.spec.get("label") if label else None) if isinstance(label, bool) else label
-    wanted = (
-        [features] if isinstance(features, str) else list(manifest.features if features is None else features)
-    )
-    for asked in wanted:
-        check_name("features", asked, manifest.features, "The data set has no such feature.")
-    if name is not None:
-        check_name("label", name, manifest.features, "The data set has no such feature.")
-    order = [asked for asked in wanted if asked != name] + ([name] if name else [])
-    return {asked: manifest.features[asked] for asked in order}, name
 
 
 def _shape(feature: ImageFeature, size: Size | None) -> tuple[Any, Any, int]:

@@ -15,6 +15,7 @@ from loader.augment import AugmentFn, RandomResizedCrop
 from loader.cache import Cache, Column
 from loader.cached import through_cache
 from loader.decode import Features
+from loader.mixture import MixedPart, MixedReader
 from loader.order import Batches, HostView, Order
 from loader.part import Part
 from loader.plan import Ids
@@ -38,13 +39,14 @@ class Recipe:
     batches: Batches
     start: Start
     epochs: int | None  # of an iteration; None for ever
-    part: Part
-    reader: Reader | CachedReader
+    part: Part | MixedPart
+    reader: Reader | MixedReader | CachedReader
     skip_corrupt: bool
     mean_bytes: int  # of a record
     features: Mapping[str, Feature]
     label: str | None
     with_ids: bool
+    firsts: tuple[int, ...] | None  # of a mixture: the id of each data set's first record
     image_size: tuple[int, int] | None
     resize: str
     image_shapes: Mapping[str, tuple[int, int, int]]  # of what is cached
@@ -241,7 +243,7 @@ def _arrange(recipe: Recipe, features: Features) -> object:
     mask = features.pop(_VALID, None) if recipe.batches.last == "pad" else None
     features.pop(_VALID, None)
     if recipe.with_ids:
-        features["example_id"] = features.pop(_ID)
+        features |= _named(recipe, features.pop(_ID))
     if recipe.label is None:
         return features if mask is None else {**features, "example_mask": mask}
     label = features.pop(recipe.label)
@@ -250,6 +252,16 @@ def _arrange(recipe: Recipe, features: Features) -> object:
     inputs = next(iter(features.values())) if len(features) == 1 else features
     # Keras takes the third for sample weights.
     return (inputs, label) if mask is None else (inputs, label, tf.cast(mask, tf.float32))
+
+
+def _named(recipe: Recipe, ids: tf.Tensor) -> Features:
+    """What users know examples by."""
+    if recipe.firsts is None:
+        return {"example_id": ids}
+    firsts = tf.constant(recipe.firsts, tf.int64)
+    of = tf.searchsorted(firsts, tf.reshape(ids, [-1]), side="right", out_type=tf.int64) - 1
+    of = tf.reshape(tf.maximum(of, 0), tf.shape(ids))
+    return {"example_id": ids - tf.gather(firsts, of), "dataset": of}
 
 
 def _fixed(features: Features, size: int) -> Features:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import google_crc32c
 import numpy as np
@@ -17,13 +17,12 @@ import numpy.typing as npt
 
 from loader.cache import Cache
 from loader.dataset import Split
-from loader.part import Part
 from schemas import HeadraceError
 from schemas.framing import FOOTER_BYTES, FRAME_OVERHEAD, HEADER_BYTES, masked_crcs
 
 ON_CORRUPT = ("raise", "skip")
 _MAX_READ = 4 << 20  # 4 MiB: most bytes of one read, unless a single block is larger
-_CAPACITY = 64 << 20  # 64 MiB: two windows of a plan, as a chunk may begin in one and end in the next
+KEPT_BYTES = 64 << 20  # 64 MiB: two windows of a plan, as a chunk may begin in one and end in the next
 _MAX_LISTED = 100  # damaged records that are named one by one
 
 Ids = npt.NDArray[np.int64]
@@ -44,7 +43,7 @@ class Reader:
     """
 
     def __init__(
-        self, split: Split, *, block: int = 1, capacity: int = _CAPACITY, on_corrupt: str = "raise"
+        self, split: Split, *, block: int = 1, capacity: int = KEPT_BYTES, on_corrupt: str = "raise"
     ) -> None:
         self._split, self._block, self._capacity = split, block, capacity
         self._skip = on_corrupt == "skip"
@@ -239,10 +238,24 @@ class Reader:
             _log.warning("Left out a damaged record: %s: %s%s", where, reason, last)
 
 
+class AnyReader(Protocol):
+    """Reads records by id, as `Reader` does."""
+
+    def read(self, ids: Ids) -> tuple[Records, Valid]: ...
+
+    def stats(self) -> dict[str, Any]: ...
+
+
+class AnyPart(Protocol):
+    """Knows the places of records, as `Part` does."""
+
+    def places(self, ids: Ids) -> Ids: ...
+
+
 class CachedReader:
     """A reader that keeps the records as they are stored, by their place in a part of the split."""
 
-    def __init__(self, reader: Reader, cache: Cache, part: Part) -> None:
+    def __init__(self, reader: AnyReader, cache: Cache, part: AnyPart) -> None:
         self._reader, self.cache, self._part = reader, cache, part
 
     def read(self, ids: Ids) -> tuple[Records, Valid]:
