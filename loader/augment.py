@@ -52,6 +52,7 @@ __all__ = [
 ]
 
 AugmentFn = Callable[[Features, tf.Tensor], Features]
+Ops = tuple[AugmentFn, ...]
 
 PRESETS: dict[str, tuple[AugmentFn, ...]] = {
     "light": (Translate(), FlipLeftRight(), ColorJitter(brightness=0.1, contrast=0.1)),
@@ -115,17 +116,44 @@ def apply(
     whole = _uint8(features)
     for place, op in enumerate(ops, first):
         own = isinstance(op, (ImageOp, RandomResizedCrop, MixUp, CutMix))
-        # Seeds of different places are different Philox keys, and so independent streams.
         given = features if own else _restore(features, whole)
-        place_seed = seed + tf.constant([0, place], tf.int64)
+        place_seed = _at(seed, place)
         features = op(given, place_seed, valid) if isinstance(op, (MixUp, CutMix)) else op(given, place_seed)
         whole = whole if own else _uint8(features)
     return _restore(features, whole)
 
 
+def split(ops: Sequence[AugmentFn], *, batched: bool) -> tuple[Ops, Ops, Ops]:
+    """The operations on single examples, those flips at their end that can be done on the batch, the batch's own."""
+    own = tuple(op for op in ops if is_batched(op))
+    single = tuple(op for op in ops if not is_batched(op))
+    last = len(single)
+    while batched and last and type(single[last - 1]) in (FlipLeftRight, FlipUpDown):
+        last -= 1
+    return single[:last], single[last:], own
+
+
+def flipped(flips: Sequence[AugmentFn], seeds: tf.Tensor, first: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Which examples of a batch are mirrored left to right, and upside down, after all `flips`: bool (n,) each.
+
+    bool (0,) where none can be. `first` is the place of the first of the flips in the user's list.
+    """
+    flags = {FlipLeftRight.axis: tf.zeros([0], tf.bool), FlipUpDown.axis: tf.zeros([0], tf.bool)}
+    for place, op in enumerate(flips, first):
+        assert isinstance(op, FlipLeftRight)
+        chosen, before = op.chosen(_at(seeds, place)), flags[op.axis]
+        flags[op.axis] = chosen if before.shape[0] == 0 else tf.not_equal(before, chosen)
+    return flags[FlipLeftRight.axis], flags[FlipUpDown.axis]
+
+
 def is_batched(op: AugmentFn) -> bool:
     """Whether an operation works on batches."""
     return bool(getattr(op, "batched", False))
+
+
+def _at(seed: tf.Tensor, place: int) -> tf.Tensor:
+    """The seeds of the operation at a place in the list: seeds that differ at all give independent streams."""
+    return seed + tf.constant([0, place], tf.int64)
 
 
 def _uint8(features: Features) -> set[str]:

@@ -39,14 +39,10 @@ class MixUp:
 
     def __call__(self, features: Features, seeds: tf.Tensor, valid: tf.Tensor | None = None) -> Features:
         """The batch mixed; the label float32 (n, classes), or (n,) where it is a number."""
-        keep = tf.map_fn(self._draw, seeds, fn_output_signature=tf.float32)
+        keep = _shares(self, seeds, uniform(seeds, 1)[:, 0])
         partner = _partners(tf.shape(seeds)[0], valid)
         mixed = {name: _mix(v, partner, keep) if _is_images(v) else v for name, v in features.items()}
         return _mix_label(self, mixed, partner, keep)
-
-    def _draw(self, seed: tf.Tensor) -> tf.Tensor:
-        share = _beta(seed, self.alpha)
-        return tf.where(uniform(seed, 1)[0] < self.probability, share, 1.0)
 
 
 @dataclass(frozen=True)
@@ -65,28 +61,24 @@ class CutMix:
 
     def __call__(self, features: Features, seeds: tf.Tensor, valid: tf.Tensor | None = None) -> Features:
         """The batch mixed; the label float32 (n, classes), or (n,) where it is a number."""
-        drawn = tf.map_fn(self._draw, seeds, fn_output_signature=tf.TensorSpec([3], tf.float32))
+        drawn = uniform(seeds, 3)
+        shares = _shares(self, seeds, drawn[:, 0])
         partner = _partners(tf.shape(seeds)[0], valid)
         mixed, keep = dict(features), None
         for name, images in features.items():
             if _is_images(images):
-                inside, keep = _boxes(tf.shape(images), drawn)
+                inside, keep = _boxes(tf.shape(images), shares, drawn[:, 1:])
                 mixed[name] = tf.where(inside, tf.gather(images, partner), images)
         return mixed if keep is None else _mix_label(self, mixed, partner, keep)
 
-    def _draw(self, seed: tf.Tensor) -> tf.Tensor:
-        drawn = uniform(seed, 3)
-        share = tf.where(drawn[0] < self.probability, _beta(seed, self.alpha), 1.0)
-        return tf.stack([share, drawn[1], drawn[2]])
 
-
-def _boxes(shape: tf.Tensor, drawn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _boxes(shape: tf.Tensor, shares: tf.Tensor, middles: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Which pixels lie in each example's box, bool (n, h, w, 1), and the share outside, float32 (n,)."""
-    side = tf.sqrt(1 - drawn[:, 0])
+    side = tf.sqrt(1 - shares)
     inside = []
     for axis in (0, 1):
         size = tf.cast(shape[1 + axis], tf.float32)
-        middle = tf.floor(drawn[:, 1 + axis] * size)
+        middle = tf.floor(middles[:, axis] * size)
         half = side * size / 2
         low, high = tf.round(middle - half)[:, None], tf.round(middle + half)[:, None]
         pixel = tf.range(size)[None]
@@ -122,6 +114,12 @@ def _mix_label(op: MixUp | CutMix, features: Features, partner: tf.Tensor, keep:
             )
         label = tf.one_hot(label, op.classes)
     return {**features, op.label: _mix(label, partner, keep)}
+
+
+def _shares(op: MixUp | CutMix, seeds: tf.Tensor, chance: tf.Tensor) -> tf.Tensor:
+    """What each example keeps of itself, float32 (n,); 1 where `chance` says not to mix."""
+    shares = tf.map_fn(lambda seed: _beta(seed, op.alpha), seeds, fn_output_signature=tf.float32)
+    return tf.where(chance < op.probability, shares, 1.0)
 
 
 def _beta(seed: tf.Tensor, alpha: float) -> tf.Tensor:

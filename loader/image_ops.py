@@ -22,7 +22,7 @@ class ImageOp(ABC):
 
     def __call__(self, features: Features, seed: tf.Tensor) -> Features:
         """The features with every image changed."""
-        drawn = tf.unstack(uniform(seed, self.draws))
+        drawn = tf.unstack(uniform(seed, self.draws), self.draws)
         return {name: self.image(v, *drawn) if is_image(v) else v for name, v in features.items()}
 
     @abstractmethod
@@ -85,6 +85,10 @@ class FlipLeftRight(ImageOp):
 
     def __post_init__(self) -> None:
         check_bounds(self, "probability", 0, 1)
+
+    def chosen(self, seeds: tf.Tensor) -> tf.Tensor:
+        """Which examples of a batch are flipped, bool (n,): `load` does it in one pass with the rest."""
+        return uniform(seeds, 1)[:, 0] < self.probability
 
     def image(self, image: tf.Tensor, *drawn: tf.Tensor) -> tf.Tensor:
         """Mirrored or not."""
@@ -214,8 +218,23 @@ class Translate(ImageOp):
 
 
 def uniform(seed: tf.Tensor, count: int) -> tf.Tensor:
-    """`count` numbers in [0, 1), float32, the same on any machine for the same seed."""
-    return tf.random.stateless_uniform([count], seed, alg="philox")
+    """`count` numbers in [0, 1), float32 of shape (…, count), for each seed, int64 of shape (…, 2).
+
+    Number j is `mix(seed[0] + (j + 1) * gamma)` with an odd gamma made of `seed[1]`: SplitMix64, whose streams differ
+    in both (Steele et al., "Fast splittable pseudorandom number generators", 2014). Whole batches of seeds at once
+    cost what one does; `stateless_uniform` takes one seed at a time.
+    """
+    bits = tf.bitcast(seed, tf.uint64)
+    gamma = tf.bitwise.bitwise_or(bits[..., 1:] * _u64(0x9E3779B97F4A7C15), _u64(1))
+    x = bits[..., :1] + gamma * tf.constant(list(range(1, count + 1)), tf.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, _u64(shift))) * _u64(factor)
+    # The last step of the mixing, x ^= x >> 31, would not touch the upper 24 bits, which are all that is used.
+    return tf.cast(tf.bitcast(tf.bitwise.right_shift(x, _u64(40)), tf.int64), tf.float32) * 2.0**-24
+
+
+def _u64(value: int) -> tf.Tensor:
+    return tf.constant(value, tf.uint64)
 
 
 def is_image(value: tf.Tensor) -> bool:
