@@ -194,7 +194,7 @@ class RemotePlace:
             self.retries += 1
             _log.info("Trying again in %.2f s: %s: %s", delay, self.where(path), problem)
             await asyncio.sleep(delay)
-        raise self._error(path, f"{problem}; {attempt} attempts in {spent:.1f} s")
+        raise self._error(path, f"{attempt} attempts in {spent:.1f} s, the last: {problem}")
 
     async def _call(self, method: str, path: str, **options: Any) -> Any:
         """A method of the file system, on this thread's loop or in a thread of its own as it is made for."""
@@ -311,13 +311,11 @@ def _status(error: BaseException | None) -> int | None:
     while error is not None:
         response = getattr(error, "response", None)
         metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
-        for found in (
-            metadata.get("HTTPStatusCode"),
-            getattr(error, "status", None),
-            getattr(error, "code", None),
-        ):
-            if str(found).isdigit():
-                return int(str(found))
+        found = metadata.get("HTTPStatusCode") or getattr(error, "status", None)
+        if found is None and type(error).__name__ == "HttpError":  # of gcsfs
+            found = getattr(error, "code", None)
+        if str(found).isdigit():
+            return int(str(found))
         if str(error).startswith("Forbidden"):  # gcsfs keeps no more of a 403
             return 403
         # s3fs and fsspec's HTTP hide what came in an OSError; other causes may tell of a broken body, as a 400.
