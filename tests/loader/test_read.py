@@ -14,10 +14,12 @@ from loader_data import write_shard
 
 from loader.cache import Column, memory_cache
 from loader.dataset import open_split
+from loader.part import Part
 from loader.read import CachedReader, Reader
 from schemas import HeadraceError
 
 RECORDS = 2000  # of the table
+WHOLE = Part("train", range(RECORDS))
 
 
 def reader(directory: Path, **options: object) -> Reader:
@@ -203,12 +205,10 @@ def test_only_the_indexes_asked_for_are_read(copy, records):
 
 class TestCachedReader:
     def test_second_time_reads_nothing(self, table, records, rng):
-        plain = reader(table)
-        cached = CachedReader(plain, memory_cache([Column("record", "bytes")], RECORDS))
+        cached = CachedReader(reader(table), memory_cache([Column("record", "bytes")], RECORDS), WHOLE)
         for _ in range(2):
             for ids in np.array_split(rng.permutation(RECORDS), 7):
-                with_hole = np.append(ids, -1)
-                found, valid = cached.read(with_hole)
+                found, valid = cached.read(np.append(ids, -1))
                 assert found.tolist() == [*(records[i] for i in ids), b""]
                 assert valid.tolist() == [*[True] * len(ids), False]
         assert cached.stats()["records"] == RECORDS
@@ -219,9 +219,8 @@ class TestCachedReader:
         data = bytearray(intact)
         data[20] ^= 1
         shard(copy).write_bytes(data)
-        cached = CachedReader(
-            reader(copy, on_corrupt="skip"), memory_cache([Column("record", "bytes")], RECORDS)
-        )
+        cache = memory_cache([Column("record", "bytes")], RECORDS)
+        cached = CachedReader(reader(copy, on_corrupt="skip"), cache, WHOLE)
         everything, lost = np.arange(RECORDS), split.starts[1]
         assert np.flatnonzero(~cached.read(everything)[1]).tolist() == [lost]
         assert np.flatnonzero(~cached.read(everything)[1]).tolist() == [lost]
@@ -229,8 +228,3 @@ class TestCachedReader:
         found, valid = cached.read(everything)
         assert valid.all()
         assert found.tolist() == records
-
-    def test_a_record_asked_for_twice_counts_once(self, table, records):
-        cache = memory_cache([Column("record", "bytes")], RECORDS)
-        CachedReader(reader(table), cache).read(np.array([5, 5, 6]))
-        assert cache._missing == RECORDS - 2
