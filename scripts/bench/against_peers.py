@@ -99,7 +99,11 @@ class Contender:
             cwd=data,
             start_new_session=True,  # a group of processes that signals reach together
         )
-        self.versions: dict[str, str] = self._answer()["versions"]
+        self.versions: dict[str, str] = {}
+
+    def ready(self) -> None:
+        """Wait until it has imported what it needs and built its pipeline."""
+        self.versions = self._answer()["versions"]
 
     def epoch(self, *, check: bool = False) -> Epoch:
         """Run one epoch while nothing else of ours runs."""
@@ -266,6 +270,8 @@ def run_level(level: str, ready: dict[str, tuple[Path, Path]], listing: Path, co
 
     def attempt(name: str, *, check: bool) -> Epoch | None:
         try:
+            if check:
+                running[name].ready()
             epoch = running[name].epoch(check=check)
             problem = wrong(epoch, level, count) or (wrong_pixels(epoch, level, means) if check else None)
             if problem:
@@ -278,11 +284,8 @@ def run_level(level: str, ready: dict[str, tuple[Path, Path]], listing: Path, co
 
     try:
         for name, (python, data) in ready.items():
-            try:
-                running[name] = Contender(name, python, listing, data, level)
-            except Failed as error:
-                failures[name] = str(error)
-                continue
+            running[name] = Contender(name, python, listing, data, level)
+        for name in ready:
             attempt(name, check=True)
         for turn in range(rounds):
             # Forwards, then backwards: nobody always follows the same one.

@@ -1,7 +1,7 @@
 """Grain over ArrayRecord files: a global shuffle by random access, images decoded in threads.
 
-Threads, as the decoder gives the interpreter lock away: processes would cost a copy of every batch. One more
-than processors, as one waits for a lock now and then. Batches are made by the reading thread, which costs less memory
+Threads, as the decoder gives the interpreter lock away: processes would cost a copy of every batch. Two a
+processor, as they wait for the lock now and then. Batches are made by the reading thread, which costs less memory
 traffic than threads that make a batch each.
 """
 
@@ -55,7 +55,7 @@ def normalised(samples: Sequence[tuple[np.ndarray, np.int64]]) -> tuple[np.ndarr
 
 def load(images: list[Path], out: Path, level: str) -> Any:  # noqa: ARG001
     source = grain.sources.ArrayRecordDataSource(sorted(str(path) for path in out.glob("*.array_record")))
-    options = grain.ReadOptions(num_threads=THREADS + 1, prefetch_buffer_size=2 * BATCH)
+    options = grain.ReadOptions(num_threads=2 * THREADS, prefetch_buffer_size=2 * BATCH)
     numbers = itertools.count()
 
     def epoch() -> Batches:

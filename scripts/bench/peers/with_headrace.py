@@ -21,7 +21,10 @@ def load(images: list[Path], out: Path, level: str) -> Any:  # noqa: ARG001
     from loader import load as load_dataset
 
     manifest = next(out.glob("*/*/manifest.json"))
-    ways: dict[str, Any] = {"center": {"resize": "center"}, "random": {"augment": True}}
+    ways: dict[str, dict[str, Any]] = {
+        "center": {"resize": "center"},
+        "random": {"augment": True, "normalize": "imagenet"},  # random resized crop and flip
+    }
     dataset = load_dataset(
         manifest.parent, features="image", image_size=SIZE, batch_size=BATCH, with_ids=True, **ways[level]
     )
