@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from loader import python_calls
 from loader.cache import CACHES, FORMS, Cache, Column, Values, choose, memory_cache, row_bytes
 from loader.checks import check_count, check_name
 from loader.decode import Features, feature_dtype, is_ragged
@@ -145,16 +146,16 @@ def through_cache(
     """
     ragged = {name: feature_dtype(f) for name, f in features.items() if is_ragged(f)}
     types = [tf.string if column.dtype == "bytes" else tf.as_dtype(column.dtype) for column in columns]
-    missing = tf.numpy_function(cache.missing, [places], tf.int64)
+    missing = python_calls.call(cache.missing, [places], tf.int64)
     missing = tf.ensure_shape(missing, [None])
 
     def stored() -> list[tf.Tensor]:
-        return [*tf.numpy_function(cache.get, [places], types), tf.not_equal(places, HOLE)]
+        return [*python_calls.call(cache.get, [places], types), tf.not_equal(places, HOLE)]
 
     def made() -> list[tf.Tensor]:
         new, valid = make(missing)
         flat = [_serialize(new[c.name]) if c.name in ragged else new[c.name] for c in columns]
-        return list(tf.numpy_function(cache.fill, [places, missing, valid, *flat], [*types, tf.bool]))
+        return list(python_calls.call(cache.fill, [places, missing, valid, *flat], [*types, tf.bool]))
 
     *values, valid = tf.cond(tf.equal(tf.size(missing), 0), stored, made)
     found: Features = {}
@@ -172,7 +173,7 @@ def _serialize(value: tf.RaggedTensor) -> tf.Tensor:
         out[:] = [numbers[a:b].tobytes() for a, b in itertools.pairwise(splits)]
         return out
 
-    return tf.ensure_shape(tf.numpy_function(rows, [value.values, value.row_splits], tf.string), [None])
+    return tf.ensure_shape(python_calls.call(rows, [value.values, value.row_splits], tf.string), [None])
 
 
 def _deserialize(value: tf.Tensor, dtype: Any) -> tf.RaggedTensor:
