@@ -15,6 +15,7 @@ from loader.augment import Augment, AugmentFn, RandomResizedCrop
 from loader.cached import CacheRequest, columns_of, open_cache
 from loader.checks import check_count, check_name, check_size
 from loader.decode import RESIZES
+from loader.finish import Normalize, affines
 from loader.loader import Loader
 from loader.mixture import MixedPart, MixedReader, mix
 from loader.order import LAST_BATCHES, Batches, Order
@@ -46,6 +47,7 @@ def load(
     image_size: int | Size | None = None,
     resize: str = "crop",
     augment: Augment = None,
+    normalize: Normalize = None,
     training: bool | None = None,
     shuffle: bool | None = None,
     repeat: bool | int = False,
@@ -105,6 +107,9 @@ def load(
         resizes all of it, "pad" resizes and adds black bars, "center" cuts the middle without resizing.
       augment: True or "standard" (random resized crop and flip), "light", "strong", or operations of
         `loader.augment` or your own `op(features, seed) -> features`, in a list. Applied in training only.
+      normalize: images as float32, (x / 255 - mean) / std by channel, in training or not: "imagenet", "signed"
+        (-1 … 1), "unit" (0 … 1), or (mean, std), each a number or one for each channel. All images, or those
+        that a dict names.
       training: whether to shuffle and augment; None for "only the split called train".
       shuffle: True or False to differ from `training`. Not shuffled is stored order.
       repeat: True for epochs without end, or a number of epochs. Each is a fresh one, and no batch holds records
@@ -233,6 +238,7 @@ def load(
             resize=resize,
             image_shapes=shapes,
             ops=ops,
+            normalize=affines(normalize, {name: shape[-1] for name, shape in shapes.items()}),
             crop_first=crop_first,
             cache=kept,
             columns=columns,

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from loader.buffers import Buffers
 from loader.order import HOLE
 from loader.plan import Ids
 from schemas import HeadraceError
@@ -67,6 +68,7 @@ class Cache:
         self, stores: Sequence[Store], have: npt.NDArray[np.bool_], complete: Callable[[], None] | None = None
     ) -> None:
         self._stores, self._have, self._complete = stores, have, complete
+        self._buffers = [Buffers() for _ in stores]
         self._lock = threading.Lock()
 
     @property
@@ -92,7 +94,7 @@ class Cache:
         """The columns of these examples, in order; anything for HOLE."""
         if (places == HOLE).any():
             places = np.maximum(places, 0)
-        return [store[places] for store in self._stores]
+        return [_rows(*pair, places) for pair in zip(self._stores, self._buffers, strict=True)]
 
     def put(self, places: Ids, values: Sequence[Values]) -> None:
         """Store these examples' columns, as far as there is room."""
@@ -131,6 +133,14 @@ class Cache:
             both[rows], both[rest] = value, known
             out.append(both)
         return [*out, good]
+
+
+def _rows(store: Store, buffers: Buffers, places: Ids) -> Values:
+    if not isinstance(store, np.ndarray) or store.dtype == object:
+        return store[places]
+    out = buffers.take((len(places), *store.shape[1:]), store.dtype)
+    # All places are there, so nothing is clipped; without this, take() makes a copy first.
+    return np.take(store, places, axis=0, out=out, mode="clip")
 
 
 def memory_cache(columns: Sequence[Column], records: int) -> Cache:

@@ -11,10 +11,12 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from loader import augment, decode, padding
-from loader.augment import AugmentFn, RandomResizedCrop
+from loader.augment import Ops, RandomResizedCrop
 from loader.cache import Cache, Column
 from loader.cached import through_cache
 from loader.decode import Features
+from loader.finish import Affine
+from loader.finished import finish, normalized
 from loader.mixture import MixedPart, MixedReader
 from loader.order import Batches, HostView, Order
 from loader.part import Part
@@ -50,7 +52,8 @@ class Recipe:
     image_size: tuple[int, int] | None
     resize: str
     image_shapes: Mapping[str, tuple[int, int, int]]  # of what is cached
-    ops: tuple[AugmentFn, ...]
+    ops: Ops
+    normalize: Mapping[str, Affine]  # images to make float32 at the end
     crop_first: bool  # the first operation crops the stored image to image_size
     cache: Cache | None
     columns: Sequence[Column]
@@ -93,25 +96,40 @@ def _one_epoch(recipe: Recipe, epoch: tf.Tensor, first: tf.Tensor, rows: tf.Tens
     # No batch is smaller then, and so shapes are static.
     drop = recipe.batches.last == "drop" or recipe.batches.has_holes
     decoding = recipe.cache is None and bool(_images(recipe))
-    if decoding or _example_ops(recipe) or recipe.batches.batch_size is None:
-        # One example after the other from here on: with images, passes over whole batches cost more.
+    prepare = _prepare if recipe.cache is None else _augment
+    if recipe.batches.batch_size is None:
         dataset = dataset.unbatch()
-        if recipe.batches.batch_size is None and _VALID in dataset.element_spec:
+        if _VALID in dataset.element_spec:
             dataset = dataset.filter(lambda features: features[_VALID])
-        prepare = _prepare if recipe.cache is None else _augment
-        dataset = dataset.map(lambda features: prepare(recipe, features), num_parallel_calls=recipe.parallel)
-        if recipe.batches.batch_size is not None:
-            dataset = dataset.batch(size, drop)
+        dataset = dataset.map(
+            lambda features: normalized(prepare(recipe, features), recipe.normalize),
+            num_parallel_calls=recipe.parallel,
+        )
+    elif decoding or _example_ops(recipe):
+        # One example after the other: with images, most passes over whole batches cost more.
+        dataset = _map_and_batch(
+            dataset.unbatch(), lambda features: prepare(recipe, features), recipe.parallel, size, drop
+        )
     elif chunk != size:
         dataset = dataset.rebatch(size, drop)
     elif drop:
         dataset = dataset.map(lambda features: _fixed(features, size))
-    if _batch_ops(recipe):
-        dataset = dataset.map(lambda features: _mix(recipe, features), num_parallel_calls=recipe.threads)
+    if recipe.batches.batch_size is not None and (_flips(recipe) or _batch_ops(recipe) or recipe.normalize):
+        dataset = dataset.map(lambda features: _finish(recipe, features), num_parallel_calls=recipe.threads)
     if recipe.batches.batch_size is not None and _VALID in dataset.element_spec:
         blank = padding.zero if recipe.batches.last == "pad" else padding.remove
         dataset = dataset.map(lambda features: blank(features, _VALID))
     return dataset.map(lambda features: _arrange(recipe, features))
+
+
+def _map_and_batch(
+    dataset: tf.data.Dataset, function: Callable[[Features], Features], calls: int, size: int, drop: bool
+) -> tf.data.Dataset:
+    """`map`, then `batch`, each result written to its place in the batch while the processor's caches hold it."""
+    # tf.data makes one of the two by itself only where they are not inside a flat_map. What is deprecated is
+    # calling it without need, so the wrapped function is called, which does not warn.
+    fused = tf.data.experimental.map_and_batch.__wrapped__
+    return dataset.apply(fused(function, size, drop_remainder=drop, num_parallel_calls=calls))
 
 
 def _read(recipe: Recipe, epoch: tf.Tensor, first: tf.Tensor, start: tf.Tensor, stop: tf.Tensor) -> Features:
@@ -229,12 +247,18 @@ def _augment(recipe: Recipe, features: Features, skip: int = 0) -> Features:
     return {**(augment.apply(ops, features, hidden[_SEED], first=skip) if ops else features), **hidden}
 
 
-def _mix(recipe: Recipe, features: Features) -> Features:
-    """A batch after the operations that work on batches."""
+def _finish(recipe: Recipe, features: Features) -> Features:
+    """A batch flipped, after the operations that work on batches, and normalised."""
     hidden = {name: features.pop(name) for name in (_ID, _SEED, _VALID) if name in features}
-    first = len(_example_ops(recipe))
-    mixed = augment.apply(_batch_ops(recipe), features, hidden[_SEED], first, hidden.get(_VALID))
-    return {**mixed, **hidden}
+    first, flips, mixing = len(_example_ops(recipe)), _flips(recipe), _batch_ops(recipe)
+    none = tf.zeros([0], tf.bool)
+    mirror, upturn = augment.flipped(flips, hidden[_SEED], first) if flips else (none, none)
+    if mixing:
+        features = finish(features, mirror, upturn, {}) if flips else features
+        first += len(flips)
+        features = augment.apply(mixing, features, hidden[_SEED], first, hidden.get(_VALID))
+        mirror = upturn = none
+    return {**finish(features, mirror, upturn, recipe.normalize), **hidden}
 
 
 def _arrange(recipe: Recipe, features: Features) -> object:
@@ -282,12 +306,16 @@ def _images(recipe: Recipe) -> dict[str, ImageFeature]:
     return {name: feature for name, feature in recipe.features.items() if isinstance(feature, ImageFeature)}
 
 
-def _example_ops(recipe: Recipe) -> tuple[AugmentFn, ...]:
-    return tuple(op for op in recipe.ops if not augment.is_batched(op))
+def _example_ops(recipe: Recipe) -> Ops:
+    return augment.split(recipe.ops, batched=recipe.batches.batch_size is not None)[0]
 
 
-def _batch_ops(recipe: Recipe) -> tuple[AugmentFn, ...]:
-    return tuple(op for op in recipe.ops if augment.is_batched(op))
+def _flips(recipe: Recipe) -> Ops:
+    return augment.split(recipe.ops, batched=recipe.batches.batch_size is not None)[1]
+
+
+def _batch_ops(recipe: Recipe) -> Ops:
+    return augment.split(recipe.ops, batched=recipe.batches.batch_size is not None)[2]
 
 
 def _epochs(recipe: Recipe, cursor: Cursor) -> Callable[[], Iterator[tuple[int, int, int]]]:
