@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from loader import augment, decode, padding
+from loader import augment, decode, padding, python_calls, sequences
 from loader.augment import Ops, RandomResizedCrop
+from loader.bucket import Bucketed
 from loader.cache import Cache, Column
 from loader.cached import through_cache
 from loader.decode import Features
@@ -19,6 +19,7 @@ from loader.finish import Affine
 from loader.finished import finish, normalized
 from loader.mixture import MixedPart, MixedReader
 from loader.order import Batches, HostView, Order
+from loader.packing import Packed
 from loader.part import Part
 from loader.plan import Ids
 from loader.read import CachedReader, Reader, Records
@@ -29,7 +30,9 @@ from schemas.features import Feature, ImageFeature
 _CHUNK_BYTES = 1 << 20  # 1 MiB: what one read fetches; larger chunks fall out of the processor's caches
 _CHUNK_RECORDS = 4096
 _CACHED_CHUNK = 32  # records, so that decoding a chunk is a small share of a batch
-_ID, _SEED, _VALID = "/id", "/seed", "/valid"  # no feature can have these names
+_ID, _SEED, _VALID, _BOUND = "/id", "/seed", "/valid", "/bound"  # no feature can have these names
+_END = -1  # in place of an epoch's number
+_HIDDEN = (_ID, _SEED, _VALID, _BOUND)
 
 
 @dataclass(frozen=True)
@@ -63,17 +66,19 @@ class Recipe:
     threads: int
     prefetch: int
 
+    @property
+    def has_holes(self) -> bool:
+        """Whether rows of a batch may hold no example."""
+        return self.order.has_holes or self.batches.has_holes
+
 
 def build(recipe: Recipe, cursor: Cursor) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """The data set that a recipe describes, and the same with its length, if it has one.
 
     Iterations begin at the cursor and move it on.
     """
-    epochs = tf.data.Dataset.from_generator(
-        _epochs(recipe, cursor), output_signature=tf.TensorSpec([3], tf.int64)
-    )
     # An epoch is its own little data set, so that no batch holds records of two epochs.
-    dataset = epochs.flat_map(lambda epoch: _one_epoch(recipe, *tf.unstack(epoch)))
+    dataset = _epochs(recipe, cursor).flat_map(lambda epoch: _one_epoch(recipe, *tf.unstack(epoch)))
     total, counted = _cardinality(recipe), dataset
     if total is not None:
         counted = dataset.apply(tf.data.experimental.assert_cardinality(total))
@@ -94,7 +99,7 @@ def _one_epoch(recipe: Recipe, epoch: tf.Tensor, first: tf.Tensor, rows: tf.Tens
     )
     size = recipe.batches.host_size
     # No batch is smaller then, and so shapes are static.
-    drop = recipe.batches.last == "drop" or recipe.batches.has_holes
+    drop = recipe.batches.last == "drop" or recipe.has_holes
     decoding = recipe.cache is None and bool(_images(recipe))
     prepare = _prepare if recipe.cache is None else _augment
     if recipe.batches.batch_size is None:
@@ -116,6 +121,9 @@ def _one_epoch(recipe: Recipe, epoch: tf.Tensor, first: tf.Tensor, rows: tf.Tens
         dataset = dataset.map(lambda features: _fixed(features, size))
     if recipe.batches.batch_size is not None and (_flips(recipe) or _batch_ops(recipe) or recipe.normalize):
         dataset = dataset.map(lambda features: _finish(recipe, features), num_parallel_calls=recipe.threads)
+    if _BOUND in dataset.element_spec and isinstance(recipe.order, Bucketed):
+        lists = recipe.order.buckets.names
+        dataset = dataset.map(lambda features: sequences.pad(features, lists, _BOUND))
     if recipe.batches.batch_size is not None and _VALID in dataset.element_spec:
         blank = padding.zero if recipe.batches.last == "pad" else padding.remove
         dataset = dataset.map(lambda features: blank(features, _VALID))
@@ -135,14 +143,14 @@ def _map_and_batch(
 def _read(recipe: Recipe, epoch: tf.Tensor, first: tf.Tensor, start: tf.Tensor, stop: tf.Tensor) -> Features:
     """The parsed records of this host's rows `start` … `stop - 1`."""
     # One entry into Python for both, as each costs.
-    ids, seeds, records, valid = tf.numpy_function(
+    ids, seeds, layout, records, valid = python_calls.call(
         lambda *rows: (plan := _plan(recipe, *rows)[1:]) + _records(recipe, plan[0]),
         [epoch, first, start, stop],
-        [tf.int64, tf.int64, tf.string, tf.bool],
+        [tf.int64, tf.int64, tf.int64, tf.string, tf.bool],
         stateful=False,
     )
     features = decode.parse(tf.ensure_shape(records, [None]), recipe.features)
-    return {**features, **_hidden(recipe, ids, seeds, valid)}
+    return _rows(recipe, features, ids, seeds, layout, valid)
 
 
 def _read_cached(
@@ -150,8 +158,8 @@ def _read_cached(
 ) -> Features:
     """As `_read`, with the images decoded: from the cache, or from the shards and into the cache."""
     assert recipe.cache is not None
-    places, ids, seeds = tf.numpy_function(
-        lambda *rows: _plan(recipe, *rows), [epoch, first, start, stop], [tf.int64] * 3, stateful=False
+    places, ids, seeds, layout = python_calls.call(
+        lambda *rows: _plan(recipe, *rows), [epoch, first, start, stop], [tf.int64] * 4, stateful=False
     )
     features, valid = through_cache(
         recipe.cache,
@@ -160,12 +168,12 @@ def _read_cached(
         places,
         lambda rows: _make(recipe, tf.gather(ids, rows)),
     )
-    return {**features, **_hidden(recipe, ids, seeds, valid)}
+    return _rows(recipe, features, ids, seeds, layout, valid)
 
 
 def _make(recipe: Recipe, ids: tf.Tensor) -> tuple[Features, tf.Tensor]:
     """Examples `ids` as the cache keeps them, and which of them are valid."""
-    records, valid = tf.numpy_function(
+    records, valid = python_calls.call(
         lambda ids: _records(recipe, ids), [ids], [tf.string, tf.bool], stateful=False
     )
     features = decode.parse(tf.ensure_shape(records, [None]), recipe.features)
@@ -178,12 +186,20 @@ def _make(recipe: Recipe, ids: tf.Tensor) -> tuple[Features, tf.Tensor]:
     return features, valid
 
 
-def _plan(recipe: Recipe, epoch: int, first: int, start: int, stop: int) -> tuple[Ids, Ids, Ids]:
-    """Places in the part, ids and seeds of this host's rows `start` … `stop - 1`."""
-    view = HostView(recipe.order, recipe.batches)
-    positions, places = view.take(int(epoch), int(first), int(start), int(stop))
-    seeds = recipe.order.seeds(int(epoch), positions, places) if recipe.ops else np.zeros((0, 2), np.int64)
-    return places, recipe.part.stored(places), seeds
+def _plan(recipe: Recipe, epoch: int, first: int, start: int, stop: int) -> tuple[Ids, Ids, Ids, Ids]:
+    """Places in the part, ids and seeds of this host's rows `start` … `stop - 1`, and how they are laid out.
+
+    That is the bound of each row's bucket, or how many examples are in each row where they are packed.
+    """
+    order, epoch = recipe.order, int(epoch)
+    positions, places = HostView(order, recipe.batches).take(epoch, int(first), int(start), int(stop))
+    seeds = order.seeds(epoch, positions, places) if recipe.ops else np.zeros((0, 2), np.int64)
+    layout = np.zeros(0, np.int64)
+    if isinstance(order, Bucketed):
+        layout = order.bounds(epoch, positions)
+    elif isinstance(order, Packed):
+        places, layout = order.examples(epoch, places)
+    return places, recipe.part.stored(places), seeds, layout
 
 
 def _records(recipe: Recipe, ids: Ids) -> tuple[Records, npt.NDArray[np.bool_]]:
@@ -203,12 +219,34 @@ def _any_record(recipe: Recipe) -> bytes:
     raise HeadraceError("Not one record is intact.", where=recipe.data, hint="Prepare the data set again.")
 
 
-def _hidden(recipe: Recipe, ids: tf.Tensor, seeds: tf.Tensor, valid: tf.Tensor) -> Features:
+def _rows(  # noqa: PLR0917
+    recipe: Recipe, features: Features, ids: tf.Tensor, seeds: tf.Tensor, layout: tf.Tensor, valid: tf.Tensor
+) -> Features:
+    """The features of some rows, with what travels with them."""
+    if not isinstance(recipe.order, Packed):
+        return {**features, **_hidden(recipe, ids, seeds, layout, valid)}
+    if recipe.skip_corrupt:
+        # A damaged example leaves its row without values.
+        features = padding.zero({**features, _VALID: tf.ensure_shape(valid, [None])}, _VALID)
+        del features[_VALID]
+    counts = tf.ensure_shape(layout, [None])
+    packing = recipe.order.packing
+    rows = sequences.pack(features, counts, packing.most, packing.names[0], ids if recipe.with_ids else None)
+    if recipe.with_ids:
+        rows[_ID] = rows.pop("")
+    return {**rows, _VALID: counts > 0} if recipe.has_holes else rows
+
+
+def _hidden(
+    recipe: Recipe, ids: tf.Tensor, seeds: tf.Tensor, layout: tf.Tensor, valid: tf.Tensor
+) -> Features:
     """What travels with the features, as far as it is needed: carrying it costs a little for every example."""
     hidden = {_ID: tf.ensure_shape(ids, [None])} if recipe.with_ids else {}
     if recipe.ops:
         hidden[_SEED] = tf.ensure_shape(seeds, [None, 2])
-    if recipe.skip_corrupt or recipe.batches.has_holes:
+    if isinstance(recipe.order, Bucketed) and recipe.order.buckets.padded:
+        hidden[_BOUND] = tf.ensure_shape(layout, [None])
+    if recipe.skip_corrupt or recipe.has_holes:
         hidden[_VALID] = tf.ensure_shape(valid, [None])
     return hidden
 
@@ -242,7 +280,7 @@ def _image(
 
 def _augment(recipe: Recipe, features: Features, skip: int = 0) -> Features:
     """One example after the operations that work on single examples, the first `skip` of them done before."""
-    hidden = {name: features.pop(name) for name in (_ID, _SEED, _VALID) if name in features}
+    hidden = {name: features.pop(name) for name in _HIDDEN if name in features}
     ops = _example_ops(recipe)[skip:]
     return {**(augment.apply(ops, features, hidden[_SEED], first=skip) if ops else features), **hidden}
 
@@ -299,7 +337,8 @@ def _chunk_records(recipe: Recipe) -> int:
     if recipe.cache is not None and _images(recipe):
         # A batch at a time, so that it is gathered from the cache into its final place.
         return recipe.batches.host_size if recipe.batches.batch_size else _CACHED_CHUNK
-    return max(1, min(_CHUNK_RECORDS, _CHUNK_BYTES // recipe.mean_bytes))
+    records = max(1, min(_CHUNK_RECORDS, _CHUNK_BYTES // recipe.mean_bytes))
+    return -(-records // recipe.order.examples_of_a_row) if isinstance(recipe.order, Packed) else records
 
 
 def _images(recipe: Recipe) -> dict[str, ImageFeature]:
@@ -318,23 +357,32 @@ def _batch_ops(recipe: Recipe) -> Ops:
     return augment.split(recipe.ops, batched=recipe.batches.batch_size is not None)[2]
 
 
-def _epochs(recipe: Recipe, cursor: Cursor) -> Callable[[], Iterator[tuple[int, int, int]]]:
-    """A generator function of (epoch, first position, rows): each iteration goes on where the last one ended."""
+def _epochs(recipe: Recipe, cursor: Cursor) -> tf.data.Dataset:
+    """The epochs of an iteration, int64 (3,): number, first position, rows. It goes on where the last one ended.
+
+    Not `from_generator`: that asks Python to tidy up, which fails when the process ends before the iteration.
+    """
     view = HostView(recipe.order, recipe.batches)
 
-    def epochs() -> Iterator[tuple[int, int, int]]:
-        place = cursor.place
-        if recipe.epochs is None:
-            numbers: Iterable[int] = itertools.count(place.epoch)
-        else:
-            numbers = range(place.epoch, end_of_iteration(place, recipe.epochs))
-        for epoch in numbers:
-            first = place.position if epoch == place.epoch else 0
-            if recipe.epochs is not None:
-                cursor.place = Start(epoch + 1)
-            yield epoch, first, view.rows(epoch, first)
+    def following(state: Ids) -> tuple[Ids, Ids]:
+        begins, number, end = state[0] == 0, int(state[1]), int(state[2])
+        place = cursor.place if begins else Start(number)
+        if begins:
+            end = _END if recipe.epochs is None else end_of_iteration(place, recipe.epochs)
+        if place.epoch == end:
+            return state, np.array([_END, 0, 0])
+        if recipe.epochs is not None:
+            cursor.place = Start(place.epoch + 1)
+        rows = view.rows(place.epoch, place.position)
+        return np.array([1, place.epoch + 1, end]), np.array([place.epoch, place.position, rows])
 
-    return epochs
+    def step(state: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        state, epoch = python_calls.call(following, [state], [tf.int64, tf.int64])
+        return tf.ensure_shape(state, [3]), tf.ensure_shape(epoch, [3])
+
+    # Begun or not, the next epoch, the one before which to end.
+    epochs = tf.data.Dataset.counter().scan(tf.zeros([3], tf.int64), step)
+    return epochs.take_while(lambda epoch: epoch[0] != _END)
 
 
 def _cardinality(recipe: Recipe) -> int | None:
