@@ -130,6 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 256  # else clients wait seconds for a second try to connect
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

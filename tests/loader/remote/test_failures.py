@@ -188,8 +188,6 @@ def test_so_many_at_a_time_and_no_more(tmp_path, monkeypatch):
     now, most, lock = 0, 0, threading.Lock()
 
     class Counting(FileServer):
-        request_queue_size = 200
-
         def answer(self, handler):
             nonlocal now, most
             with lock:
@@ -211,6 +209,17 @@ def test_so_many_at_a_time_and_no_more(tmp_path, monkeypatch):
             thread.join()
     assert found == [[data[offset : offset + 100] for _, offset, _ in ranges]] * 3
     assert REQUESTS // 2 < most <= REQUESTS
+
+
+def test_long_ranges_are_cut(tmp_path, faults):
+    data = np.random.default_rng(0).bytes(3 * REQUEST_BYTES + 7)
+    (tmp_path / "x").write_bytes(data)
+    with FileServer(tmp_path) as server:
+        proxy = faults(server.port, 1, {"503": 0.3, "short": 0.3})
+        place = RemotePlace(f"http://127.0.0.1:{proxy.port}", patience=Patience(delay=0.01))
+        assert place.read_bytes("x", len(data)) == data
+        assert place.read_ranges([("x", 5, len(data)), ("x", 3, 2)]) == [data[5:], data[3:5]]
+        assert sum(proxy.count.values()) > 0
 
 
 def test_one_error_ends_the_whole_call(table):
