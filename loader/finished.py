@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
+from loader import python_calls
 from loader.decode import Features
 from loader.finish import Affine, Finisher
 
@@ -22,7 +23,7 @@ def finish(
     for name, value in features.items():
         if value.shape.rank == 4 and (flips or name in normalize):
             finisher, affine = Finisher(), normalize.get(name)
-            out = tf.numpy_function(
+            out = python_calls.call(
                 lambda images, a, b, finisher=finisher, affine=affine: finisher(images, a, b, affine),
                 [value, mirror, upturn],
                 tf.float32 if affine else value.dtype,

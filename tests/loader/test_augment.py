@@ -9,6 +9,7 @@ import tensorflow as tf
 from loader import augment as A
 from loader import load
 from loader.augment import apply, resolve
+from loader.image_ops import uniform
 from schemas import HeadraceError
 
 SEEDS = tf.constant([[5, i] for i in range(64)], tf.int64)
@@ -137,6 +138,39 @@ def test_operations_draw_independently():
         for place, op in enumerate([A.FlipLeftRight()] * 2)
     ]
     assert twice[0] != twice[1]
+
+
+def test_numbers_are_those_of_splitmix_one_by_one_or_all_together():
+    def number(first: int, second: int, j: int) -> float:
+        mask = (1 << 64) - 1
+        x = (first + (second * 0x9E3779B97F4A7C15 | 1) * (j + 1)) & mask
+        x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & mask
+        x = (x ^ x >> 27) * 0x94D049BB133111EB & mask
+        return ((x ^ x >> 31) >> 40) / 2**24
+
+    seeds = np.random.default_rng(4).integers(-(2**63), 2**63 - 1, (50, 2))
+    together = uniform(tf.constant(seeds), 3).numpy()
+    np.testing.assert_array_equal(together, [[number(int(a), int(b), j) for j in range(3)] for a, b in seeds])
+    np.testing.assert_array_equal(together[7], uniform(tf.constant(seeds[7]), 3))
+    pinned = uniform(tf.constant([3, 4], tf.int64), 3) * 2**24
+    assert pinned.numpy().tolist() == [8250603, 8574860, 8356420]
+
+
+@pytest.mark.parametrize("along", [0, 1])
+def test_numbers_of_neighbouring_seeds_and_places_are_independent(along):
+    """Seeds that differ by one in either half, as those of neighbouring places do."""
+    seeds = np.zeros((40_000, 2), np.int64)
+    seeds[:, along] = np.arange(len(seeds))
+    drawn = uniform(tf.constant(seeds), 4).numpy().astype(float)
+    assert drawn.min() >= 0
+    assert drawn.max() < 1
+    series = [*drawn.T, drawn[:-1, 0], drawn[1:, 0]]
+    pairs = [(series[i], series[j]) for i in range(4) for j in range(i)] + [(series[4], series[5])]
+    # Six standard errors of a correlation, and of the counts of a histogram.
+    assert max(abs(np.corrcoef(a, b)[0, 1]) for a, b in pairs) < 6 / 200
+    for column in drawn.T:
+        counts = np.histogram(column, 64, (0, 1))[0]
+        assert ((counts - 625) ** 2 / 625).sum() < 63 + 6 * np.sqrt(126)
 
 
 def batch(n: int = 8, classes: int = 4) -> dict[str, tf.Tensor]:
