@@ -22,8 +22,6 @@ import asyncio
 import functools
 import logging
 import random
-import re
-import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +29,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from schemas.errors import HeadraceError
+from schemas.remote_errors import is_transient, redacted, refusal, status_of, told, undelivered
 from schemas.storage import Range, missing, too_large
 
 GAP_BYTES = 64 << 10
@@ -38,16 +37,6 @@ REQUEST_BYTES = 1 << 20
 REQUESTS = 64
 
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3", "http": "http", "https": "http"}
-_AGAIN = {408, 425, 429}  # and 5xx
-# Errors without an HTTP status that mean the network: by name, so that no client has to be imported to know them.
-_NETWORK = {
-    "ClientError",  # aiohttp
-    "HTTPClientError", "IncompleteRead", "ResponseParserError",  # botocore
-    "RequestException", "RefreshError", "TransportError", "ChecksumError",  # requests, google.auth, gcsfs
-    "JSONDecodeError",  # of what a store tells of a file
-}  # fmt: skip
-_SECRETS = re.compile(r"(?<=://)[^/@\s'\"]+@|\?[^\s'\")\]]+")
-
 _T = TypeVar("_T")
 _log = logging.getLogger("headrace.storage")
 
@@ -90,7 +79,6 @@ class RemotePlace:
         self._files, self._root = _file_system(self._url, dict(options or {}))
         self._many = asyncio.Semaphore(REQUESTS)
         self._pool = None if self._files.async_impl else ThreadPoolExecutor(REQUESTS, "headrace-remote")
-        self._lock = threading.Lock()
         self.reads = self.retries = 0
 
     def __str__(self) -> str:
@@ -165,11 +153,13 @@ class RemotePlace:
             try:
                 data = bytes(await self._call("cat_file", path, start=start, end=stop))
             except Exception as error:
-                if _status(error) == 416:  # the range begins behind the end
+                if status_of(error) == 416:  # the range begins behind the end
                     return b""
                 raise
             if len(data) > stop - start:
-                raise self._error(path, f"{len(data)} bytes came where {stop - start} were asked for")
+                raise undelivered(
+                    self.where(path), f"{len(data)} bytes came where {stop - start} were asked for"
+                )
             if len(data) < stop - start:
                 there = min(stop, int((await self._call("info", path))["size"] or stop)) - start
                 if len(data) < there:
@@ -184,7 +174,7 @@ class RemotePlace:
         async def once() -> int:
             size = (await self._call("info", path))["size"]
             if size is None:
-                raise self._error(path, "the server does not say how large the file is")
+                raise undelivered(self.where(path), "the server does not say how large the file is")
             return int(size)
 
         return await self._persist(path, once)
@@ -198,10 +188,12 @@ class RemotePlace:
                     self.reads += 1
                     return await asyncio.wait_for(once(), patience.timeout + patience.timeout_per_mib * mib)
             except Exception as error:
-                status = _status(error)
-                if not _is_transient(error, status):
-                    raise self._refusal(path, error, status) from None
-                problem = _told(error)
+                status = status_of(error)
+                if not is_transient(error, status):
+                    raise refusal(
+                        self.where(path), error, status
+                    ) from None  # its cause may hold a signed URL
+                problem = told(error)
             delay = patience.delay * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)  # noqa: S311
             spent = time.monotonic() - begun
             if attempt == patience.attempts or spent + delay > patience.seconds:
@@ -209,7 +201,7 @@ class RemotePlace:
             self.retries += 1
             _log.info("Trying again in %.2f s: %s: %s", delay, self.where(path), problem)
             await asyncio.sleep(delay)
-        raise self._error(path, f"{attempt} attempts in {spent:.1f} s, the last: {problem}")
+        raise undelivered(self.where(path), f"{attempt} attempts in {spent:.1f} s, the last: {problem}")
 
     async def _call(self, method: str, path: str, **options: Any) -> Any:
         """A method of the file system, on this thread's loop or in a thread of its own as it is made for."""
@@ -218,32 +210,6 @@ class RemotePlace:
             return await getattr(self._files, f"_{method}")(name, **options)
         work = functools.partial(getattr(self._files, method), name, **options)
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-
-    # Errors never carry the client's own as a cause: its text may hold a signed URL.
-
-    def _error(self, path: str, problem: str) -> HeadraceError:
-        return HeadraceError(
-            "The store does not deliver.",
-            where=self.where(path),
-            value=problem,
-            hint="Check that it can be reached from here and answers range requests; training can go on from "
-            "its last state once it does.",
-        )
-
-    def _refusal(self, path: str, error: Exception, status: int | None) -> Exception:
-        if isinstance(error, HeadraceError):
-            return error
-        if status in (401, 403) or isinstance(error, PermissionError) or "redentials" in type(error).__name__:
-            return HeadraceError(
-                "The store refuses access.",
-                where=self.where(path),
-                value=_told(error),
-                hint="Check the credentials that the store's own tools use here (GOOGLE_APPLICATION_CREDENTIALS, "
-                "AWS_PROFILE …) or give storage_options; some stores answer so for a wrong name too.",
-            )
-        if isinstance(error, FileNotFoundError) or status == 404:
-            return FileNotFoundError(self.where(path))
-        return HeadraceError("The store refuses the request.", where=self.where(path), value=_told(error))
 
 
 def merged(ranges: Sequence[Range]) -> list[tuple[str, int, int, list[int]]]:
@@ -260,11 +226,6 @@ def merged(ranges: Sequence[Range]) -> list[tuple[str, int, int, list[int]]]:
                 continue
         found.append((path, offset, offset + length, [member]))
     return found
-
-
-def redacted(text: str) -> str:
-    """`text` without passwords and signatures of URLs in it."""
-    return _SECRETS.sub("", text)
 
 
 class _Together:
@@ -319,37 +280,3 @@ def _defaults(scheme: str, options: dict[str, Any]) -> dict[str, Any]:
         return options
     ours = {"retries": {"total_max_attempts": 1}, "max_pool_connections": REQUESTS}
     return {**options, "config_kwargs": {**ours, **options.get("config_kwargs", {})}}
-
-
-def _status(error: BaseException | None) -> int | None:
-    """The HTTP status behind an error of aiohttp, gcsfs or botocore."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
-        found = metadata.get("HTTPStatusCode") or getattr(error, "status", None)
-        if found is None and type(error).__name__ == "HttpError":  # of gcsfs
-            found = getattr(error, "code", None)
-        if str(found).isdigit():
-            return int(str(found))
-        if str(error).startswith("Forbidden"):  # gcsfs keeps no more of a 403
-            return 403
-        # s3fs and fsspec's HTTP hide what came in an OSError; other causes may tell of a broken body, as a 400.
-        error = error.__cause__ if isinstance(error, OSError) else None
-    return None
-
-
-def _is_transient(error: BaseException, status: int | None) -> bool:
-    if status is not None and status >= 400:
-        return status >= 500 or status in _AGAIN or (status == 401 and "Invalid Credentials" in str(error))
-    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
-        return _is_transient(error.__cause__, None)  # over HTTP fsspec calls every failure so
-    if isinstance(error, HeadraceError | FileNotFoundError | PermissionError | IsADirectoryError):
-        return False
-    names = {base.__name__ for kind in (error, error.__cause__) for base in type(kind).__mro__}
-    return isinstance(error, OSError | TimeoutError | asyncio.TimeoutError | EOFError) or bool(
-        names & _NETWORK
-    )
-
-
-def _told(error: BaseException) -> str:
-    return redacted(f"{type(error).__name__}: {error}".removesuffix(": "))

@@ -20,7 +20,8 @@ from loader.dataset import Split
 from loader.read import Reader
 from remote.servers import FileServer, files, free_port
 from schemas import HeadraceError, read_manifest
-from schemas.remote import GAP_BYTES, REQUEST_BYTES, REQUESTS, Patience, RemotePlace, merged, redacted
+from schemas.remote import GAP_BYTES, REQUEST_BYTES, REQUESTS, Patience, RemotePlace, merged
+from schemas.remote_errors import redacted
 from schemas.storage import LocalPlace, open_place
 
 SHARD = "toy-train.tfrecord-00000-of-00003"
