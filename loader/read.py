@@ -261,12 +261,12 @@ class CachedReader:
     def read(self, ids: Ids) -> tuple[Records, Valid]:
         """As `Reader.read`."""
         places = self._part.places(ids)
-        rows = self._cache.missing(places)
+        rows = self.cache.missing(places)
         if len(rows):
             records, valid = self._reader.read(ids[rows])
-            found, good = self._cache.fill(places, rows, valid, records)
+            found, good = self.cache.fill(places, rows, valid, records)
         else:
-            found, good = self._cache.get(places)[0], ids >= 0
+            found, good = self.cache.get(places)[0], ids >= 0
         if not good.all():
             found[~good] = b""
         return found, good
