@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import json
 import logging
+import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from schemas import HeadraceError, __version__
@@ -62,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_validate(commands)
     _add_inspect(commands)
     _add_verify(commands)
+    _add_profile(commands)
     schema = _add(
         commands, "schema", _schema, "print the JSON Schema of job files, for editors", ["headrace schema"]
     )
@@ -148,6 +151,50 @@ def _add_verify(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
+def _add_profile(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "profile",
+        _profile,
+        "measure what bounds the speed of loading a data set, and what would make it faster",
+        [
+            "headrace profile out/elpv/1.0.0",
+            "headrace profile out/photos/1.0.0 --image-size 224 --batch-size 128 --step-ms 30",
+            "headrace profile out/trips/1.0.0 --split 'train[:10%]' --json",
+        ],
+    )
+    parser.add_argument("directory", metavar="DIR", help="directory of one version, or its URL")
+    parser.add_argument("--split", default="train", help="or a part of one (default: train)")
+    parser.add_argument(
+        "--step-ms", type=_positive, default=50.0, metavar="MS", help="of the accelerator (default: 50)"
+    )
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="examples (default: 64)")
+    parser.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="as stored, or 224 where sizes differ, if absent"
+    )
+    parser.add_argument(
+        "--augment",
+        default="standard",
+        metavar="PRESET",
+        help="light, standard, strong or none (default: standard)",
+    )
+    parser.add_argument(
+        "--cache", metavar="KIND", help="memory, disk or auto: measure an epoch from the cache"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="all processors if absent")
+    parser.add_argument(
+        "--seconds", type=_positive, default=20.0, metavar="S", help="to spend, about (default: 20)"
+    )
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def _positive(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (number := float(text)) < math.inf:
+            return number
+    raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
+
+
 def _run(arguments: argparse.Namespace) -> int:
     # Beam greets its import with a warning about BigQuery, which no job here uses, and logs every error with
     # several tracebacks; the error itself reaches us, and the user, as an exception.
@@ -201,6 +248,36 @@ def _verify(arguments: argparse.Namespace) -> int:
     from beam_jobs.verify import verify_command
 
     return verify_command(arguments.directory, as_json=arguments.json)
+
+
+def _profile(arguments: argparse.Namespace) -> int:
+    # Found by name: this package and the loader never import each other.
+    from importlib.metadata import entry_points
+
+    found = list(entry_points(group="headrace.commands", name="profile"))
+    if not found:
+        raise HeadraceError(
+            "This installation does not know its own commands.",
+            value="no entry point profile in the group headrace.commands",
+            hint="Install it again: pip install --force-reinstall 'headrace[loader]'",
+        )
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _silence():
+        command: Callable[[argparse.Namespace], int] = found[0].load()
+    return command(arguments)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing on standard error: TensorFlow greets on it, from C++, whatever its log level is."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _schema(_: argparse.Namespace) -> int:
