@@ -13,5 +13,7 @@ if find_spec("tensorflow") is None:
 
 from loader import augment
 from loader.api import load
+from loader.bucket import Buckets
+from loader.packing import Packing
 
-__all__ = ["augment", "load"]
+__all__ = ["Buckets", "Packing", "augment", "load"]

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from loader import augment as augmentation
 from loader.augment import Augment, AugmentFn, RandomResizedCrop
+from loader.bucket import Bucketed, Buckets
 from loader.cached import CacheRequest, columns_of, open_cache
 from loader.checks import check_count, check_name, check_size
 from loader.decode import RESIZES
@@ -19,11 +20,12 @@ from loader.finish import Normalize, affines
 from loader.loader import Loader
 from loader.mixture import MixedPart, MixedReader, mix
 from loader.order import LAST_BATCHES, Batches, Order
+from loader.packing import Packed, Packing, window_of
 from loader.part import Part, Where, split_name
 from loader.pipeline import Recipe
 from loader.plan import BLOCK_BYTES
 from loader.read import KEPT_BYTES, ON_CORRUPT, CachedReader, Reader
-from loader.sources import Directory, choose, open_sources
+from loader.sources import Directory, check_lists, choose, lengths_of, open_sources
 from loader.state import Start, from_dict
 from schemas import HeadraceError
 from schemas.features import BoolFeature, ClassLabelFeature, Feature, ImageFeature
@@ -44,6 +46,7 @@ def load(
     label: str | bool = True,
     one_hot: bool = False,
     with_ids: bool = False,
+    sequences: Buckets | Packing | None = None,
     image_size: int | Size | None = None,
     resize: str = "crop",
     augment: Augment = None,
@@ -101,6 +104,10 @@ def load(
       one_hot: the label as float32 (classes,) instead of a number, as MixUp and CutMix make it in training.
       with_ids: adds the feature "example_id": int64, the record's position in the split; of a mixture also
         "dataset": int64, which of the directories it is from.
+      sequences: `Buckets("tokens", [32, 64, 128])` for batches of lists of like length, padded to one of the bounds, or
+        `Packing("tokens", 512)` for rows of several lists each. Both are planned from the lengths in the index.
+        Packed are all the features it names, and no others are read; "tokens_segment_ids" and "tokens_positions",
+        int32 (batch, 512), say which value belongs to which example, and "example_id" is one for each value.
       image_size: height and width, or one number for both. The result is the same as of `resize`, except that a
         `RandomResizedCrop()` without a size that comes first in `augment` makes its crops of this size instead.
       resize: how images get `image_size`: "crop" cuts the middle to the aspect ratio and resizes it, "stretch"
@@ -167,6 +174,9 @@ def load(
     request = CacheRequest(cache, cache_as, cache_bytes, cache_dir)
     request.check()
     remote = any(source.split.place.is_remote for source in sources)
+    if isinstance(sequences, Packing):
+        features = sequences.names if features is None else features
+        label = False if label is True else label
     chosen, label_name = choose(sources, features, label)
     asked = augmentation.resolve(augment)
     ops = _bind(asked if training else (), chosen, label_name, size)
@@ -197,9 +207,16 @@ def load(
     else:
         order = mix(plans, weights, epoch_size)
         part = MixedPart(tuple(s.part for s in sources), tuple(s.split.records for s in sources))
-        firsts = tuple(part.firsts)
-        plain = MixedReader(readers, firsts, remote=remote)
+        plain, firsts = MixedReader(readers, part.firsts, remote=remote), tuple(part.firsts)
     mean_bytes = max(source.mean_bytes for source in sources)
+    if sequences is not None:
+        check_lists(sequences, chosen, batch_size=batch_size, augmented=bool(ops))
+        lengths = lengths_of(sources, sequences)
+        order = (
+            Packed(order, lengths, sequences, window_of(mean_bytes), plans[0].shuffle)
+            if isinstance(sequences, Packing)
+            else Bucketed(order, lengths, sequences, batch_size or 1, last_batch)
+        )
     data = [source.data for source in sources]
     words = f"{' + '.join(source.words for source in sources)}, seed {seed}"
     reader: Reader | MixedReader | CachedReader = plain

@@ -7,6 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from loader.bucket import Bucketed
+from loader.packing import Packed
 from loader.pipeline import Recipe, build
 from loader.read import CachedReader
 from loader.state import Cursor, Start, advance, end_of_iteration, from_dict, to_dict
@@ -57,6 +59,11 @@ class Loader(tf.data.Dataset):
     def steps_per_epoch(self, epoch: int = 0) -> int:
         """Batches of an epoch, the same on every host; examples of this host where there are no batches."""
         return self._recipe.batches.steps(self._recipe.order.count(epoch))
+
+    def efficiency(self, epoch: int = 0) -> float:
+        """Share of the values in the padded or packed lists of an epoch that are no padding; 1 without `sequences`."""
+        order = self._recipe.order
+        return order.efficiency(epoch) if isinstance(order, (Bucketed, Packed)) else 1.0
 
     def state(self, step: int) -> dict[str, Any]:
         """Where training stands after `step` batches: give it to `load(…, state=…)` to go on from there.

@@ -30,6 +30,10 @@ class Order(Protocol):
     def is_even(self) -> bool:
         """Whether all epochs have the same number of positions."""
 
+    @property
+    def has_holes(self) -> bool:
+        """Whether some positions hold no example."""
+
     def count(self, epoch: int) -> int:
         """Positions of an epoch."""
 

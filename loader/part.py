@@ -35,6 +35,11 @@ class Part:
     def __len__(self) -> int:
         return len(self.chosen)
 
+    def of(self, column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What a column of the whole split says of this part, shape (len(self),)."""
+        chosen = self.chosen
+        return column[chosen.start : chosen.stop] if isinstance(chosen, range) else column[chosen]
+
     def stored(self, places: Ids) -> Ids:
         """Ids of the records at `places` of this part, int64; HOLE stays HOLE."""
         if isinstance(self.chosen, range):
@@ -82,9 +87,7 @@ class _Columns(Mapping[str, "npt.NDArray[Any]"]):
         self._part, self._column = part, column
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
-        chosen = self._part.chosen
-        values = self._column(name)
-        return values[chosen.start : chosen.stop] if isinstance(chosen, range) else values[chosen]
+        return self._part.of(self._column(name))
 
     def __iter__(self) -> Iterator[str]:
         raise TypeError("ask for columns by name")

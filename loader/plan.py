@@ -61,6 +61,11 @@ class Plan:
         """All epochs have the same number of positions."""
         return True
 
+    @property
+    def has_holes(self) -> bool:
+        """Every position holds an example."""
+        return False
+
     def count(self, epoch: int) -> int:  # noqa: ARG002 (other orders differ from epoch to epoch)
         """Positions of an epoch."""
         return self.records

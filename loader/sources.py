@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from loader.bucket import Buckets, Lengths
 from loader.checks import check_name
 from loader.dataset import Split, open_split
+from loader.packing import Packing
 from loader.part import Part, Where, filtered, parse_part, split_name
 from loader.plan import Plan, make_plan
 from schemas import HeadraceError, Manifest
+from schemas.columns import is_list
 from schemas.features import ClassLabelFeature, Feature, ImageFeature
 
 Directory = str | Path
@@ -156,6 +161,73 @@ def _both(name: str, feature: Feature, other: Feature, one: Manifest, two: Manif
         if aspect(feature) != aspect(other):
             raise _unlike(one, two, f"{what} of {name!r}", aspect(feature), aspect(other))
     return feature
+
+
+def check_lists(
+    sequences: Buckets | Packing, features: Mapping[str, Feature], *, batch_size: int | None, augmented: bool
+) -> None:
+    """Refuse what cannot be put into buckets or packed.
+
+    Raises:
+      HeadraceError: a feature is no list or is not read; a scalar is to be packed, or single examples into buckets.
+    """
+    lists = [name for name, feature in features.items() if is_list(feature)]
+    for name in sequences.names:
+        check_name(
+            "sequences", name, lists, "There is no list of any length of this name among the features."
+        )
+    if isinstance(sequences, Buckets):
+        if batch_size is None:
+            raise HeadraceError(
+                "Buckets are of batches.", where="sequences=Buckets(…)", hint="Give load(…, batch_size=…)."
+            )
+        return
+    rest = [name for name in features if name not in sequences.names]
+    if rest:
+        raise HeadraceError(
+            "A row of several examples has no place for features that are not packed.",
+            where="sequences=Packing(…), features",
+            value=", ".join(rest),
+            allowed=", ".join(sequences.names),
+            hint="Name in Packing all lists that are to be packed, and no other features.",
+        )
+    if augmented:
+        raise HeadraceError(
+            "Packed rows cannot be augmented: they hold several examples.",
+            where="augment, sequences=Packing(…)",
+        )
+
+
+def lengths_of(sources: Sequence[Source], sequences: Buckets | Packing) -> Lengths:
+    """How many values each example has, int32 (examples,), from the indexes.
+
+    Raises:
+      HeadraceError: an example has too many, or its lists are not of one length where they are to be packed; or the
+        indexes do not hold the lengths.
+    """
+    columns = [
+        np.concatenate([source.part.of(source.split.column(name)) for source in sources])
+        for name in sequences.names
+    ]
+    lengths = np.maximum.reduce(columns)
+    for name, column in zip(sequences.names, columns, strict=True):
+        unlike = np.count_nonzero(column != lengths) if isinstance(sequences, Packing) else 0
+        if unlike:
+            raise HeadraceError(
+                "Only lists of one length can be packed together.",
+                where=f"sequences=Packing({list(sequences.names)}, …)",
+                value=f"{unlike:,} of {len(lengths):,} examples have fewer values of {name!r} than of others",
+            )
+        long = np.count_nonzero(column > sequences.most)
+        if long:
+            raise HeadraceError(
+                f"{long:,} of {len(lengths):,} examples have more values of {name!r} than fit.",
+                where=f"sequences={type(sequences).__name__}(…)",
+                value=f"up to {column.max():,} values",
+                allowed=f"at most {sequences.most:,}",
+                hint=f"Leave them out with where=lambda index: index[{name!r}] <= {sequences.most}, or make more room.",
+            )
+    return lengths
 
 
 def _formats(feature: ImageFeature) -> list[Any]:
