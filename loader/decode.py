@@ -17,8 +17,9 @@ from schemas.features import (
 )
 
 Features = dict[str, Any]  # tensors by feature name
-Box = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]  # top, left, height, width: int32 scalars
-BoxFn = Callable[[tf.Tensor, tf.Tensor], Box]  # of an image's height and width
+Length = Any  # int32 scalar tensor, or an int where all images have the same
+Box = tuple[Length, Length, Length, Length]  # top, left, height, width
+BoxFn = Callable[[Length, Length], Box]  # of an image's height and width
 
 RESIZES = ("crop", "stretch", "pad", "center")
 _JPEG_MAGIC = b"\xff\xd8\xff"
@@ -79,28 +80,31 @@ def decode_image(data: tf.Tensor, feature: ImageFeature, box: BoxFn | None = Non
     Of a JPEG only the box is decoded, which is what makes crops cheap.
     """
     channels = feature.shape[2]
-    return tf.ensure_shape(_decode(data, feature.stored_format, channels, box), [None, None, channels])
+    return tf.ensure_shape(_decode(data, feature, box), [None, None, channels])
 
 
-def _decode(data: tf.Tensor, stored_format: str | None, channels: int, box: BoxFn | None) -> tf.Tensor:
+def _decode(data: tf.Tensor, feature: ImageFeature, box: BoxFn | None) -> tf.Tensor:
+    stored_format, channels = feature.stored_format, feature.shape[2]
     if stored_format == "jpeg":
-        return _decode_jpeg(data, channels, box)
+        return _decode_jpeg(data, feature, box)
     if stored_format == "png":
         return _cut(tf.io.decode_png(data, channels), box)
     if box is None or channels == 4:
         return _cut(_decode_any(data, channels), box)
     return tf.cond(
         tf.equal(tf.strings.substr(data, 0, len(_JPEG_MAGIC)), _JPEG_MAGIC),
-        lambda: _decode_jpeg(data, channels, box),
+        lambda: _decode_jpeg(data, feature, box),
         lambda: _cut(_decode_any(data, channels), box),
     )
 
 
-def _decode_jpeg(data: tf.Tensor, channels: int, box: BoxFn | None) -> tf.Tensor:
+def _decode_jpeg(data: tf.Tensor, feature: ImageFeature, box: BoxFn | None) -> tf.Tensor:
+    height, width, channels = feature.stored_shape
     if box is None:
         return tf.io.decode_jpeg(data, channels)
-    shape = tf.io.extract_jpeg_shape(data)
-    return tf.io.decode_and_crop_jpeg(data, tf.stack(box(shape[0], shape[1])), channels)
+    if height is None or width is None:
+        height, width = tf.unstack(tf.io.extract_jpeg_shape(data)[:2])
+    return tf.io.decode_and_crop_jpeg(data, tf.stack(box(height, width)), channels)
 
 
 def _decode_any(data: tf.Tensor, channels: int) -> tf.Tensor:
@@ -121,7 +125,7 @@ def fit_box(size: tuple[int, int], resize: str) -> BoxFn | None:
         return lambda height, width: center_box(height, width, *_aspect_size(height, width, size))
     if resize == "center":
         return lambda height, width: center_box(
-            height, width, tf.minimum(height, size[0]), tf.minimum(width, size[1])
+            height, width, _clip(size[0], 1, height), _clip(size[1], 1, width)
         )
     return None
 
@@ -131,6 +135,8 @@ def fit(image: tf.Tensor, size: tuple[int, int], resize: str) -> tf.Tensor:
     if resize == "pad":
         return to_uint8(tf.image.resize_with_pad(image, *size))
     if resize == "center":
+        if tuple(image.shape[:2]) == tuple(size):
+            return image
         # Padding copies the image even where there is nothing to add.
         fits = tf.reduce_all(tf.shape(image)[:2] == size)
         padded = tf.cond(
@@ -153,17 +159,23 @@ def to_uint8(image: tf.Tensor) -> tf.Tensor:
     return image if image.dtype == tf.uint8 else tf.saturate_cast(tf.round(image), tf.uint8)
 
 
-def center_box(height: tf.Tensor, width: tf.Tensor, crop_height: tf.Tensor, crop_width: tf.Tensor) -> Box:
+def center_box(height: Length, width: Length, crop_height: Length, crop_width: Length) -> Box:
     """A crop of the given size in the middle of an image."""
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
-def _aspect_size(height: tf.Tensor, width: tf.Tensor, size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
+def _aspect_size(height: Length, width: Length, size: tuple[int, int]) -> tuple[Length, Length]:
     """The largest height and width of the aspect ratio of `size` that an image holds."""
     return (
-        tf.clip_by_value((width * size[0] + size[1] // 2) // size[1], 1, height),
-        tf.clip_by_value((height * size[1] + size[0] // 2) // size[0], 1, width),
+        _clip((width * size[0] + size[1] // 2) // size[1], 1, height),
+        _clip((height * size[1] + size[0] // 2) // size[0], 1, width),
     )
+
+
+def _clip(value: Length, low: int, high: Length) -> Length:
+    if isinstance(value, int) and isinstance(high, int):
+        return max(low, min(value, high))
+    return tf.clip_by_value(value, low, high)
 
 
 def _margins(image: tf.Tensor, size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
