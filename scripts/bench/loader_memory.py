@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""Memory of the loader over several epochs: flat, and no more than what it says that it holds.
+
+Prints the largest resident set of each epoch, above that of the process before `load`, and beside it the sum that
+DESIGN.md gives for what is held on purpose. The process holds more than that: TensorFlow's graphs and threads, and
+freed memory that the C library keeps for later. Images are cropped at random, resized to 224 x 224 and mirrored;
+tables are read whole.
+
+Examples:
+  python scripts/bench/loader_memory.py out/photos/1.0.0 out/trips/1.0.0
+  python scripts/bench/loader_memory.py out/photos/1.0.0 --epochs 10 --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path[:] = [p for p in sys.path if p != os.path.dirname(os.path.abspath(__file__))]  # noqa: PTH100, PTH120
+# Now `loader` is the package, and not the file here.
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+from loader import load, pipeline  # noqa: E402
+from loader.loader import Loader  # noqa: E402
+from loader.read import KEPT_BYTES  # noqa: E402
+from schemas import read_manifest  # noqa: E402
+
+MB = 1e6
+
+
+class Peak:
+    """The largest resident set since the last look, sampled every 10 ms."""
+
+    def __init__(self) -> None:
+        self._most = resident()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def look(self) -> int:
+        """Bytes; the next look begins anew."""
+        most, self._most = max(self._most, resident()), 0
+        return most
+
+    def _watch(self) -> None:
+        while True:
+            self._most = max(self._most, resident())
+            time.sleep(0.01)
+
+
+def resident() -> int:
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def make(directory: str, batch_size: int) -> Loader:
+    images = any(feature.type == "image" for feature in read_manifest(directory).features.values())
+    more = {"image_size": 224, "augment": True} if images else {}
+    return load(directory, "train", batch_size=batch_size, **more)
+
+
+def held(loader: Loader, batch: int) -> dict[str, int]:
+    """Bytes that the loader holds on purpose, at most: the formula of DESIGN.md. `batch` is the size of one."""
+    recipe = loader._recipe
+    plan, records = recipe.order, recipe.order.count(0)
+    chunk = pipeline._chunk_records(recipe) * recipe.mean_bytes
+    images = pipeline._images(recipe)
+    pixels = sum(math.prod(n or 2 * recipe.image_size[0] for n in f.stored_shape) for f in images.values())
+    sized = sum(math.prod((*recipe.image_size, f.shape[2])) for f in images.values()) if images else 0
+    finishing = bool(pipeline._flips(recipe) or pipeline._batch_ops(recipe) or recipe.normalize)
+    return {
+        # A chunk as bytes objects, as one tensor of records, and as parsed features.
+        "chunks being read": recipe.reads * 3 * chunk,
+        # What was read with a record of a block and has not been asked for yet.
+        "blocks": min(KEPT_BYTES, recipe.mean_bytes * records) if plan.block > 1 else 0,
+        # The stored image's pixels, resized as float32, and rounded.
+        "images being decoded": recipe.parallel * (pixels + 5 * sized) if images else 0,
+        "batches being filled": 2 * batch,
+        "batches being finished": recipe.threads * 2 * batch if finishing else 0,
+        # What is ready, what the consumer has, and the one on its way there.
+        "batches made ahead": (recipe.prefetch + 2) * batch,
+        "index, 8 bytes a record": 8 * records,
+        "order, 8 bytes a block of 2 epochs": 2 * 8 * -(-records // plan.block),
+        "windows, 8 bytes a record of 4": 4 * 8 * min(records, plan.window_records) if plan.block > 1 else 0,
+    }
+
+
+def measure(directory: str, batch_size: int, epochs: int) -> dict[str, Any]:
+    tf.reduce_sum(tf.zeros([8])).numpy()  # TensorFlow's own start
+    peak = Peak()
+    base = peak.look()
+    loader = make(directory, batch_size)
+    found, batch = [], 0
+    for _ in range(epochs):
+        steps = 0
+        for elements in loader:
+            if not batch:
+                flat = tf.nest.flatten(elements, expand_composites=True)
+                batch = sum(
+                    int(np.sum(tf.strings.length(x)))
+                    if x.dtype == tf.string
+                    else x.dtype.size * int(tf.size(x))
+                    for x in flat
+                )
+            steps += 1
+        found.append({"steps": steps, "peak_bytes": peak.look() - base, "end_bytes": resident() - base})
+    parts = held(loader, batch)
+    return {
+        "base_bytes": base,
+        "batch_bytes": batch,
+        "epochs": found,
+        "held": parts,
+        "held_bytes": sum(parts.values()),
+        "growth_bytes": max(e["peak_bytes"] for e in found[1:]) - found[0]["peak_bytes"] if epochs > 1 else 0,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("directories", nargs="+", metavar="DIR", help="prepared data sets with a split train")
+    parser.add_argument("--batch-size", type=int, default=64, help="(default: 64)")
+    parser.add_argument("--epochs", type=int, default=5, help="(default: 5)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each data set")
+    args = parser.parse_args()
+    if len(args.directories) > 1:
+        # Each in a process of its own, as memory that one has freed is not given back.
+        options = ["--batch-size", str(args.batch_size), "--epochs", str(args.epochs)]
+        for directory in args.directories:
+            command = [sys.executable, __file__, directory, *options, *["--json"] * args.json]
+            subprocess.run(command, check=True)
+        return
+    found = measure(args.directories[0], args.batch_size, args.epochs)
+    if args.json:
+        print(json.dumps({"directory": args.directories[0], **found}))
+        return
+    print(f"{args.directories[0]}, batches of {args.batch_size}: {found['batch_bytes'] / MB:.1f} MB each")
+    print(f"  before load {found['base_bytes'] / MB:8.1f} MB, TensorFlow's own; below is what comes on top")
+    for number, epoch in enumerate(found["epochs"]):
+        print(
+            f"  epoch {number:<5} {epoch['peak_bytes'] / MB:8.1f} MB at most, {epoch['end_bytes'] / MB:8.1f} MB "
+            f"at its end, {epoch['steps']} steps"
+        )
+    print(f"  growth beyond the first epoch's peak {found['growth_bytes'] / MB:+.1f} MB")
+    for name, size in found["held"].items():
+        if size:
+            print(f"  {name:<36} {size / MB:8.1f} MB")
+    print(f"  {'held on purpose, at most':<36} {found['held_bytes'] / MB:8.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
