@@ -88,6 +88,7 @@ class Contender:
     def __init__(self, name: str, python: Path, images: Path, data: Path, level: str):
         self.name = name
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.scratch = tempfile.TemporaryDirectory(prefix=f"bench-{name}-", ignore_cleanup_errors=True)
         self.process = subprocess.Popen(
             [python, PEERS / f"with_{name}.py", "run", images, data, level],
             stdin=subprocess.PIPE,
@@ -95,7 +96,7 @@ class Contender:
             stderr=self.log,
             text=True,
             bufsize=1,
-            env=os.environ | _ENVIRON,
+            env=os.environ | _ENVIRON | {"TMPDIR": self.scratch.name},
             cwd=data,
             start_new_session=True,  # a group of processes that signals reach together
         )
@@ -116,11 +117,22 @@ class Contender:
         self._signal(signal.SIGSTOP)
         return epoch
 
+    def end(self) -> None:
+        """Let the process end by itself, so that it takes its shared memory with it."""
+        assert self.process.stdin is not None
+        self._signal(signal.SIGCONT)
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+
     def close(self) -> None:
-        """End the process and its children; it holds nothing worth an orderly end."""
+        """Wait for the end, but not for long; then end the process and its children by force."""
+        self.end()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=20)
         self._signal(signal.SIGKILL)
         self.process.wait()
         self.log.close()
+        self.scratch.cleanup()
 
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -299,6 +311,8 @@ def run_level(level: str, ready: dict[str, tuple[Path, Path]], listing: Path, co
                     )
         versions = {name: contender.versions for name, contender in running.items()}
     finally:
+        for contender in running.values():
+            contender.end()
         for contender in running.values():
             contender.close()
     return versions, {name: found for name, found in epochs.items() if name in versions}, failures
