@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 import weakref
 from typing import Any
@@ -9,12 +10,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from tensorflow.python.framework import config  # its name elsewhere only sets it
 
 # What is counted, one behind the other in a vector of float64: five sums, the longest wait, and a histogram of
 # waits whose bounds are powers of 2 ** (1 / 8), 9 % apart, from 1 µs to 71 minutes.
 _STARTS, _START_SECONDS, _STEPS, _SECONDS, _TOTAL, _LONGEST, _BINS = range(7)
 _PER_OCTAVE, _OCTAVES, _FINEST = 8, 32, 1e-6
 _SIZE = _BINS + _PER_OCTAVE * _OCTAVES
+
+
+def _now() -> tf.Tensor:
+    """Seconds; by Python's clock where TensorFlow's own is forbidden, by `enable_op_determinism`."""
+    if not config.is_op_determinism_enabled():
+        return tf.timestamp()
+    return tf.ensure_shape(tf.numpy_function(time.time, [], tf.float64), [])
 
 
 class Stats(dict[str, Any]):
@@ -48,7 +57,7 @@ class Waits:
 
         Put it last: what is behind it, such as another `prefetch`, is the consumer that is timed.
         """
-        asked = tf.data.Dataset.counter().map(lambda _: tf.timestamp())
+        asked = tf.data.Dataset.counter().map(lambda _: _now())
         # A zip asks its parts one after the other: the clock, then the data.
         timed = tf.data.Dataset.zip(asked, dataset).scan(tf.constant(0.0, tf.float64), self._count)
         options = tf.data.Options()
@@ -76,7 +85,7 @@ class Waits:
     def _count(self, before: tf.Tensor, item: tuple[tf.Tensor, Any]) -> tuple[tf.Tensor, Any]:
         """Counts an element that was asked for at a time, the one before it having come at `before`."""
         asked, element = item
-        came = tf.timestamp()
+        came = _now()
         # Clocks may be set back.
         self._add(tf.equal(before, 0), tf.maximum(came - asked, 0), tf.maximum(came - before, 0))
         return came, element
