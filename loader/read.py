@@ -15,6 +15,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
+from loader.blocks import Blocks
 from loader.cache import Cache
 from loader.dataset import Split
 from schemas import HeadraceError
@@ -45,10 +46,10 @@ class Reader:
     def __init__(
         self, split: Split, *, block: int = 1, capacity: int = KEPT_BYTES, on_corrupt: str = "raise"
     ) -> None:
-        self._split, self._block, self._capacity = split, block, capacity
+        self._split, self._block = split, block
         self._skip = on_corrupt == "skip"
-        self._kept: dict[int, _Kept] = {}  # by number of the block, oldest first
-        self._kept_bytes = 0
+        self._blocks = Blocks(split.records, block, capacity, self._cut) if block > 1 else None
+        self._damage: dict[int, str] = {}  # what is wrong, by id
         self._corrupt: dict[int, dict[str, Any]] = {}  # by id
         self._stats = {"records": 0, "bytes": 0}
         self._lock = threading.Lock()  # of all the above; never held while bytes are read
@@ -89,89 +90,61 @@ class Reader:
                 "corrupt": listed,
             }
 
-    def _records(self, ids: Ids) -> tuple[list[bytes], Valid]:
-        numbers, inverse = np.unique(ids // self._block, return_inverse=True)
-        reads, of_block = self._reads(numbers, inverse)
+    def _records(self, ids: Ids) -> tuple[Records, Valid]:
+        """The records `ids`, b"" where damaged, and which are not."""
+        if self._blocks is not None:
+            records = self._blocks.take(ids)
+        else:
+            numbers, inverse = np.unique(ids, return_inverse=True)
+            records = self._cut(numbers)[0][inverse]
         starts, stops = self._split.spans(ids, ids)
-        number = of_block[inverse]
-        lows = starts - np.array([read.start for read in reads])[number]
-        frames = list(
-            zip(
-                [reads[k].data for k in number.tolist()],
-                lows.tolist(),
-                (lows + (stops - starts)).tolist(),
-                strict=True,
-            )
-        )
-        # The index says where a frame lies, so a damaged length harms only its own record.
-        records = [data[a + HEADER_BYTES : b - FOOTER_BYTES] for data, a, b in frames]
-        lengths = np.frombuffer(b"".join([data[a : a + 8] for data, a, _ in frames]), "<u8")
-        stored = np.frombuffer(b"".join([data[b - FOOTER_BYTES : b] for data, _, b in frames]), "<u4")
-        crcs = np.array([google_crc32c.value(record) for record in records], np.uint32)
-        long = lengths == (stops - starts - FRAME_OVERHEAD).astype(np.uint64)
-        sound = stored == masked_crcs(crcs)
-        intact = long & sound
+        intact = np.fromiter((record is not None for record in records), bool, len(records))
         for k in np.flatnonzero(~intact).tolist():
-            self._note_corrupt(int(ids[k]), int(starts[k]), "its CRC" if long[k] else "its length field")
+            self._note_corrupt(int(ids[k]), int(starts[k]), self._damage[int(ids[k])])
             records[k] = b""
         with self._lock:
             self._stats["records"] += len(records)
             self._stats["bytes"] += int((stops - starts).sum())
         return records, intact
 
-    def _reads(self, numbers: Ids, inverse: Ids) -> tuple[list[_Read], Ids]:
-        """Finished reads that hold the blocks `numbers`, and which of them holds each block."""
+    def _cut(self, numbers: Ids) -> tuple[Records, Ids]:
+        """The records of the blocks `numbers`, in rising order, None where damaged; and the bytes of each block."""
         split, size = self._split, self._block
         starts, stops = split.spans(numbers * size, np.minimum((numbers + 1) * size, split.records) - 1)
+        reads, of_block = self._plan(starts, stops)
+        self._fetch(reads)
+        ids = numbers if size == 1 else (numbers[:, None] * size + np.arange(size)).ravel()
+        ids = ids[ids < split.records]
+        begins, ends = split.spans(ids, ids)
+        sizes = ends - begins
         if size == 1:
-            reads, of_block = self._plan(starts, stops)
-            self._fetch(reads)
-            return reads, of_block
-        taken = np.bincount(inverse, minlength=len(numbers)).tolist()
-        names = numbers.tolist()
-        with self._lock:
-            kept = [self._kept.get(name) for name in names]
-            missing = np.flatnonzero([found is None for found in kept])
-            own, of_missing = self._plan(starts[missing], stops[missing])
-            sizes = (stops - starts)[missing].tolist()
-            counts = np.minimum(size, split.records - numbers[missing] * size).tolist()
-            for k, read, length, count in zip(
-                missing.tolist(), of_missing.tolist(), sizes, counts, strict=True
-            ):
-                kept[k] = self._kept[names[k]] = _Kept(own[read], length, count)
-            self._kept_bytes += sum(sizes)
-            self._release(names, kept, taken)
-        try:
-            self._fetch(own)
-        except BaseException:
-            with self._lock:  # so that the next call tries again
-                self._forget(own)
-            raise
-        held = [found.read for found in kept if found is not None]
-        reads = list(dict.fromkeys(held))
-        for call in {read.call for read in reads}:
-            call.wait()
-        number = dict(zip(reads, range(len(reads)), strict=True))
-        return reads, np.array([number[read] for read in held])
-
-    def _release(self, names: list[int], kept: list[_Kept | None], taken: list[int]) -> None:
-        """Let go of blocks of which every record has been taken, and of the oldest if there are too many.
-
-        Whoever is about to take records of them holds their reads already.
-        """
-        for name, found, count in zip(names, kept, taken, strict=True):
-            if found is not None:
-                found.left -= count
-                if found.left <= 0 and self._kept.pop(name, None) is not None:
-                    self._kept_bytes -= found.bytes
-        while self._kept_bytes > self._capacity:
-            name = next(iter(self._kept))
-            self._kept_bytes -= self._kept.pop(name).bytes
-
-    def _forget(self, reads: list[_Read]) -> None:
-        gone = set(reads)
-        for name in [name for name, found in self._kept.items() if found.read in gone]:
-            self._kept_bytes -= self._kept.pop(name).bytes
+            # Large records: each is copied once, out of the read that holds it.
+            lows = begins - np.array([read.start for read in reads], np.int64)[of_block]
+            held = [reads[k].data for k in of_block.tolist()]
+            frames = list(zip(held, lows.tolist(), (lows + sizes).tolist(), strict=True))
+            records = [data[a + HEADER_BYTES : b - FOOTER_BYTES] for data, a, b in frames]
+            lengths = np.frombuffer(b"".join([data[a : a + 8] for data, a, _ in frames]), "<u8")
+            stored = np.frombuffer(b"".join([data[b - FOOTER_BYTES : b] for data, _, b in frames]), "<u4")
+        else:
+            # Small ones: back to back, so that all but the cutting is done for all at once.
+            data = b"".join([read.data for read in reads])
+            highs = np.cumsum(sizes)
+            lows = highs - sizes
+            bounds = zip((lows + HEADER_BYTES).tolist(), (highs - FOOTER_BYTES).tolist(), strict=True)
+            records = [data[a:b] for a, b in bounds]
+            raw = np.frombuffer(data, np.uint8)
+            lengths = raw[lows[:, None] + np.arange(8)].view("<u8").ravel()
+            stored = raw[highs[:, None] - np.arange(FOOTER_BYTES, 0, -1)].view("<u4").ravel()
+        # The index says where a frame lies, so a damaged length harms only its own record.
+        crcs = np.fromiter(map(google_crc32c.value, records), np.uint32, len(records))
+        long = lengths == (sizes - FRAME_OVERHEAD).astype(np.uint64)
+        sound = stored == masked_crcs(crcs)
+        found = np.empty(len(records), dtype=object)
+        found[:] = records
+        for k in np.flatnonzero(~(long & sound)).tolist():
+            self._damage[int(ids[k])] = "its CRC" if long[k] else "its length field"
+            found[k] = None
+        return found, stops - starts
 
     def _plan(self, starts: Ids, stops: Ids) -> tuple[list[_Read], Ids]:
         """One read for ranges that follow each other, in rising order; and which read holds each range."""
@@ -183,25 +156,18 @@ class Reader:
         fresh[1:] |= part[1:] != part[:-1]
         ends = np.append(np.flatnonzero(fresh)[1:], len(starts)) - 1
         spans = zip(starts[fresh].tolist(), stops[ends].tolist(), strict=True)
-        call = _Call()
-        return [_Read(call, start, stop) for start, stop in spans], np.cumsum(fresh) - 1
+        return [_Read(start, stop) for start, stop in spans], np.cumsum(fresh) - 1
 
     def _fetch(self, reads: list[_Read]) -> None:
         """Bring what one call wants."""
         if not reads:
             return
-        try:
-            ranges = [self._split.pieces(read.start, read.stop) for read in reads]
-            flat = [piece for pieces in ranges for piece in pieces]
-            found = iter(self._split.place.read_ranges(flat))
-            for read, pieces in zip(reads, ranges, strict=True):
-                parts = [self._whole(next(found), piece) for piece in pieces]
-                read.data = parts[0] if len(parts) == 1 else b"".join(parts)
-        except BaseException as error:
-            reads[0].call.error = error
-            raise
-        finally:
-            reads[0].call.done.set()
+        ranges = [self._split.pieces(read.start, read.stop) for read in reads]
+        flat = [piece for pieces in ranges for piece in pieces]
+        found = iter(self._split.place.read_ranges(flat))
+        for read, pieces in zip(reads, ranges, strict=True):
+            parts = [self._whole(next(found), piece) for piece in pieces]
+            read.data = parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _whole(self, data: bytes, piece: tuple[str, int, int]) -> bytes:
         path, offset, length = piece
@@ -276,33 +242,10 @@ class CachedReader:
         return self._reader.stats()
 
 
-class _Call:
-    """The reads that one call has begun; other calls wait for them."""
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.error: BaseException | None = None
-
-    def wait(self) -> None:
-        self.done.wait()
-        if self.error is not None:
-            raise self.error
-
-
 @dataclass(eq=False, slots=True)
 class _Read:
-    """The bytes `start` … `stop - 1` of a split, on their way or here."""
+    """The bytes `start` … `stop - 1` of a split."""
 
-    call: _Call
     start: int
     stop: int
     data: bytes = b""
-
-
-@dataclass(eq=False, slots=True)
-class _Kept:
-    """A block that is kept: the read that holds it, its bytes, and how many of its records are left to take."""
-
-    read: _Read
-    bytes: int
-    left: int

@@ -85,15 +85,14 @@ class TestBlocks:
         assert stats["records"] == RECORDS
         assert stats["bytes"] == opened._split.bytes
         assert stats["reads"] <= RECORDS // 10 + 3
-        assert opened._kept == {}
-        assert opened._kept_bytes == 0
+        assert opened._blocks.bytes == 0
 
     def test_those_never_taken_whole_are_bounded(self, table, records, rng):
         opened = reader(table, block=20, capacity=10_000)
         for ids in np.array_split(rng.permutation(RECORDS // 2) * 2, 20):  # a filter: even records only
             assert opened.read(ids)[0].tolist() == [records[i] for i in ids]
-            assert opened._kept_bytes <= 10_000
-            assert opened._kept_bytes == sum(kept.bytes for kept in opened._kept.values())
+            assert opened._blocks.bytes <= 10_000
+            assert opened._blocks.bytes == opened._blocks._bytes.sum()
 
     def test_a_failed_read_is_tried_again_by_the_next_call(self, copy, records):
         data = shard(copy).read_bytes()
