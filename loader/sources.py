@@ -211,12 +211,13 @@ def lengths_of(sources: Sequence[Source], sequences: Buckets | Packing) -> Lengt
     ]
     lengths = np.maximum.reduce(columns)
     for name, column in zip(sequences.names, columns, strict=True):
-        unlike = np.count_nonzero(column != lengths) if isinstance(sequences, Packing) else 0
+        unlike = np.count_nonzero(column != columns[0]) if isinstance(sequences, Packing) else 0
         if unlike:
             raise HeadraceError(
                 "Only lists of one length can be packed together.",
                 where=f"sequences=Packing({list(sequences.names)}, …)",
-                value=f"{unlike:,} of {len(lengths):,} examples have fewer values of {name!r} than of others",
+                value=f"{unlike:,} of {len(lengths):,} examples have more or fewer values of {name!r}",
+                allowed=f"as many as of {sequences.names[0]!r}",
             )
         long = np.count_nonzero(column > sequences.most)
         if long:

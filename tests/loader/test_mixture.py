@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from loader_data import deal, write_dataset
+from order_checks import check_every_step
 
 from loader import load
 from loader.mixture import Mixture, mix
-from loader.order import HOLE, Batches, HostView
+from loader.order import HOLE
 from loader.plan import Plan
 from schemas import HeadraceError
 
@@ -128,20 +129,8 @@ def test_the_order_is_pinned():
     assert mixture.ids(7, 990, 1000).tolist() == [207, 92, 36, 146, 45, 314, 16, 26, 18, 226]
 
 
-def test_hosts_share_the_batches_of_a_mixture():
-    mixture = mix(plans(100, 30, 5), [5, 3, 1], 203)
-    for epoch in range(3):
-        whole = HostView(mixture, Batches(24))
-        order = whole.take(epoch, 0, 0, whole.rows(epoch, 0))[1].tolist()
-        for count in (2, 4, 8):
-            views = [HostView(mixture, Batches(24, "keep", h, count)) for h in range(count)]
-            steps = views[0].batches.steps(203)
-            found: list[int] = []
-            for step in range(steps):
-                for view in views:
-                    size = view.batches.host_size
-                    found += view.take(epoch, 0, step * size, (step + 1) * size)[1].tolist()
-            assert [i for i in found if i != HOLE] == order
+def test_every_step_can_be_resumed_on_any_number_of_hosts():
+    check_every_step(mix(plans(100, 30, 5), [5, 3, 1], 203), 24, epochs=3)
 
 
 @pytest.mark.parametrize(
@@ -216,14 +205,13 @@ def test_an_epoch_without_weights_has_each_record_once(three):
         assert sorted(values(mixed)) == [1000 * k + i for k, size in enumerate(SIZES) for i in range(size)]
 
 
-def test_every_step_can_be_resumed_on_any_number_of_hosts(three):
+def test_data_go_on_on_another_number_of_hosts(three):
     options: dict[str, Any] = {"weights": [1, 0.5, 2], "batch_size": 16, "seed": 4}
     whole = load(three, **options)
     expected = batches(whole) + batches(whole)
     assert len(expected) == 12
-    for step in range(len(expected)):
+    for step, count in ((1, 1), (8, 4)):
         state = json.loads(json.dumps(whole.state(step)))
-        count = (1, 2, 4, 8)[step % 4]
         parts = [
             load(three, **options, state=state, process_index=h, process_count=count) for h in range(count)
         ]
@@ -252,8 +240,7 @@ def test_parts_filters_and_splits_of_each(three):
     assert len(values(all_odd)) == sum(size // 2 for size in SIZES)
 
 
-@pytest.mark.parametrize("cache", ["memory", "disk"])
-@pytest.mark.parametrize("cache_as", ["encoded", "decoded"])
+@pytest.mark.parametrize(("cache", "cache_as"), [("memory", "decoded"), ("disk", "encoded")])
 def test_caches_hold_mixtures(three, tmp_path, cache, cache_as):
     options: dict[str, Any] = {"weights": [3, 1, 1], "batch_size": 16, "with_ids": True}
     plain = load(three, **options)
