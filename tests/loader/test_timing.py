@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import time
@@ -121,6 +122,12 @@ def test_single_examples_are_not_timed(cells):
     assert found["cache"] is None
     assert found["reader"]["records"] >= 7
     assert str(found).startswith("read ")
+
+
+def test_iterations_may_outlive_their_loader(cells):
+    batches = iter(load(cells, "train", batch_size=10))
+    gc.collect()
+    assert sum(len(labels) for _, labels in batches) == 103
 
 
 def test_damaged_records_are_told(tmp_path, table):
