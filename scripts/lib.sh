@@ -21,16 +21,33 @@ find_python() {
   return 1
 }
 
-# make_venv: $VENV, with uv where there is one; Debian's Python without python3-venv has no pip of its own to put in.
+# make_venv OPTIONS: $VENV, with uv where there is one; Debian's Python without python3-venv has no pip to put in.
 make_venv() {
   local python
   python=$(find_python)
   rm -rf "$VENV"
   if command -v uv >/dev/null; then
-    uv venv --quiet --python "$python" "$VENV"
+    uv venv --quiet --python "$python" "$@" "$VENV"
   else
-    "$python" -m venv "$VENV" >/dev/null 2>&1 || { rm -rf "$VENV" && "$python" -m venv --without-pip "$VENV"; }
+    "$python" -m venv "$@" "$VENV" >/dev/null 2>&1 ||
+      { rm -rf "$VENV" && "$python" -m venv --without-pip "$@" "$VENV"; }
   fi
+}
+
+# make_torch_venv: $VENV with PyTorch. PyPI's brings 5 GB of CUDA, so that of Debian is taken where it is of our Python.
+make_torch_venv() {
+  local system=/usr/bin/python3
+  if PYTHON=$system find_python >/dev/null 2>&1; then
+    if ! "$system" -c 'import torch' 2>/dev/null && [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then
+      { apt-get -qq update && apt-get -qq install --yes --no-install-recommends python3-torch; } >/dev/null 2>&1 || true
+    fi
+    if "$system" -c 'import torch' 2>/dev/null; then
+      PYTHON=$system make_venv --system-site-packages
+      return
+    fi
+  fi
+  make_venv
+  pip_install torch
 }
 
 # pip_install ARGUMENTS: into $VENV.
