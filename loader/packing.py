@@ -142,9 +142,14 @@ def _packed(packed: Packed, epoch: int) -> tuple[Lengths, Ids]:
         place[order] = np.arange(len(order))
         rows = place[rows]
         # In a row they keep their order.
-        found.append(ids[np.argsort(rows, kind="stable")].astype(small))
+        found.append(ids[np.argsort(_narrow(rows, len(order)), kind="stable")].astype(small))
         sizes.append(np.bincount(rows, minlength=len(order)))
     return np.concatenate(found), np.cumsum(np.concatenate(sizes))
+
+
+def _narrow(numbers: Ids, most: int) -> npt.NDArray[np.integer]:
+    """The numbers 0 … most in 16 bits where they fit: those are sorted by counting."""
+    return numbers.astype(np.uint16) if most < 1 << 16 else numbers
 
 
 @kept(None)
@@ -162,7 +167,7 @@ def best_fit(lengths: Lengths, room: int) -> tuple[Ids, Ids]:
     Returns:
       The row of each example, int64 (n,), and the first example of each row, int64 (rows,).
     """
-    by_length = np.argsort(-lengths.astype(np.int64), kind="stable")
+    by_length = np.argsort(_narrow(room - lengths.astype(np.int64), room), kind="stable")
     counts = np.bincount(lengths, minlength=1)
     rows = np.empty(len(lengths), np.int64)  # of the examples as sorted
     openers: list[Ids] = [np.zeros(0, np.int64)]
