@@ -84,7 +84,7 @@ def held(loader: Loader, batch: int) -> dict[str, int]:
         # The stored image's pixels, resized as float32, and rounded.
         "images being decoded": recipe.parallel * (pixels + 5 * sized) if images else 0,
         "batches being filled": 2 * batch,
-        "batches being finished": recipe.threads * 2 * batch if finishing else 0,
+        "batches being finished": pipeline._finish_calls(recipe) * 2 * batch if finishing else 0,
         # What is ready, what the consumer has, and the one on its way there.
         "batches made ahead": (recipe.prefetch + 2) * batch,
         "index, 8 bytes a record": 8 * records,
