@@ -66,7 +66,8 @@ def train(backup, **options):
         keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"],
     )
     data_set = load(data, batch_size=8, augment="standard", seed=3)
-    next(iter(data_set))  # a look at it changes nothing
+    if backup:
+        next(iter(data_set))  # a look, which uses an epoch up, but for Backup
     last = [Backup(backup, data_set, **options), Kill()] if backup else []
     history = model.fit(data_set, epochs=3, callbacks=last, verbose=0, shuffle=False,
                         validation_data=load(data, "validation", batch_size=8, last_batch="pad"))
