@@ -2,7 +2,7 @@
 
 What its guides advise: decoding fused with the crop, normalising fused with mirroring, as many threads as processors,
 the dynamic executor. Files are read as they are (mapped into memory, 0.03 ms each); shuffle_after_epoch shuffles all
-of them. More threads, deeper queues and channels last took more processor time. Its resizing is what takes its time: 0.8 ms.
+of them. More threads, deeper queues and channels last took more processor time. Resizing is its dearest step: 0.8 ms.
 """
 
 from __future__ import annotations
