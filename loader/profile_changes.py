@@ -146,16 +146,16 @@ def fill(make: Callable[..., Loader], split: str, records: int, seconds: float, 
 def changes(setup: Setup, unit: float, deadline: float) -> tuple[list[Change], bool]:
     """What is worth doing, the best first, and whether all was tried before the deadline of `time.perf_counter`."""
     ways = (_cache, _smaller_images, _less_augmentation, _pack, _larger_batch, _more_threads, _more_reads)
-    found = []
-    for way in ways:
-        if time.perf_counter() > deadline:
+    found: list[Change] = []
+    complete = True
+    for number, way in enumerate(ways):
+        if number and time.perf_counter() > deadline:
+            complete = False
             break
         change = way(setup, unit)
         if change is not None and max(change.predicted, change.measured) > _GAIN * setup.whole.speed:
             found.append(change)
-    else:
-        return sorted(found, key=lambda change: -change.measured), True
-    return sorted(found, key=lambda change: -change.measured), False
+    return sorted(found, key=lambda change: -change.measured), complete
 
 
 def _cache(setup: Setup, unit: float) -> Change | None:

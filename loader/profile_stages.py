@@ -27,6 +27,8 @@ _SAMPLE_BYTES = (
 )  # 32 MiB: records that are kept for the later stages, more than a processor's caches hold
 _SAMPLE_RECORDS = 4096
 IDLE = 0.2  # share of the processors' time: with less of it they, and not waiting, are what bounds
+_LEAST = 0.05  # share of what was measured that is the work itself
+_LEAST_RUNS = 10  # elements that a measurement takes at least, however slow they are
 _GROUP = 16  # elements that come to Python at a time
 
 
@@ -278,11 +280,11 @@ def _cost(recipe: Recipe, source: tf.data.Dataset, work: Callable[[Any], Feature
         return _touch(work(value))
 
     costs = []
-    for touch, share in ((full, 0.8), (_touch, 0.2)):
+    for touch, share in ((full, 0.7), (_touch, 0.3)):
         dataset = source.map(touch, num_parallel_calls=calls).batch(_GROUP)
         _, cpu, count = _run(recipe, dataset, share * seconds)
         costs.append(cpu / count / _GROUP)
-    return max(costs[0] - costs[1], 1e-9)
+    return max(costs[0] - costs[1], _LEAST * costs[0])  # below that, it is lost in noise
 
 
 def _touch(features: Any) -> tf.Tensor:
@@ -299,7 +301,7 @@ def _run(recipe: Recipe, dataset: tf.data.Dataset, seconds: float) -> tuple[floa
     elements = iter(dataset.with_options(pipeline._options(recipe)))
     next(elements)
     count, wall, cpu = 0, time.perf_counter(), time.process_time()
-    while time.perf_counter() - wall < seconds:
+    while count < _LEAST_RUNS or time.perf_counter() - wall < seconds:
         next(elements)
         count += 1
     return time.perf_counter() - wall, time.process_time() - cpu, count
