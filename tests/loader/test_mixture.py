@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -323,9 +324,19 @@ def test_options_of_a_mixture(three):
     assert all((f["dataset"].numpy() == 0).all() for f, _ in alone)
 
 
+def test_remote_data_sets_are_mixed_alike(three):
+    files = fsspec.filesystem("memory")
+    for k, directory in enumerate(three):
+        files.put(str(directory), f"/mixture/{k}", recursive=True)
+    options: dict[str, Any] = {"weights": [3, 2, 1], "batch_size": 16}
+    remote = load([f"memory://mixture/{k}" for k in range(3)], **options)
+    assert batches(remote) == batches(load(three, **options))
+    assert remote.stats()["reader"]["reads"] > 0
+
+
 def test_what_was_read_is_added_up(three):
     mixed = load(three, batch_size=8)
     values(mixed)
-    stats = mixed._recipe.reader.stats()
+    stats = mixed.stats()["reader"]
     assert stats["records"] == sum(SIZES)
     assert stats["corrupt"] == []
