@@ -29,6 +29,7 @@ from schemas.features import Feature, ImageFeature
 
 _CHUNK_BYTES = 1 << 20  # 1 MiB: what one read fetches; larger chunks fall out of the processor's caches
 _CHUNK_RECORDS = 4096
+_MAX_BATCH_CHUNK = 8 << 20  # 8 MiB: a batch of so many bytes is read as one chunk
 _FINISHES = 4  # batches flipped and normalised at a time, some 10,000 images of 224 x 224 a second each
 _CACHED_CHUNK = 32  # records, so that decoding a chunk is a small share of a batch
 _ID, _SEED, _VALID, _BOUND = "/id", "/seed", "/valid", "/bound"  # no feature can have these names
@@ -101,7 +102,6 @@ def _one_epoch(recipe: Recipe, epoch: tf.Tensor, first: tf.Tensor, rows: tf.Tens
     size = recipe.batches.host_size
     # No batch is smaller then, and so shapes are static.
     drop = recipe.batches.last == "drop" or recipe.has_holes
-    decoding = recipe.cache is None and bool(_images(recipe))
     prepare = _prepare if recipe.cache is None else _augment
     if recipe.batches.batch_size is None:
         dataset = dataset.unbatch()
@@ -111,7 +111,7 @@ def _one_epoch(recipe: Recipe, epoch: tf.Tensor, first: tf.Tensor, rows: tf.Tens
             lambda features: normalized(prepare(recipe, features), recipe.normalize),
             num_parallel_calls=recipe.parallel,
         )
-    elif decoding or _example_ops(recipe):
+    elif _one_by_one(recipe):
         # One example after the other: with images, most passes over whole batches cost more.
         dataset = _map_and_batch(
             dataset.unbatch(), lambda features: prepare(recipe, features), recipe.parallel, size, drop
@@ -344,8 +344,17 @@ def _chunk_records(recipe: Recipe) -> int:
     if recipe.cache is not None and _images(recipe):
         # A batch at a time, so that it is gathered from the cache into its final place.
         return recipe.batches.host_size if recipe.batches.batch_size else _CACHED_CHUNK
+    size = recipe.batches.host_size
+    if not _one_by_one(recipe) and _CHUNK_BYTES <= size * recipe.mean_bytes <= _MAX_BATCH_CHUNK:
+        return size  # nothing has to be cut anew
     records = max(1, min(_CHUNK_RECORDS, _CHUNK_BYTES // recipe.mean_bytes))
     return -(-records // recipe.order.examples_of_a_row) if isinstance(recipe.order, Packed) else records
+
+
+def _one_by_one(recipe: Recipe) -> bool:
+    """Whether examples are worked on one after the other, rather than a chunk at a time."""
+    decoding = recipe.cache is None and bool(_images(recipe))
+    return decoding or bool(_example_ops(recipe)) or recipe.batches.batch_size is None
 
 
 def _images(recipe: Recipe) -> dict[str, ImageFeature]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import google_crc32c
@@ -29,6 +29,8 @@ _MAX_LISTED = 100  # damaged records that are named one by one
 Ids = npt.NDArray[np.int64]
 Records = npt.NDArray[np.object_]
 Valid = npt.NDArray[np.bool_]
+# Records; their CRCs; the length field and the CRC that each frame holds.
+_Cut = tuple[list[bytes], npt.NDArray[np.uint32], npt.NDArray[np.uint64], npt.NDArray[np.uint32]]
 _log = logging.getLogger("headrace.loader")
 
 
@@ -112,31 +114,20 @@ class Reader:
         split, size = self._split, self._block
         starts, stops = split.spans(numbers * size, np.minimum((numbers + 1) * size, split.records) - 1)
         reads, of_block = self._plan(starts, stops)
-        self._fetch(reads)
+        data = self._fetch(reads)
         ids = numbers if size == 1 else (numbers[:, None] * size + np.arange(size)).ravel()
         ids = ids[ids < split.records]
         begins, ends = split.spans(ids, ids)
         sizes = ends - begins
         if size == 1:
-            # Large records: each is copied once, out of the read that holds it.
-            lows = begins - np.array([read.start for read in reads], np.int64)[of_block]
-            held = [reads[k].data for k in of_block.tolist()]
-            frames = list(zip(held, lows.tolist(), (lows + sizes).tolist(), strict=True))
-            records = [data[a + HEADER_BYTES : b - FOOTER_BYTES] for data, a, b in frames]
-            lengths = np.frombuffer(b"".join([data[a : a + 8] for data, a, _ in frames]), "<u8")
-            stored = np.frombuffer(b"".join([data[b - FOOTER_BYTES : b] for data, _, b in frames]), "<u4")
+            lows = begins - np.array([start for start, _ in reads], np.int64)[of_block]
+            records, crcs, lengths, stored = _cut_large(
+                data, of_block.tolist(), lows.tolist(), (lows + sizes).tolist()
+            )
         else:
-            # Small ones: back to back, so that all but the cutting is done for all at once.
-            data = b"".join([read.data for read in reads])
             highs = np.cumsum(sizes)
-            lows = highs - sizes
-            bounds = zip((lows + HEADER_BYTES).tolist(), (highs - FOOTER_BYTES).tolist(), strict=True)
-            records = [data[a:b] for a, b in bounds]
-            raw = np.frombuffer(data, np.uint8)
-            lengths = raw[lows[:, None] + np.arange(8)].view("<u8").ravel()
-            stored = raw[highs[:, None] - np.arange(FOOTER_BYTES, 0, -1)].view("<u4").ravel()
+            records, crcs, lengths, stored = _cut_small(b"".join(data), highs - sizes, highs)
         # The index says where a frame lies, so a damaged length harms only its own record.
-        crcs = np.fromiter(map(google_crc32c.value, records), np.uint32, len(records))
         long = lengths == (sizes - FRAME_OVERHEAD).astype(np.uint64)
         sound = stored == masked_crcs(crcs)
         found = np.empty(len(records), dtype=object)
@@ -146,8 +137,8 @@ class Reader:
             found[k] = None
         return found, stops - starts
 
-    def _plan(self, starts: Ids, stops: Ids) -> tuple[list[_Read], Ids]:
-        """One read for ranges that follow each other, in rising order; and which read holds each range."""
+    def _plan(self, starts: Ids, stops: Ids) -> tuple[list[tuple[int, int]], Ids]:
+        """One read, from where to where, for ranges that follow each other, in rising order; and which holds each."""
         if not len(starts):
             return [], np.zeros(0, np.int64)
         fresh = np.concatenate([[True], starts[1:] != stops[:-1]])
@@ -156,18 +147,15 @@ class Reader:
         fresh[1:] |= part[1:] != part[:-1]
         ends = np.append(np.flatnonzero(fresh)[1:], len(starts)) - 1
         spans = zip(starts[fresh].tolist(), stops[ends].tolist(), strict=True)
-        return [_Read(start, stop) for start, stop in spans], np.cumsum(fresh) - 1
+        return list(spans), np.cumsum(fresh) - 1
 
-    def _fetch(self, reads: list[_Read]) -> None:
-        """Bring what one call wants."""
-        if not reads:
-            return
-        ranges = [self._split.pieces(read.start, read.stop) for read in reads]
-        flat = [piece for pieces in ranges for piece in pieces]
-        found = iter(self._split.place.read_ranges(flat))
-        for read, pieces in zip(reads, ranges, strict=True):
+    def _fetch(self, reads: list[tuple[int, int]]) -> Iterator[bytes]:
+        """The bytes of each read; of local files each is read when it is asked for."""
+        ranges = [self._split.pieces(start, stop) for start, stop in reads]
+        found = iter(self._split.place.read_ranges([piece for pieces in ranges for piece in pieces]))
+        for pieces in ranges:
             parts = [self._whole(next(found), piece) for piece in pieces]
-            read.data = parts[0] if len(parts) == 1 else b"".join(parts)
+            yield parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _whole(self, data: bytes, piece: tuple[str, int, int]) -> bytes:
         path, offset, length = piece
@@ -242,10 +230,34 @@ class CachedReader:
         return self._reader.stats()
 
 
-@dataclass(eq=False, slots=True)
-class _Read:
-    """The bytes `start` … `stop - 1` of a split."""
+def _cut_large(data: Iterator[bytes], reads: list[int], lows: list[int], highs: list[int]) -> _Cut:
+    """Records from their place in the reads that hold them, one after the other while the caches hold each."""
+    records, crcs, lengths, stored = [], [], [], []
+    current, held = -1, b""
+    for read, low, high in zip(reads, lows, highs, strict=True):
+        if read != current:
+            current, held = read, next(data)
+        record = held[low + HEADER_BYTES : high - FOOTER_BYTES]
+        records.append(record)
+        crcs.append(google_crc32c.value(record))
+        lengths.append(held[low : low + 8])
+        stored.append(held[high - FOOTER_BYTES : high])
+    return (
+        records,
+        np.array(crcs, np.uint32),
+        np.frombuffer(b"".join(lengths), "<u8"),
+        np.frombuffer(b"".join(stored), "<u4"),
+    )
 
-    start: int
-    stop: int
-    data: bytes = b""
+
+def _cut_small(data: bytes, lows: Ids, highs: Ids) -> _Cut:
+    """Records that lie back to back, so that all but the cutting is done for all at once."""
+    bounds = zip((lows + HEADER_BYTES).tolist(), (highs - FOOTER_BYTES).tolist(), strict=True)
+    records = [data[a:b] for a, b in bounds]
+    raw = np.frombuffer(data, np.uint8)
+    return (
+        records,
+        np.fromiter(map(google_crc32c.value, records), np.uint32, len(records)),
+        raw[lows[:, None] + np.arange(8)].view("<u8").ravel(),
+        raw[highs[:, None] - np.arange(FOOTER_BYTES, 0, -1)].view("<u4").ravel(),
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,8 +51,10 @@ class Place(Protocol):
         """
         ...
 
-    def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
-        """The bytes of each range; fewer than asked for where a file ends before.
+    def read_ranges(self, ranges: Sequence[Range]) -> Iterable[bytes]:
+        """The bytes of each range, to be taken once; fewer than asked for where a file ends before.
+
+        They may be read when they are asked for.
 
         Raises:
           HeadraceError: a file is missing or cannot be read.
@@ -116,13 +118,14 @@ class LocalPlace:
             raise too_large(self.where(path), size, limit)
         return (self._directory / path).read_bytes()
 
-    def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
+    def read_ranges(self, ranges: Sequence[Range]) -> Iterator[bytes]:
         """See `Place`."""
         self.reads += len(ranges)
         # Strings: joining and hashing Paths costs as much as reading from memory.
         root, opened = f"{self._directory}/", self._open
         try:
-            return [opened(root + path).read(offset, length) for path, offset, length in ranges]
+            for path, offset, length in ranges:
+                yield opened(root + path).read(offset, length)
         except FileNotFoundError as error:
             raise missing(str(error.filename)) from error
         except OSError as error:
