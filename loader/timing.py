@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from tensorflow.python.eager import context
 from tensorflow.python.framework import config  # its name elsewhere only sets it
 
 # What is counted, one behind the other in a vector of float64: five sums, the longest wait, and a histogram of
@@ -24,6 +25,12 @@ def _now() -> tf.Tensor:
     if not config.is_op_determinism_enabled():
         return tf.timestamp()
     return tf.ensure_shape(tf.numpy_function(time.time, [], tf.float64), [])
+
+
+def _destroy(resource: tf.Tensor) -> None:
+    # Garbage may be collected while a function is traced, whose graph this is not for: it would wait for its own lock.
+    with context.eager_mode():
+        tf.raw_ops.DestroyResourceOp(resource=resource, ignore_lookup_error=True)
 
 
 class Stats(dict[str, Any]):
@@ -50,7 +57,7 @@ class Waits:
                 dtype=tf.float64, shape=[_SIZE], shared_name=f"headrace-waits-{uuid.uuid4().hex}"
             )
             tf.raw_ops.AssignVariableOp(resource=self._counts, value=tf.zeros([_SIZE], tf.float64))
-        weakref.finalize(self, tf.raw_ops.DestroyResourceOp, resource=self._counts)
+        weakref.finalize(self, _destroy, self._counts)
 
     def timed(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         """The same data set, whose every element is timed from the request for it to its delivery.

@@ -164,3 +164,16 @@ def test_under_a_strategy(cells):
         rows = sum(int(step(batch)) for batch in distributed)
     assert rows == 103
     assert made[0].stats()["wait"]["steps"] == 11
+
+
+def test_garbage_collected_while_a_function_is_traced_stays_out_of_its_graph():
+    """A resource destroyed by an operation of that graph took a lock which the tracing held: it hung, now and then."""
+    held = [Waits()]
+
+    @tf.function
+    def traced() -> tf.Tensor:
+        held.clear()
+        return tf.constant(1)
+
+    graph = traced.get_concrete_function().graph
+    assert [operation.type for operation in graph.get_operations()] == ["Const", "Identity"]
