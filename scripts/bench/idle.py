@@ -15,17 +15,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path[:] = [p for p in sys.path if p != os.path.dirname(os.path.abspath(__file__))]  # noqa: PTH100, PTH120
-# Now `loader` is the package, and not the file here.
 
-from loader import load  # noqa: E402
-from loader.loader import Loader  # noqa: E402
-from schemas import read_manifest  # noqa: E402
+from loader import load
+from loader.loader import Loader
+from schemas import read_manifest
 
 SPARE = 1.5  # a step must be this much longer than a batch takes to make, or noise alone makes it wait
 WARM = 10  # batches before it counts
@@ -33,7 +30,7 @@ WARM = 10  # batches before it counts
 
 def make(directory: str, batch_size: int) -> tuple[Loader, str]:
     images = any(feature.type == "image" for feature in read_manifest(directory).features.values())
-    more = {"image_size": 224, "augment": True} if images else {}
+    more: dict[str, Any] = {"image_size": 224, "augment": True} if images else {}
     what = "random crop to 224, mirrored" if images else "all columns"
     return load(directory, "train", batch_size=batch_size, repeat=True, **more), what
 

@@ -24,16 +24,15 @@ import time
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path[:] = [p for p in sys.path if p != os.path.dirname(os.path.abspath(__file__))]  # noqa: PTH100, PTH120
-# Now `loader` is the package, and not the file here.
 
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
+import numpy as np
+import tensorflow as tf
 
-from loader import load, pipeline  # noqa: E402
-from loader.loader import Loader  # noqa: E402
-from loader.read import KEPT_BYTES  # noqa: E402
-from schemas import read_manifest  # noqa: E402
+from loader import load, pipeline
+from loader.loader import Loader
+from loader.plan import Plan
+from loader.read import KEPT_BYTES
+from schemas import read_manifest
 
 MB = 1e6
 
@@ -63,18 +62,19 @@ def resident() -> int:
 
 def make(directory: str, batch_size: int) -> Loader:
     images = any(feature.type == "image" for feature in read_manifest(directory).features.values())
-    more = {"image_size": 224, "augment": True} if images else {}
+    more: dict[str, Any] = {"image_size": 224, "augment": True} if images else {}
     return load(directory, "train", batch_size=batch_size, **more)
 
 
 def held(loader: Loader, batch: int) -> dict[str, int]:
     """Bytes that the loader holds on purpose, at most: the formula of DESIGN.md. `batch` is the size of one."""
     recipe = loader._recipe
-    plan, records = recipe.order, recipe.order.count(0)
+    plan, records, size = recipe.order, recipe.order.count(0), recipe.image_size or (0, 0)
+    assert isinstance(plan, Plan)
     chunk = pipeline._chunk_records(recipe) * recipe.mean_bytes
     images = pipeline._images(recipe)
-    pixels = sum(math.prod(n or 2 * recipe.image_size[0] for n in f.stored_shape) for f in images.values())
-    sized = sum(math.prod((*recipe.image_size, f.shape[2])) for f in images.values()) if images else 0
+    pixels = sum(math.prod(n or 2 * size[0] for n in f.stored_shape) for f in images.values())
+    sized = sum(math.prod((*size, f.shape[2])) for f in images.values()) if images else 0
     finishing = bool(pipeline._flips(recipe) or pipeline._batch_ops(recipe) or recipe.normalize)
     return {
         # A chunk as bytes objects, as one tensor of records, and as parsed features.

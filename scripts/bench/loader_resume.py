@@ -9,8 +9,8 @@
                 ids and values of all that is left of the epoch equal those of the run that was not stopped
 
 Examples:
-  python scripts/bench/loader_resume.py out/photos/1.0.0 --shards out/trips-1000/1.0.0
-  python scripts/bench/loader_resume.py out/photos/1.0.0 --only tails --steps 200
+  python scripts/bench/loader_resume.py out/photos/1.0.0 out/trips/1.0.0 --shards out/trips-1000/1.0.0
+  python scripts/bench/loader_resume.py out/photos/1.0.0 out/trips/1.0.0 --only tails --steps 200
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path[:] = [p for p in sys.path if p != os.path.dirname(os.path.abspath(__file__))]  # noqa: PTH100, PTH120
-# Now `loader` is the package, and not the script beside this one.
 
 HOSTS = (1, 2, 4, 8)
 IMAGES: dict[str, Any] = {"batch_size": 64, "image_size": 224, "augment": True, "seed": 1}
@@ -142,8 +140,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("directory", help="a prepared data set of JPEGs with a label")
-    parser.add_argument("--shards", help="a prepared table in 1,000 shards")
-    parser.add_argument("--table", help="a prepared table, for the tails; --shards if absent")
+    parser.add_argument("table", nargs="?", help="a prepared table, for the tails")
+    parser.add_argument("--shards", help="a prepared table in 1,000 shards: write.shards of its job")
     parser.add_argument("--only", choices=["first", "state", "tails"], action="append")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=200)
@@ -163,7 +161,7 @@ def main() -> None:
     if "state" in wanted:
         print(json.dumps(measure_state(arguments.directory, arguments.buffer), indent=1))
     if "tails" in wanted:
-        table = arguments.table or arguments.shards or arguments.directory
+        table = arguments.table or arguments.directory
         print(json.dumps(measure_tails(table, arguments.steps, arguments.seed), indent=1))
 
 

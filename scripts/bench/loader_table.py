@@ -24,24 +24,19 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import tensorflow as tf
 from common import JOBS, Goal, ensure, parser
 
-sys.path[:] = [p for p in sys.path if p != os.path.dirname(os.path.abspath(__file__))]  # noqa: PTH100, PTH120
-# Now `loader` is the package, and not loader.py beside this file.
-
-import tensorflow as tf  # noqa: E402
-
-from beam_jobs import load_job, run  # noqa: E402
-from loader import load  # noqa: E402
-from schemas import read_manifest  # noqa: E402
-from schemas.features import Feature  # noqa: E402
-from schemas.packing import stored_features  # noqa: E402
+from beam_jobs import load_job, run
+from loader import load
+from schemas import read_manifest
+from schemas.features import Feature
+from schemas.packing import stored_features
 
 # Against the loader: how many times as fast it must be.
 GOALS = {"bare": 0.9, "per record": 5.0, "tfds": 8.0}

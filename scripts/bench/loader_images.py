@@ -12,8 +12,8 @@ ways of tuning them are run, and the fastest is what the loader is compared with
   cached   the second epoch of images kept decoded in memory, 224 x 224, mirrored, uint8, against decoding them
 
 Examples:
-  python scripts/bench/loader.py out/photos/1.0.0
-  python scripts/bench/loader.py out/photos/1.0.0 --rounds 9 --json
+  python scripts/bench/loader_images.py out/photos/1.0.0
+  python scripts/bench/loader_images.py out/photos/1.0.0 --rounds 9 --json
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ import time
 from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path[:] = [p for p in sys.path if p != os.path.dirname(os.path.abspath(__file__))]  # noqa: PTH100, PTH120
-# Now `loader` is the package, and not this file.
 
-import tensorflow as tf  # noqa: E402
+from typing import Any
 
-from loader import augment, load  # noqa: E402
-from schemas import read_manifest  # noqa: E402
+import tensorflow as tf
+
+from loader import augment, load
+from schemas import read_manifest
 
 KINDS = ["raw", "center", "random", "cached"]
 SIZE = 224
@@ -119,7 +119,7 @@ def contenders(directory: str, split: str, kind: str) -> dict[str, tf.data.Datas
     image = next(name for name, feature in manifest.features.items() if feature.type == "image")
     label = manifest.spec["label"]
     files = [f"{directory}/{shard.path}" for shard in manifest.splits[split].shards if shard.records]
-    common = {"batch_size": BATCH, "features": image, "image_size": SIZE, "training": True}
+    common: dict[str, Any] = {"batch_size": BATCH, "features": image, "image_size": SIZE, "training": True}
     if kind == "cached":
         common["augment"] = [augment.FlipLeftRight()]
         return {
