@@ -77,12 +77,12 @@ def _idle(profile: Profile) -> Iterator[str]:
 
 def _changes(profile: Profile) -> Iterator[str]:
     if profile.changes:
-        yield f"{'what would help':<46} {'predicted':>16} {'measured':>16}"
+        yield f"{'what would help':<44} {'predicted':>17} {'measured':>17}"
     elif profile.complete:
         yield "No change of those that were tried makes it faster by more than 5 %."
     for change in profile.changes:
-        first, *rest = textwrap.wrap(change.what + ("" if change.whole else " *"), 46)
-        yield f"{first:<46} {_gain(change.predicted, profile)} {_gain(change.measured, profile)}"
+        first, *rest = textwrap.wrap(change.what + ("" if change.whole else " *"), 44)
+        yield f"{first:<44} {_gain(change.predicted, profile)} {_gain(change.measured, profile)}"
         yield from (f"  {line}" for line in rest)
     if not all(change.whole for change in profile.changes):
         yield "* in the job; measured on records stored so in memory, for the stage it changes"
