@@ -22,9 +22,9 @@ from loader.mixture import MixedPart, MixedReader, mix
 from loader.order import LAST_BATCHES, Batches, Order
 from loader.packing import Packed, Packing, window_of
 from loader.part import Part, Where, split_name
-from loader.pipeline import Recipe
 from loader.plan import BLOCK_BYTES
 from loader.read import KEPT_BYTES, ON_CORRUPT, CachedReader, Reader
+from loader.recipe import Recipe
 from loader.sources import Directory, check_lists, choose, lengths_of, open_sources
 from loader.state import Start, from_dict
 from schemas import HeadraceError

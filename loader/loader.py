@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from loader.bucket import Bucketed
 from loader.packing import Packed
-from loader.pipeline import Recipe, build
+from loader.pipeline import build
 from loader.read import CachedReader
+from loader.recipe import Recipe
 from loader.state import Cursor, Start, advance, end_of_iteration, from_dict, to_dict
 from loader.timing import Stats, Waits
 

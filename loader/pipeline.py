@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,20 +11,17 @@ import tensorflow as tf
 from loader import augment, decode, padding, python_calls, sequences
 from loader.augment import Ops, RandomResizedCrop
 from loader.bucket import Bucketed
-from loader.cache import Cache, Column
 from loader.cached import through_cache
 from loader.decode import Features
-from loader.finish import Affine
 from loader.finished import finish, normalized
-from loader.mixture import MixedPart, MixedReader
-from loader.order import Batches, HostView, Order
+from loader.order import HostView
 from loader.packing import Packed
-from loader.part import Part
 from loader.plan import Ids
-from loader.read import CachedReader, Reader, Records
+from loader.read import Records
+from loader.recipe import Recipe
 from loader.state import Cursor, Start, end_of_iteration
 from schemas import HeadraceError
-from schemas.features import Feature, ImageFeature
+from schemas.features import ImageFeature
 
 _CHUNK_BYTES = 1 << 20  # 1 MiB: what one read fetches; larger chunks fall out of the processor's caches
 _CHUNK_RECORDS = 4096
@@ -35,43 +31,6 @@ _CACHED_CHUNK = 32  # records, so that decoding a chunk is a small share of a ba
 _ID, _SEED, _VALID, _BOUND = "/id", "/seed", "/valid", "/bound"  # no feature can have these names
 _END = -1  # in place of an epoch's number
 _HIDDEN = (_ID, _SEED, _VALID, _BOUND)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that decides what a data set yields. Built and checked by `load`."""
-
-    data: str  # what is read, in words
-    order: Order
-    batches: Batches
-    start: Start
-    epochs: int | None  # of an iteration; None for ever
-    part: Part | MixedPart
-    reader: Reader | MixedReader | CachedReader
-    skip_corrupt: bool
-    mean_bytes: int  # of a record
-    features: Mapping[str, Feature]
-    label: str | None
-    with_ids: bool
-    firsts: tuple[int, ...] | None  # of a mixture: the id of each data set's first record
-    image_size: tuple[int, int] | None
-    resize: str
-    image_shapes: Mapping[str, tuple[int, int, int]]  # of what is cached
-    ops: Ops
-    normalize: Mapping[str, Affine]  # images to make float32 at the end
-    crop_first: bool  # the first operation crops the stored image to image_size
-    cache: Cache | None
-    columns: Sequence[Column]
-    one_hot: int  # classes, or 0 for labels as they are stored
-    reads: int  # chunks read at a time
-    parallel: int
-    threads: int
-    prefetch: int
-
-    @property
-    def has_holes(self) -> bool:
-        """Whether rows of a batch may hold no example."""
-        return self.order.has_holes or self.batches.has_holes
 
 
 def build(recipe: Recipe, cursor: Cursor) -> tuple[tf.data.Dataset, tf.data.Dataset]:

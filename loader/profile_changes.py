@@ -15,9 +15,9 @@ import tensorflow as tf
 
 from loader import cache, pipeline, profile_stages
 from loader.loader import Loader
-from loader.pipeline import Recipe
 from loader.profile_stages import Stage
 from loader.read import Records
+from loader.recipe import Recipe
 from schemas.features import ImageFeature
 from schemas.packing import pack, with_places
 from schemas.units import format_bytes

@@ -18,9 +18,9 @@ import tensorflow as tf
 
 from loader import decode, pipeline
 from loader.decode import Features
-from loader.pipeline import Recipe
 from loader.plan import Ids
 from loader.read import Records
+from loader.recipe import Recipe
 
 _SAMPLE_BYTES = (
     32 << 20

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import tensorflow as tf
 
@@ -88,31 +87,6 @@ def test_shard_of_another_size(copy):
 def reader(directory: Path) -> Reader:
     _, split = open_split(directory, "train")
     return Reader(split)
-
-
-def index(directory: Path, number: int) -> Path:
-    return directory / "index" / f"toy-train.tfrecord-0000{number}-of-00003.arrow"
-
-
-def test_index_missing_swapped_or_of_another_version(copy):
-    everything = np.arange(103)
-    own = index(copy, 1).read_bytes()
-    index(copy, 1).write_bytes(index(copy, 0).read_bytes())
-    with pytest.raises(HeadraceError, match=r"(?s)does not belong to its shard.*00001"):
-        reader(copy).read(everything)
-    index(copy, 1).write_bytes(own)
-    data = index(copy, 0).read_bytes()
-    table = pa.ipc.open_file(data).read_all().replace_schema_metadata({"headrace_index_version": "99"})
-    with pa.ipc.new_file(str(index(copy, 0)), table.schema) as writer:
-        writer.write_table(table)
-    with pytest.raises(HeadraceError, match=r"(?s)another version of Headrace.*index version 99"):
-        reader(copy).read(everything)
-    index(copy, 0).write_bytes(data[:-40])
-    with pytest.raises(HeadraceError, match=r"not an intact shard index"):
-        reader(copy).read(everything)
-    index(copy, 0).unlink()
-    with pytest.raises(HeadraceError, match=r"index is missing"):
-        reader(copy).read(everything)
 
 
 def test_flipped_byte_names_the_record(copy):
