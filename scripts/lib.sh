@@ -38,9 +38,7 @@ make_venv() {
 make_torch_venv() {
   local system=/usr/bin/python3
   if PYTHON=$system find_python >/dev/null 2>&1; then
-    if ! "$system" -c 'import torch' 2>/dev/null && [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then
-      { apt-get -qq update && apt-get -qq install --yes --no-install-recommends python3-torch; } >/dev/null 2>&1 || true
-    fi
+    "$system" -c 'import torch' 2>/dev/null || apt_install python3-torch
     if "$system" -c 'import torch' 2>/dev/null; then
       PYTHON=$system make_venv --system-site-packages
       return
@@ -48,6 +46,23 @@ make_torch_venv() {
   fi
   make_venv
   pip_install torch
+}
+
+# apt_install PACKAGES: as root on Debian, else nothing. That it fails is no error: what needs the packages says so.
+apt_install() {
+  if [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then
+    { apt-get -qq update && apt-get -qq install --yes --no-install-recommends "$@"; } >/dev/null 2>&1 || true
+  fi
+}
+
+# install_compiler: what $VENV's Python needs to compile loader/native.c, if it is missing.
+install_compiler() {
+  local include packages=(gcc libc6-dev libjpeg-dev)
+  include=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+  [[ -f $include/Python.h ]] || packages+=(python3-dev)
+  # shellcheck disable=SC2086 # CC may hold options
+  printf '#include <%s>\n' stdio.h jpeglib.h Python.h | ${CC:-cc} -E -I"$include" - >/dev/null 2>&1 ||
+    apt_install "${packages[@]}"
 }
 
 # pip_install ARGUMENTS: into $VENV.

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -96,6 +97,10 @@ def test_bench_explains_itself(bench: str) -> None:
     assert "usage:" in done.stdout
 
 
+# Where the native core could be built, or has to be, the wheel has it.
+NATIVE = os.environ.get("HEADRACE_NATIVE") == "require" or any((ROOT / "loader").glob("_native.*.so"))
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from the working tree."""
@@ -103,6 +108,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", directory, ROOT],
         check=True, capture_output=True, timeout=300,
+        env=os.environ | {"HEADRACE_NATIVE": "require" if NATIVE else "skip"},
     )  # fmt: skip
     (built,) = directory.glob("*.whl")
     return built
@@ -115,6 +121,9 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     assert tops == {*PACKAGES, f"headrace-{schemas.__version__}.dist-info"}
     wanted = {f"{p}/py.typed" for p in PACKAGES} | {"schemas/job.schema.json", "beam_jobs/jobs/elpv.yaml"}
     assert wanted <= set(names)
+    compiled = {name for name in names if not name.endswith((".py", ".pyi")) and "native" in name}
+    assert compiled == ({f"loader/_native{sysconfig.get_config_var('EXT_SUFFIX')}"} if NATIVE else set())
+    assert wheel.stem.endswith("-py3-none-any") is not NATIVE
 
 
 JOB = """
@@ -152,6 +161,8 @@ def test_wheel_works_in_a_clean_environment(wheel: Path, extra: str, tmp_path: P
             "print(sum(int(x.shape[0]) for _, x in dataset))\n"
         )
         assert _run(python, "-c", read, cwd=tmp_path).split()[-1] == "10"
+        if NATIVE:
+            _run(python, "-c", "import loader._native", cwd=tmp_path)
 
 
 def _environment(directory: Path, requirement: str) -> Path:
