@@ -264,6 +264,9 @@ def load(
             parallel=num_parallel_calls or 4 * threads,
             # A read that waits for the network holds a thread.
             threads=threads + (num_parallel_reads or _REMOTE_READS if remote else 0),
+            workers=min(threads, num_parallel_calls or threads)
+            if num_parallel_calls != tf.data.AUTOTUNE
+            else threads,
             prefetch=prefetch,
         )
     )

@@ -66,6 +66,8 @@ PRESETS: dict[str, tuple[AugmentFn, ...]] = {
     ),
 }
 
+_OWN = (ImageOp, RandomResizedCrop, MixUp, CutMix)
+
 Augment = bool | str | AugmentFn | Sequence[AugmentFn] | None
 
 
@@ -115,7 +117,7 @@ def apply(
     """
     whole = _uint8(features)
     for place, op in enumerate(ops, first):
-        own = isinstance(op, (ImageOp, RandomResizedCrop, MixUp, CutMix))
+        own = isinstance(op, _OWN)
         given = features if own else _restore(features, whole)
         place_seed = _at(seed, place)
         features = op(given, place_seed, valid) if isinstance(op, (MixUp, CutMix)) else op(given, place_seed)
@@ -144,6 +146,11 @@ def flipped(flips: Sequence[AugmentFn], seeds: tf.Tensor, first: int) -> tuple[t
         chosen, before = op.chosen(_at(seeds, place)), flags[op.axis]
         flags[op.axis] = chosen if before.shape[0] == 0 else tf.not_equal(before, chosen)
     return flags[FlipLeftRight.axis], flags[FlipUpDown.axis]
+
+
+def has_foreign(ops: Sequence[AugmentFn]) -> bool:
+    """Whether some of the operations are a user's."""
+    return not all(isinstance(op, _OWN) for op in ops)
 
 
 def is_batched(op: AugmentFn) -> bool:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,6 +55,9 @@ class Store(Protocol):
     def __setitem__(self, places: Ids, values: Values, /) -> None: ...
 
 
+Take = Callable[[Any, Ids], Values]
+
+
 class Cache:
     """Examples by place. Any number of threads may use it.
 
@@ -90,11 +94,17 @@ class Cache:
             known[known] = self._have[places[known]]
         return np.flatnonzero(~known & (places != HOLE))
 
-    def get(self, places: Ids) -> list[Values]:
-        """The columns of these examples, in order; anything for HOLE."""
+    def get(self, places: Ids, takes: Mapping[int, Take] = MappingProxyType({})) -> list[Values]:
+        """The columns of these examples, in order; anything for HOLE.
+
+        `takes` are other ways to take places from a store, by number of the column.
+        """
         if (places == HOLE).any():
             places = np.maximum(places, 0)
-        return [_rows(*pair, places) for pair in zip(self._stores, self._buffers, strict=True)]
+        return [
+            takes[number](store, places) if number in takes else _rows(store, buffers, places)
+            for number, (store, buffers) in enumerate(zip(self._stores, self._buffers, strict=True))
+        ]
 
     def put(self, places: Ids, values: Sequence[Values]) -> None:
         """Store these examples' columns, as far as there is room."""

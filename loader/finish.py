@@ -1,7 +1,7 @@
-"""The last pass over a batch of images, in NumPy: mirrored where chance said so, normalised. No TensorFlow.
+"""The last pass over a batch of images: mirrored where chance said so, normalised. No TensorFlow.
 
 TensorFlow makes a pass over memory of each step, and a slow one of arithmetic by channel: 300 µs for an image of
-224 x 224 on a core, where this takes 40.
+224 x 224 on a core, where NumPy takes 40 here, and the native core 20.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from loader import native
 from loader.buffers import Buffers
 from loader.checks import check_name
 from schemas import HeadraceError
@@ -94,25 +95,48 @@ class Finisher:
           affine: for the channels, or None to leave values and type as they are.
         """
         out = self._buffers.take(images.shape, np.dtype(np.float32) if affine else images.dtype)
-        mirror, upturn = (flags if len(flags) else np.zeros(len(images), bool) for flags in (mirror, upturn))
-        if affine is None:
-            _turn(images, mirror, upturn, out)
-            return out
-        width, channels = images.shape[2:]
-        # Broadcasting three channels is slow; a row of pixels is one vector.
-        scale, shift = (np.tile(np.array(v, np.float32), width) for v in (affine.scale, affine.shift))
-        step = max(1, _BLOCK_BYTES // max(1, images[:1].nbytes))
-        for low in range(0, len(images), step):
-            part = slice(low, low + step)
-            block = images[part]
-            if mirror[part].any() or upturn[part].any():
-                turned = np.empty(block.shape, block.dtype)
-                _turn(block, mirror[part], upturn[part], turned)
-                block = turned
-            rows = out[part].reshape(-1, width * channels)
-            np.multiply(block.reshape(rows.shape), scale, out=rows, dtype=np.float32)
-            np.subtract(rows, shift, out=rows)
+        left_right, up_down = (flags if len(flags) else None for flags in (mirror, upturn))
+        finish_into(out, images, np.arange(len(images)), left_right, up_down, affine)
         return out
+
+
+def finish_into(  # noqa: PLR0917
+    out: Images,
+    store: Images,
+    places: npt.NDArray[np.int64],
+    mirror: Flags | None,
+    upturn: Flags | None,
+    affine: Affine | None,
+) -> None:
+    """The images store[places] into `out`, (n, height, width, channels), changed as `Finisher` does."""
+    shape = store.shape[1:]
+    if native.core is not None and store.dtype == np.uint8 and len(shape) == 3 and 1 <= shape[2] <= 4:
+        native.core.gather(store, places, out, shape, mirror, upturn, *affine_arrays(affine))
+        return
+    none = np.zeros(len(places), bool)
+    mirror, upturn = (none if flags is None else flags for flags in (mirror, upturn))
+    if affine is None:
+        _turn(store[places], mirror, upturn, out)
+        return
+    width, channels = shape[-2:]
+    # Broadcasting three channels is slow; a row of pixels is one vector.
+    scale, shift = (np.tile(v, width) for v in affine_arrays(affine))
+    step = max(1, _BLOCK_BYTES // max(1, store[:1].nbytes))
+    for low in range(0, len(places), step):
+        part = slice(low, low + step)
+        block = store[places[part]]
+        turned = np.empty(block.shape, block.dtype)
+        _turn(block, mirror[part], upturn[part], turned)
+        rows = out[part].reshape(-1, width * channels)
+        np.multiply(turned.reshape(rows.shape), scale, out=rows, dtype=np.float32)
+        np.subtract(rows, shift, out=rows)
+
+
+def affine_arrays(affine: Affine | None) -> tuple[Any, Any]:
+    """Scale and shift as float32 arrays, or None twice."""
+    if affine is None:
+        return None, None
+    return np.array(affine.scale, np.float32), np.array(affine.shift, np.float32)
 
 
 def _turn(images: Images, mirror: Flags, upturn: Flags, out: Images) -> None:

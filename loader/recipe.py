@@ -45,6 +45,7 @@ class Recipe:
     reads: int  # chunks read at a time
     parallel: int
     threads: int
+    workers: int  # threads that decode
     prefetch: int
 
     @property
