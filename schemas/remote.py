@@ -12,6 +12,7 @@ Every byte comes by one kind of request: a range of a file. No listing, no reque
   not again     whatever else the server refuses: 401, 403, 404 …
 
 gcsfs, s3fs and botocore would try again by themselves, each in its own way and unseen; here they are told not to.
+Nor may gcsfs list a path to learn the size of a file.
 Credentials are the business of those packages: their environment variables, files and metadata servers, or
 storage options.
 """
@@ -270,8 +271,13 @@ def _file_system(url: str, options: dict[str, Any]) -> tuple[Any, str]:
         ) from None
     if scheme in ("s3", "s3a"):
         files.retries = 1
-    elif scheme in ("gs", "gcs") and hasattr(type(files)._request, "__wrapped__"):
-        files._request = functools.partial(type(files)._request.__wrapped__, files)
+    elif scheme in ("gs", "gcs"):
+        if hasattr(type(files)._request, "__wrapped__"):
+            files._request = functools.partial(type(files)._request.__wrapped__, files)
+        if hasattr(files, "_get_object"):
+            # Its _info lists as well, in case the path is a directory's, and where the empty list comes
+            # first it asks for the object once more.
+            files._info = files._get_object
     return files, root
 
 

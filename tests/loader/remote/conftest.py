@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,14 @@ class Store:
         if self.kind == "http":
             return f"http://127.0.0.1:{port or self.port}/{name}"
         return f"{'gs' if self.kind == 'gcs' else 's3'}://{BUCKET}/{name}"
+
+    def requests(self, path: str) -> tuple[str, str]:
+        """What is asked for the size of a file, and for a range of it."""
+        if self.kind == "gcs":
+            name = f"storage/v1/b/{BUCKET}/o/{urllib.parse.quote(path, safe='')}"
+            return f"GET /{name}", f"GET /download/{name}?alt=media"
+        name = f"{BUCKET}/{path}" if self.kind == "s3" else path
+        return f"HEAD /{name}", f"GET /{name}"
 
     def options(self, port: int | None = None) -> dict[str, Any]:
         """Storage options that reach it, or it through a proxy."""

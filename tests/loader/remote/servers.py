@@ -181,6 +181,10 @@ class Faults(_Server):
       shares: of requests that fail in each way: "503", "429", "403" …; "reset": the connection breaks in the middle
         of the body; "short": half of the body, as if it were all; "slow": 2 s late; "stall": never.
       at_most: failures of the same request.
+
+    Attributes:
+      count: failures, by their way.
+      asked: requests, by method and path, as `Store.requests` names them.
     """
 
     def __init__(self, port: int, seed: int, shares: Mapping[str, float], at_most: int = 2) -> None:
@@ -188,7 +192,7 @@ class Faults(_Server):
         self.count: Counter[str] = Counter()
         self._seen: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
-        self.paths: Counter[str] = Counter()
+        self.asked: Counter[str] = Counter()
         super().__init__()
 
     def answer(self, handler: _Handler) -> None:
@@ -218,7 +222,7 @@ class Faults(_Server):
     def _fault(self, handler: _Handler) -> str:
         key = (handler.path, handler.headers.get("Range", handler.command))
         with self._lock:
-            self.paths[handler.path] += 1
+            self.asked[f"{handler.command} {handler.path}"] += 1
             self._seen[key] += 1
             turn = self._seen[key]
             name = f"{self.seed} {key} {turn}".encode()
