@@ -28,6 +28,7 @@ FLAGS = [
     "-std=c11",
     "-O3",
     "-ffp-contract=off",
+    "-fno-math-errno",
     "-fPIC",
     "-fvisibility=hidden",
     "-shared",

@@ -1,4 +1,5 @@
-"""The native core (native.c). Arrays are C-contiguous; `None` stands for "not wanted"."""
+"""The native core (native.c). Arrays are C-contiguous; `None` stands for "not wanted". Spans are int64 (n, 3): the
+number of a buffer, and where in it something begins and ends."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,15 +8,19 @@ import numpy.typing as npt
 
 _Array = npt.NDArray[Any]
 
+def check(buffers: list[bytes], spans: _Array, status: _Array, /) -> None:
+    """Which of the TFRecord frames at `spans` are sound (0), have a wrong length (1) or a wrong CRC (2): uint8 (n,)."""
+
 def parse(
-    records: list[bytes], fields: list[tuple[bytes, int, int, list[_Array | None]]], /
+    buffers: list[bytes], spans: _Array, fields: list[tuple[bytes, int, int, list[_Array | None]]], /
 ) -> tuple[int, int] | None:
-    """Fixed-length features of tf.train.Examples, written into arrays.
+    """Fixed-length features of the tf.train.Examples at `spans`, written into arrays.
 
     Args:
-      records: n of them.
-      fields: name, kind, number of values, arrays of each. Kinds: 0 int64, 1 float32, 2 the place of the only value of
-        a bytes_list in the record, as two int64, begin and end. One array holds all values, (n, length); else there
+      buffers: any number of them.
+      spans: of the records.
+      fields: name, kind, number of values, arrays of each. Kinds: 0 int64, 1 float32, 2 the span of the only value of
+        a bytes_list. One array holds all values, (n, length); else there
         is one, (n,), for each of them.
 
     Returns:
@@ -23,11 +28,11 @@ def parse(
       is no tf.train.Example at all).
     """
 
-def slices(records: list[bytes], spans: _Array, /) -> list[bytes]:
-    """Of each record the bytes from spans[i, 0] to spans[i, 1], int64 (n, 2)."""
+def slices(buffers: list[bytes], spans: _Array, /) -> list[bytes]:
+    """Copies of what lies at `spans`."""
 
 def decode(
-    records: list[bytes],
+    buffers: list[bytes],
     spans: _Array,
     out: _Array,
     shape: tuple[int, int, int],
@@ -42,11 +47,11 @@ def decode(
     status: _Array,
     /,
 ) -> None:
-    """The JPEGs in records: cut, resized, turned, normalised.
+    """The JPEGs at `spans`: cut, resized, turned, normalised.
 
     Args:
-      records: n of them.
-      spans: int64 (n, 2), where in each its JPEG lies.
+      buffers: any number of them.
+      spans: of the JPEGs, n of them.
       out: (n, *shape), uint8; float32 with `scale`.
       shape: height, width, and 1 or 3 channels of the results.
       part: of the stored image: 0 all of it, which has the size of the result, 1 all of it, resized, 2 a random crop,

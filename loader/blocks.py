@@ -1,7 +1,7 @@
-"""Blocks of small records: read once, cut and checked when they arrive, and kept until every record is taken.
+"""Blocks of small records: read once, checked when they arrive, and kept until every record is taken.
 
 A table's shuffled epoch takes each block's records one here, one there, by hundreds of thousands a second, so nothing
-here is done record by record but cutting and the CRC, and those where the bytes still lie side by side.
+here is done record by record: what is handed out is where each lies in the bytes that were read.
 """
 
 from __future__ import annotations
@@ -12,8 +12,12 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from loader.records import Records
+
 Ids = npt.NDArray[np.int64]
-Records = npt.NDArray[np.object_]
+Intact = npt.NDArray[np.bool_]
+Read = tuple[bytes, Ids, Ids, Intact]
+"""Bytes of several blocks, where in them each begins and ends, and which of their records are intact, (blocks, size)"""
 
 
 class Blocks:
@@ -23,18 +27,27 @@ class Blocks:
       records: of the split.
       size: records of a block.
       capacity: most bytes of blocks that are kept; the oldest go first, and are read again if need be.
-      read: gives the records of blocks, in their order, each bytes or None; and the bytes of each block.
+      read: reads blocks.
+      inside: where records, by id, begin and end behind the beginning of their block.
     """
 
     def __init__(
-        self, records: int, size: int, capacity: int, read: Callable[[Ids], tuple[Records, Ids]]
+        self,
+        records: int,
+        size: int,
+        capacity: int,
+        read: Callable[[Ids], Read],
+        inside: Callable[[Ids], tuple[Ids, Ids]],
     ) -> None:
-        self._count, self._size, self._capacity, self._read = records, size, capacity, read
+        self._count, self._size, self._capacity = records, size, capacity
+        self._read, self._inside = read, inside
         self.bytes = 0  # of the blocks that are kept
         self._lock = threading.Lock()  # of all that follows; never held while bytes are read
         self._slot_of = np.full(-(-records // size), -1, np.int32)  # -1: not here and not on its way
-        self._slots = np.empty((0, size), dtype=object)
-        self._block = np.zeros(0, np.int64)  # of each slot, as what follows
+        self._intact = np.zeros((0, size), bool)  # of each slot, as what follows
+        self._block = np.zeros(0, np.int64)
+        self._buffer = np.zeros(0, np.int64)  # the number of the buffer that holds it
+        self._base = np.zeros(0, np.int64)  # where in that it begins
         self._left = np.zeros(0, np.int64)  # records that nobody has taken
         self._users = np.zeros(0, np.int64)  # calls that are about to take some
         self._bytes = np.zeros(0, np.int64)
@@ -42,9 +55,11 @@ class Blocks:
         self._free: list[int] = []
         self._clock = 0
         self._coming: dict[int, _Call] = {}  # by slot
+        self._buffers: dict[int, bytes] = {}  # those that hold a block that is kept, by number
+        self._kept: dict[int, int] = {}  # how many of those, by number
 
-    def take(self, ids: Ids) -> Records:
-        """The records `ids`, object (n,): what `read` gave."""
+    def take(self, ids: Ids) -> tuple[Records, Intact]:
+        """The frames of the records `ids`, and which of them are intact, bool (n,)."""
         numbers, inverse, counts = np.unique(ids // self._size, return_inverse=True, return_counts=True)
         own = _Call()
         with self._lock:
@@ -58,14 +73,22 @@ class Blocks:
                 self._fill(missing, fresh, own)
             for call in others - {own}:
                 call.wait()
+            lows, highs = self._inside(ids)
             with self._lock:
-                found = self._slots[slots[inverse], ids - numbers[inverse] * self._size]
+                of = slots[inverse]
+                held, number = np.unique(self._buffer[of], return_inverse=True)
+                base = self._base[of]
+                frames = Records(
+                    [self._buffers[number] for number in held.tolist()],
+                    np.stack([number, base + lows, base + highs], axis=-1),
+                )
+                intact = self._intact[of, ids - numbers[inverse] * self._size]
                 self._left[slots] -= counts
         finally:
             with self._lock:
                 self._users[slots] -= 1
                 self._release(slots)
-        return found
+        return frames, intact
 
     def _claim(self, missing: Ids, call: _Call) -> Ids:
         """Slots for blocks that `call` is going to read."""
@@ -83,7 +106,7 @@ class Blocks:
 
     def _fill(self, missing: Ids, slots: Ids, call: _Call) -> None:
         try:
-            records, sizes = self._read(missing)
+            data, lows, highs, intact = self._read(missing)
         except BaseException as error:
             with self._lock:  # so that the next call tries again
                 self._slot_of[missing] = -1
@@ -92,12 +115,13 @@ class Blocks:
             raise
         else:
             with self._lock:
-                ids = (missing[:, None] * self._size + np.arange(self._size)) < self._count
-                block = np.empty(ids.shape, dtype=object)
-                block[ids] = records
-                self._slots[slots] = block
-                self._bytes[slots] = sizes
-                self.bytes += int(sizes.sum())
+                number = self._clock
+                self._buffers[number], self._kept[number] = data, len(slots)
+                self._buffer[slots], self._base[slots] = number, lows
+                self._intact[slots] = intact
+                self._bytes[slots] = highs - lows
+                self.bytes += int(self._bytes[slots].sum())
+                self._clock += 1
         finally:
             with self._lock:
                 for slot in slots.tolist():
@@ -119,18 +143,32 @@ class Blocks:
         here = slots[self._slot_of[self._block[slots]] == slots]
         self._slot_of[self._block[here]] = -1
         self.bytes -= int(self._bytes[slots].sum())
+        full = slots[self._bytes[slots] > 0]
         self._bytes[slots] = 0
-        self._slots[slots] = None
+        for number, count in zip(
+            *map(np.ndarray.tolist, np.unique(self._buffer[full], return_counts=True)), strict=True
+        ):
+            self._kept[number] -= count
+            if not self._kept[number]:
+                del self._buffers[number], self._kept[number]
         self._free += slots.tolist()
 
     def _grow(self, more: int) -> None:
         first = len(self._block)
         more = max(more, first, 64)
-        self._slots = np.concatenate([self._slots, np.empty((more, self._size), dtype=object)])
+        self._intact = np.concatenate([self._intact, np.zeros((more, self._size), bool)])
         zeros = np.zeros(more, np.int64)
-        self._block, self._left, self._users, self._bytes, self._age = (
+        self._block, self._buffer, self._base, self._left, self._users, self._bytes, self._age = (
             np.concatenate([old, zeros])
-            for old in (self._block, self._left, self._users, self._bytes, self._age)
+            for old in (
+                self._block,
+                self._buffer,
+                self._base,
+                self._left,
+                self._users,
+                self._bytes,
+                self._age,
+            )
         )
         self._free += range(first, first + more)
 

@@ -16,8 +16,8 @@ from loader import native
 from loader.buffers import Buffers
 from loader.draws import Flags, Seeds
 from loader.finish import Affine, affine_arrays, finish_into
-from loader.parse import texts_of
 from loader.plan import Ids
+from loader.records import Records
 
 WHOLE, STRETCHED, RANDOM, MIDDLE, MIDDLE_RESIZED = range(5)  # parts of an image; see _native.pyi
 _DONE = 0
@@ -79,19 +79,18 @@ class Decoder:
 
     def decode(
         self,
-        records: list[bytes],
-        spans: npt.NDArray[np.int64],
+        encoded: Records,
         seeds: Seeds | None,
         finishing: Finishing,
         out: Images,
     ) -> None:
-        """The images at `spans` of the records, finished, into `out`, (n, *shape)."""
-        count = len(records)
+        """Encoded images, finished, into `out`, (n, *shape)."""
+        count = len(encoded)
         status = np.full(count, not _DONE, np.uint8)
         if self.part is not None:
             native.require().decode(
-                records,
-                spans,
+                encoded.buffers,
+                np.ascontiguousarray(encoded.spans),
                 out,
                 self.shape,
                 self.part,
@@ -105,7 +104,7 @@ class Decoder:
             )
         left = np.flatnonzero(status != _DONE)
         if len(left):
-            texts = texts_of([records[k] for k in left.tolist()], spans[left])
+            texts = encoded[left].texts()
             images = self.twin(texts, np.zeros((count, 2), np.int64)[left] if seeds is None else seeds[left])
             finished = np.empty((len(left), *self.shape), out.dtype)
             finishing.of(left).into(finished, images, np.arange(len(left)))

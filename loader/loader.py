@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from loader.bucket import Bucketed
 from loader.packing import Packed
-from loader.pipeline import build
+from loader.pipeline import build, cardinality
 from loader.read import CachedReader
 from loader.recipe import Recipe
 from loader.state import Cursor, Start, advance, end_of_iteration, from_dict, to_dict
@@ -28,15 +28,17 @@ class Loader(tf.data.Dataset):
         self._start = recipe.start
         self._cursor = Cursor(recipe.start)
         self._waits = Waits()
-        unchecked, counted = build(recipe, self._cursor)
+        # After a seek an iteration may be shorter than `len` says, so that what is iterated is not what is counted.
+        self._unchecked = build(recipe, self._cursor)
         if recipe.batches.batch_size is not None:
             # Timing single examples would cost more than many of them do.
-            unchecked, counted = self._waits.timed(unchecked), self._waits.timed(counted)
-        self._unchecked, self._dataset = unchecked, counted
+            self._unchecked = self._waits.timed(self._unchecked)
+        self._dataset, total = self._unchecked, cardinality(recipe)
+        if total is not None:
+            self._dataset = self._dataset.apply(tf.data.experimental.assert_cardinality(total))
         super().__init__(self._dataset._variant_tensor)
 
     def __iter__(self) -> Iterator[Any]:
-        # After a seek an iteration may be shorter than `len` says.
         return iter(self._unchecked)
 
     def _inputs(self) -> list[tf.data.Dataset]:

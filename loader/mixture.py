@@ -23,7 +23,8 @@ from loader.memo import kept
 from loader.order import HOLE
 from loader.part import Part
 from loader.plan import Ids, Plan, philox_key, sorted_by_philox
-from loader.read import Reader, Records, Valid
+from loader.read import Reader, Valid
+from loader.records import Records, spread
 from schemas import HeadraceError
 from schemas.hashing import fingerprint
 
@@ -292,7 +293,6 @@ class MixedReader:
 
     def read(self, ids: Ids) -> tuple[Records, Valid]:
         """As `Reader.read`."""
-        records = np.full(len(ids), b"", dtype=object)
         valid = np.zeros(len(ids), bool)
         groups = list(_rows_by_part(ids, self._firsts))
         calls = [(self._readers[k].read, ids[rows] - self._firsts[k]) for k, rows in groups]
@@ -300,9 +300,11 @@ class MixedReader:
             found = [read(own) for read, own in calls]
         else:
             found = [waiting.result() for waiting in [self._pool.submit(read, own) for read, own in calls]]
-        for (_, rows), (own, good) in zip(groups, found, strict=True):
-            records[rows], valid[rows] = own, good
-        return records, valid
+        for (_, rows), (_, good) in zip(groups, found, strict=True):
+            valid[rows] = good
+        return spread(
+            len(ids), [(rows, own) for (_, rows), (own, _) in zip(groups, found, strict=True)]
+        ), valid
 
     def stats(self) -> dict[str, Any]:
         """As `Reader.stats`, of all data sets together."""

@@ -18,6 +18,8 @@
 
 #include <jpeglib.h>
 
+#include "native_huffman.h"
+
 #if defined(__x86_64__) && defined(__GNUC__)
 #define AVX2 __attribute__((target("avx2")))
 #include <immintrin.h>
@@ -87,6 +89,159 @@ static Bytes *bytes_of(PyObject *list, Py_ssize_t count) {
   return found;
 }
 
+// Parts of buffers: spans are int64 (n, 3), the number of a buffer, and where in it a part begins and ends.
+typedef struct {
+  const uint8_t *buffer;
+  const uint8_t *at;
+  const uint8_t *end;
+  int64_t number;
+} Part;
+
+static Part *parts_of(PyObject *list, const int64_t *spans, Py_ssize_t count) {
+  Py_ssize_t buffers = PyList_GET_SIZE(list);
+  Bytes *bytes = bytes_of(list, buffers);
+  if (bytes == NULL) return NULL;
+  Part *parts = PyMem_Malloc(sizeof(Part) * ((size_t)count + 1));
+  if (parts == NULL) PyErr_NoMemory();
+  for (Py_ssize_t i = 0; parts != NULL && i < count; i++) {
+    int64_t number = spans[3 * i], low = spans[3 * i + 1], high = spans[3 * i + 2];
+    if (number < 0 || number >= buffers || low < 0 || low > high || high > bytes[number].end - bytes[number].at) {
+      PyErr_Format(PyExc_ValueError, "span %zd lies outside of its buffer", i);
+      PyMem_Free(parts);
+      parts = NULL;
+    } else {
+      const uint8_t *buffer = bytes[number].at;
+      parts[i] = (Part){buffer, buffer + low, buffer + high, number};
+    }
+  }
+  PyMem_Free(bytes);
+  return parts;
+}
+
+// The spans of a call, and how many there are.
+static const int64_t *spans_of(Views *views, PyObject *object, Py_ssize_t *count) {
+  const int64_t *spans = view_of(views, object, false, 0);
+  if (spans == NULL && !PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "an array is needed");
+  *count = spans == NULL ? 0 : views->views[views->count - 1].len / (3 * (Py_ssize_t)sizeof(int64_t));
+  return spans;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// TFRecord frames
+
+static uint32_t crc_tables[8][256];
+
+// CRC-32C (Castagnoli), eight bytes at a time: "slicing by 8" (Kounavis and Berry, 2005).
+static void crc_begin(void) {
+  for (uint32_t i = 0; i < 256; i++) {
+    uint32_t crc = i;
+    for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0x82f63b78u : 0);
+    crc_tables[0][i] = crc;
+  }
+  for (int table = 1; table < 8; table++)
+    for (uint32_t i = 0; i < 256; i++)
+      crc_tables[table][i] = crc_tables[table - 1][i] >> 8 ^ crc_tables[0][crc_tables[table - 1][i] & 0xff];
+}
+
+static uint32_t crc_by_table(uint32_t crc, const uint8_t *at, const uint8_t *end) {
+  for (; end - at >= 8; at += 8) {
+    uint32_t low, high;
+    memcpy(&low, at, 4);
+    memcpy(&high, at + 4, 4);
+    low ^= crc;
+    crc = crc_tables[7][low & 0xff] ^ crc_tables[6][low >> 8 & 0xff] ^ crc_tables[5][low >> 16 & 0xff] ^
+          crc_tables[4][low >> 24] ^ crc_tables[3][high & 0xff] ^ crc_tables[2][high >> 8 & 0xff] ^
+          crc_tables[1][high >> 16 & 0xff] ^ crc_tables[0][high >> 24];
+  }
+  for (; at < end; at++) crc = crc >> 8 ^ crc_tables[0][(crc ^ *at) & 0xff];
+  return crc;
+}
+
+#ifdef AVX2
+#define LANE 1024  // bytes: three are checked at a time, as the instruction's result takes three cycles
+static uint32_t lane_tables[2][4][256];  // the CRC after LANE, and 2 * LANE, zero bytes, by byte of the CRC before
+
+static void lanes_begin(void) {
+  static const uint8_t zeros[2 * LANE];
+  for (int lanes = 0; lanes < 2; lanes++)
+    for (int byte = 0; byte < 4; byte++)
+      for (uint32_t i = 0; i < 256; i++)
+        lane_tables[lanes][byte][i] = crc_by_table(i << 8 * byte, zeros, zeros + (lanes + 1) * LANE);
+}
+
+static uint32_t crc_shift(int lanes, uint32_t crc) {
+  uint32_t(*tables)[256] = lane_tables[lanes - 1];
+  return tables[0][crc & 0xff] ^ tables[1][crc >> 8 & 0xff] ^ tables[2][crc >> 16 & 0xff] ^ tables[3][crc >> 24];
+}
+
+__attribute__((target("sse4.2"))) static uint32_t crc_by_instruction(uint32_t crc, const uint8_t *at,
+                                                                    const uint8_t *end) {
+  uint64_t word, a = crc;
+  while (end - at >= 3 * LANE) {
+    uint64_t b = 0, c = 0;
+    for (const uint8_t *stop = at + LANE; at < stop; at += 8) {
+      memcpy(&word, at, 8);
+      a = _mm_crc32_u64(a, word);
+      memcpy(&word, at + LANE, 8);
+      b = _mm_crc32_u64(b, word);
+      memcpy(&word, at + 2 * LANE, 8);
+      c = _mm_crc32_u64(c, word);
+    }
+    at += 2 * LANE;
+    a = crc_shift(2, (uint32_t)a) ^ crc_shift(1, (uint32_t)b) ^ (uint32_t)c;
+  }
+  for (; end - at >= 8; at += 8) {
+    memcpy(&word, at, 8);
+    a = _mm_crc32_u64(a, word);
+  }
+  for (; at < end; at++) a = _mm_crc32_u8((uint32_t)a, *at);
+  return (uint32_t)a;
+}
+#endif
+
+static uint32_t crc32c(const uint8_t *at, const uint8_t *end) {
+#ifdef AVX2
+  if (__builtin_cpu_supports("sse4.2")) return ~crc_by_instruction(~0u, at, end);
+#endif
+  return ~crc_by_table(~0u, at, end);
+}
+
+enum { SOUND, BAD_LENGTH, BAD_CRC, HEADER = 12, FOOTER = 4 };
+
+static uint8_t check_frame(const uint8_t *at, const uint8_t *end) {
+  uint64_t length;
+  uint32_t stored;
+  if (end - at < HEADER + FOOTER) return BAD_LENGTH;
+  memcpy(&length, at, sizeof length);
+  if (length != (uint64_t)(end - at - HEADER - FOOTER)) return BAD_LENGTH;
+  memcpy(&stored, end - FOOTER, sizeof stored);
+  uint32_t crc = crc32c(at + HEADER, end - FOOTER);
+  return stored == (crc >> 15 | crc << 17) + 0xa282ead8u ? SOUND : BAD_CRC;
+}
+
+static PyObject *check(PyObject *module, PyObject *args) {
+  (void)module;
+  PyObject *buffers, *spans_, *status_, *result = NULL;
+  if (!PyArg_ParseTuple(args, "O!OO", &PyList_Type, &buffers, &spans_, &status_)) return NULL;
+  Py_ssize_t count;
+  Views views;
+  if (!views_open(&views, 2)) return NULL;
+  const int64_t *spans = spans_of(&views, spans_, &count);
+  uint8_t *status = spans == NULL ? NULL : view_of(&views, status_, true, count);
+  Part *frames = status == NULL ? NULL : parts_of(buffers, spans, count);
+  if (frames != NULL) {
+    Py_BEGIN_ALLOW_THREADS;
+    for (Py_ssize_t i = 0; i < count; i++) status[i] = check_frame(frames[i].at, frames[i].end);
+    Py_END_ALLOW_THREADS;
+    result = Py_NewRef(Py_None);
+  } else if (!PyErr_Occurred()) {
+    PyErr_SetString(PyExc_TypeError, "an array is needed");
+  }
+  PyMem_Free(frames);
+  views_close(&views);
+  return result;
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // tf.train.Example
 
@@ -100,8 +255,12 @@ typedef struct {
   void **out;
 } Field;
 
-static bool read_varint(Bytes *from, uint64_t *value) {
+static inline bool read_varint(Bytes *from, uint64_t *value) {
   uint64_t found = 0;
+  if (from->at < from->end && *from->at < 0x80) {  // nearly all of them
+    *value = *from->at++;
+    return true;
+  }
   for (int shift = 0; shift < 64 && from->at < from->end; shift += 7) {
     uint8_t byte = *from->at++;
     found |= (uint64_t)(byte & 0x7f) << shift;
@@ -114,7 +273,7 @@ static bool read_varint(Bytes *from, uint64_t *value) {
 }
 
 // The next field of a message: its tag, and what it holds if it has a length (else it is passed over).
-static bool read_field(Bytes *from, uint64_t *tag, Bytes *inside) {
+static inline bool read_field(Bytes *from, uint64_t *tag, Bytes *inside) {
   uint64_t size;
   if (!read_varint(from, tag)) return false;
   *inside = (Bytes){from->at, from->at};
@@ -139,13 +298,13 @@ static bool read_field(Bytes *from, uint64_t *tag, Bytes *inside) {
   return true;
 }
 
-static void *slot(const Field *field, Py_ssize_t row, Py_ssize_t place, size_t width) {
+static inline void *slot(const Field *field, Py_ssize_t row, Py_ssize_t place, size_t width) {
   if (field->outputs == 1) return (char *)field->out[0] + (size_t)(row * field->length + place) * width;
   return field->out[place] == NULL ? NULL : (char *)field->out[place] + (size_t)row * width;
 }
 
 // The values of one list, packed or not; false if they are not `length` of the wanted type.
-static bool read_list(Bytes list, const Field *field, Py_ssize_t row, const uint8_t *record) {
+static bool read_list(Bytes list, const Field *field, Py_ssize_t row, const Part *record) {
   Py_ssize_t found = 0;
   while (list.at < list.end) {
     uint64_t tag, value = 0;
@@ -154,9 +313,10 @@ static bool read_list(Bytes list, const Field *field, Py_ssize_t row, const uint
     if (tag >> 3 != 1) continue;
     if (field->kind == SPAN) {
       if (tag != 0x0a || found == 1) return false;
-      int64_t *out = slot(field, row, 0, 2 * sizeof(int64_t));
-      out[0] = inside.at - record;
-      out[1] = inside.end - record;
+      int64_t *out = slot(field, row, 0, 3 * sizeof(int64_t));
+      out[0] = record->number;
+      out[1] = inside.at - record->buffer;
+      out[2] = inside.end - record->buffer;
       found++;
     } else if (field->kind == FLOAT32) {
       if ((tag & 7) != 2 && (tag & 7) != 5) return false;
@@ -186,7 +346,7 @@ static bool read_list(Bytes list, const Field *field, Py_ssize_t row, const uint
 
 static const uint64_t LIST_TAGS[] = {[INT64] = 0x1a, [FLOAT32] = 0x12, [SPAN] = 0x0a};
 
-static bool read_feature(Bytes feature, const Field *field, Py_ssize_t row, const uint8_t *record) {
+static bool read_feature(Bytes feature, const Field *field, Py_ssize_t row, const Part *record) {
   uint64_t tag;
   Bytes inside;
   bool good = false;
@@ -200,31 +360,30 @@ static bool read_feature(Bytes feature, const Field *field, Py_ssize_t row, cons
 }
 
 // -1, or the first field that the record does not hold as wanted; `count` if it is no tf.train.Example at all.
-static Py_ssize_t read_example(Bytes record, const Field *fields, Py_ssize_t count, bool *seen, Py_ssize_t row) {
-  const uint8_t *begin = record.at;
+static Py_ssize_t read_example(const Part *part, const Field *fields, Py_ssize_t count, bool *seen, Py_ssize_t row) {
+  Bytes record = {part->at, part->end};
   uint64_t tag;
-  Bytes features, entry, part;
+  Bytes features, entry, inside;
   Py_ssize_t next = 0;  // fields usually come in the order in which they are wanted
   memset(seen, 0, (size_t)count * sizeof *seen);
   while (record.at < record.end) {
     if (!read_field(&record, &tag, &features)) return count;
     if (tag != 0x0a) continue;
     while (features.at < features.end) {
-      Bytes name = {NULL, NULL}, value = {NULL, NULL};
       if (!read_field(&features, &tag, &entry)) return count;
       if (tag != 0x0a) continue;
+      Bytes name = {entry.at, entry.at}, value = name;
       while (entry.at < entry.end) {
-        if (!read_field(&entry, &tag, &part)) return count;
-        if (tag == 0x0a) name = part;
-        if (tag == 0x12) value = part;
+        if (!read_field(&entry, &tag, &inside)) return count;
+        if (tag == 0x0a) name = inside;
+        if (tag == 0x12) value = inside;
       }
       for (Py_ssize_t tried = 0; tried < count; tried++) {
         Py_ssize_t at = next + tried < count ? next + tried : next + tried - count;
         const Bytes *wanted = &fields[at].name;
         if (name.end - name.at != wanted->end - wanted->at) continue;
         if (memcmp(name.at, wanted->at, (size_t)(name.end - name.at))) continue;
-        if (!read_feature(value, &fields[at], row, begin)) return at;
-        seen[at] = true;
+        seen[at] = read_feature(value, &fields[at], row, part);  // the last of that name counts
         next = at + 1 < count ? at + 1 : 0;
         break;
       }
@@ -237,7 +396,7 @@ static Py_ssize_t read_example(Bytes record, const Field *fields, Py_ssize_t cou
 
 // One field's description, (name, kind, length, [arrays]).
 static bool field_of(PyObject *described, Field *field, Py_ssize_t records, Views *views) {
-  static const Py_ssize_t WIDTHS[] = {[INT64] = 8, [FLOAT32] = 4, [SPAN] = 16};
+  static const Py_ssize_t WIDTHS[] = {[INT64] = 8, [FLOAT32] = 4, [SPAN] = 24};
   const char *name;
   Py_ssize_t size;
   PyObject *arrays;
@@ -246,8 +405,8 @@ static bool field_of(PyObject *described, Field *field, Py_ssize_t records, View
   field->name = (Bytes){(const uint8_t *)name, (const uint8_t *)name + size};
   field->outputs = PyList_GET_SIZE(arrays);
   bool whole = field->outputs == 1;
-  if (field->kind < INT64 || field->kind > SPAN || field->length < 0 || (field->kind == SPAN && field->length != 1) ||
-      !(whole || field->outputs == field->length)) {
+  if (field->kind < INT64 || field->kind > SPAN || field->length < 0 || field->length > INT_MAX ||
+      (field->kind == SPAN && field->length != 1) || !(whole || field->outputs == field->length)) {
     PyErr_SetString(PyExc_ValueError, "there is no such kind of field");
     return false;
   }
@@ -267,9 +426,9 @@ static bool field_of(PyObject *described, Field *field, Py_ssize_t records, View
 
 static PyObject *parse(PyObject *module, PyObject *args) {
   (void)module;
-  PyObject *records, *described, *result = NULL;
-  if (!PyArg_ParseTuple(args, "O!O!", &PyList_Type, &records, &PyList_Type, &described)) return NULL;
-  Py_ssize_t count = PyList_GET_SIZE(records), wanted = PyList_GET_SIZE(described), room = 0;
+  PyObject *buffers, *spans_, *described, *result = NULL;
+  if (!PyArg_ParseTuple(args, "O!OO!", &PyList_Type, &buffers, &spans_, &PyList_Type, &described)) return NULL;
+  Py_ssize_t wanted = PyList_GET_SIZE(described), room = 1, count = 0;
   if (wanted > MAX_FIELDS) return PyErr_Format(PyExc_ValueError, "at most %d fields", MAX_FIELDS);
   for (Py_ssize_t i = 0; i < wanted; i++) {
     PyObject *one = PyList_GET_ITEM(described, i);
@@ -278,52 +437,48 @@ static PyObject *parse(PyObject *module, PyObject *args) {
   }
   Views views;
   if (!views_open(&views, room)) return NULL;
-  Bytes *bytes = bytes_of(records, count);
+  const int64_t *spans = spans_of(&views, spans_, &count);
+  Part *records = spans == NULL ? NULL : parts_of(buffers, spans, count);
   Field *fields = PyMem_Calloc((size_t)wanted + 1, sizeof(Field));
   bool *seen = PyMem_Calloc((size_t)wanted + 1, sizeof(bool));
   if (fields == NULL || seen == NULL) PyErr_NoMemory();
-  bool ready = bytes != NULL && fields != NULL && seen != NULL;
+  bool ready = records != NULL && fields != NULL && seen != NULL;
   for (Py_ssize_t i = 0; ready && i < wanted; i++)
     ready = field_of(PyList_GET_ITEM(described, i), &fields[i], count, &views);
   if (ready) {
     Py_ssize_t row = 0, wrong = -1;
     Py_BEGIN_ALLOW_THREADS;
     for (; row < count; row++)
-      if ((wrong = read_example(bytes[row], fields, wanted, seen, row)) >= 0) break;
+      if ((wrong = read_example(&records[row], fields, wanted, seen, row)) >= 0) break;
     Py_END_ALLOW_THREADS;
     result = wrong < 0 ? Py_NewRef(Py_None) : Py_BuildValue("nn", row, wrong);
   }
   for (Py_ssize_t i = 0; fields != NULL && i < wanted; i++) PyMem_Free(fields[i].out);
   PyMem_Free(seen);
   PyMem_Free(fields);
-  PyMem_Free(bytes);
+  PyMem_Free(records);
   views_close(&views);
   return result;
 }
 
 static PyObject *slices(PyObject *module, PyObject *args) {
   (void)module;
-  PyObject *records, *array, *result = NULL;
-  if (!PyArg_ParseTuple(args, "O!O", &PyList_Type, &records, &array)) return NULL;
-  Py_ssize_t count = PyList_GET_SIZE(records);
+  PyObject *buffers, *spans_, *result = NULL;
+  if (!PyArg_ParseTuple(args, "O!O", &PyList_Type, &buffers, &spans_)) return NULL;
+  Py_ssize_t count;
   Views views;
   if (!views_open(&views, 1)) return NULL;
-  const int64_t *spans = view_of(&views, array, false, count * 16);
-  Bytes *bytes = spans == NULL ? NULL : bytes_of(records, count);
-  if (bytes != NULL) result = PyList_New(count);
+  const int64_t *spans = spans_of(&views, spans_, &count);
+  Part *parts = spans == NULL ? NULL : parts_of(buffers, spans, count);
+  if (parts != NULL) result = PyList_New(count);
   for (Py_ssize_t i = 0; result != NULL && i < count; i++) {
-    int64_t low = spans[2 * i], high = spans[2 * i + 1];
-    PyObject *item = NULL;
-    if (low < 0 || low > high || high > bytes[i].end - bytes[i].at)
-      PyErr_SetString(PyExc_ValueError, "a span lies outside of its record");
-    else
-      item = PyBytes_FromStringAndSize((const char *)bytes[i].at + low, high - low);
+    PyObject *item = PyBytes_FromStringAndSize((const char *)parts[i].at, parts[i].end - parts[i].at);
     if (item == NULL)
       Py_CLEAR(result);
     else
       PyList_SET_ITEM(result, i, item);
   }
-  PyMem_Free(bytes);
+  PyMem_Free(parts);
   views_close(&views);
   return result;
 }
@@ -433,6 +588,7 @@ static Box random_box(int width, int height, const float area[2], const float ra
 enum { WHOLE, STRETCHED, RANDOM, MIDDLE, MIDDLE_RESIZED, PARTS };  // which part of an image is wanted, and how
 enum { DONE, LEFT, NO_MEMORY };  // LEFT: to the twin
 #define MAX_PIXELS (1 << 28)
+#define MAX_DECODED (1 << 29)  // values of an image: TensorFlow decodes none of more
 
 typedef struct {
   long part;
@@ -447,12 +603,15 @@ typedef struct {
 } Failing;
 
 static void fail(j_common_ptr info) { longjmp(((Failing *)info->err)->jump, 1); }
-static void be_silent(j_common_ptr info) { (void)info; }
+static void fail_at_warning(j_common_ptr info, int level) {
+  if (level < 0) fail(info);
+}
 
 // What a thread keeps from image to image.
 typedef struct {
   struct jpeg_decompress_struct info;
   Failing failing;
+  Huffman *huffman;
   uint8_t *pixels;  // the decoded part, rows one behind the other, with a few bytes to spare
   size_t room;
   uint8_t *line;  // a row as libjpeg gives it
@@ -480,12 +639,15 @@ static bool work_open(Work *work, const Wish *wish) {
 #endif
   work->info.err = jpeg_std_error(&work->failing.base);
   work->failing.base.error_exit = fail;
-  work->failing.base.output_message = be_silent;
+  work->failing.base.emit_message = fail_at_warning;
   work->lower = malloc(2 * (size_t)wish->width * sizeof(int));
   work->lerp = malloc((size_t)wish->width * sizeof(float));
   work->above = malloc(4 * row * sizeof(float));
   work->rows = malloc(2 * row);
-  if (work->lower == NULL || work->lerp == NULL || work->above == NULL || work->rows == NULL) return false;
+  work->huffman = calloc(1, sizeof(Huffman));
+  if (work->lower == NULL || work->lerp == NULL || work->above == NULL || work->rows == NULL ||
+      work->huffman == NULL)
+    return false;
   work->upper = work->lower + wish->width;
   work->below = work->above + row;
   work->factors = work->below + row;
@@ -494,19 +656,17 @@ static bool work_open(Work *work, const Wish *wish) {
     work->factors[x] = wish->scale[x % wish->channels];
     work->terms[x] = wish->shift[x % wish->channels];
   }
-  if (setjmp(work->failing.jump)) return false;
-  jpeg_create_decompress(&work->info);
   return true;
 }
 
 static void work_close(Work *work) {
-  if (work->info.mem != NULL) jpeg_destroy_decompress(&work->info);
   free(work->pixels);
   free(work->line);
   free(work->lower);
   free(work->lerp);
   free(work->above);
   free(work->rows);
+  free(work->huffman);
 }
 
 #ifdef AVX2
@@ -546,7 +706,7 @@ AVX2 static int mirror_fives(const uint8_t *row, int width, uint8_t *out) {
 }
 #endif
 
-static int clip(int value, int low, int high) { return value < low ? low : value > high ? high : value; }
+static int clip(int64_t value, int low, int high) { return value < low ? low : value > high ? high : (int)value; }
 
 static bool choose_box(const Wish *wish, int height, int width, const int64_t *seed, Box *box) {
   switch (wish->part) {
@@ -558,10 +718,8 @@ static bool choose_box(const Wish *wish, int height, int width, const int64_t *s
       *box = (Box){0, 0, wish->height, wish->width};
       break;
     case MIDDLE_RESIZED:
-      *box = (Box){0, 0, (int)(((int64_t)width * wish->height + wish->width / 2) / wish->width),
-                   (int)(((int64_t)height * wish->width + wish->height / 2) / wish->height)};
-      box->height = clip(box->height, 1, height);
-      box->width = clip(box->width, 1, width);
+      *box = (Box){0, 0, clip(((int64_t)width * wish->height + wish->width / 2) / wish->width, 1, height),
+                   clip(((int64_t)height * wish->width + wish->height / 2) / wish->height, 1, width)};
       break;
     case WHOLE:
       if (height != wish->height || width != wish->width) return false;
@@ -574,55 +732,59 @@ static bool choose_box(const Wish *wish, int height, int width, const int64_t *s
   return true;
 }
 
-// The wanted part of a JPEG into work->pixels; `box` is where it lies.
-static int decode_part(Work *work, Bytes data, const Wish *wish, const int64_t *seed, Box *box) {
+// The part of a JPEG that is wanted, into work->pixels.
+static int decode_wanted(Work *work, Bytes data, const Wish *wish, const int64_t *seed, Box *box) {
   struct jpeg_decompress_struct *info = &work->info;
-  if (setjmp(work->failing.jump)) {
-    jpeg_abort_decompress(info);
-    return LEFT;
-  }
-  if (data.end - data.at < 4 || data.end - data.at > INT_MAX) return LEFT;
-  work->failing.base.num_warnings = 0;
   jpeg_mem_src(info, (unsigned char *)data.at, (unsigned long)(data.end - data.at));
   jpeg_read_header(info, TRUE);
-  int height = (int)info->image_height, width = (int)info->image_width, channels = wish->channels;
-  bool known = channels == 3 ? info->jpeg_color_space == JCS_YCbCr || info->jpeg_color_space == JCS_GRAYSCALE
-                             : info->jpeg_color_space == JCS_GRAYSCALE;
-  if (!known || (int64_t)height * width > MAX_PIXELS || !choose_box(wish, height, width, seed, box)) {
-    jpeg_abort_decompress(info);
-    return LEFT;
-  }
+  const int height = (int)info->image_height, width = (int)info->image_width, channels = wish->channels;
+  const J_COLOR_SPACE space = info->jpeg_color_space;
+  if (space != JCS_GRAYSCALE && !(space == JCS_YCbCr && channels == 3)) return LEFT;
+  if (info->data_precision != 8 || (int64_t)height * width * channels >= MAX_DECODED) return LEFT;
+  if (!choose_box(wish, height, width, seed, box)) return LEFT;
   info->out_color_space = channels == 3 ? JCS_RGB : JCS_GRAYSCALE;
   info->dct_method = JDCT_IFAST;  // TensorFlow's default
   info->do_fancy_upsampling = TRUE;
-  size_t row = (size_t)box->width * (size_t)channels;
-  if (!grow(&work->pixels, &work->room, row * (size_t)box->height + 16)) {
-    jpeg_abort_decompress(info);
-    return NO_MEMORY;
-  }
+  const size_t row = (size_t)box->width * (size_t)channels;
+  if (!grow(&work->pixels, &work->room, row * (size_t)box->height + 16)) return NO_MEMORY;
   jpeg_start_decompress(info);
+  const bool own = huffman_begin(work->huffman, info);
   const bool cropped = wish->part != WHOLE && wish->part != STRETCHED;
   JDIMENSION first = (JDIMENSION)box->left, across = (JDIMENSION)box->width;
   if (cropped) {
     jpeg_crop_scanline(info, &first, &across);
-    if (box->top && (int)jpeg_skip_scanlines(info, (JDIMENSION)box->top) != box->top) fail((j_common_ptr)info);
+    if (box->top && (int)jpeg_skip_scanlines(info, (JDIMENSION)box->top) != box->top) return LEFT;
   }
-  size_t before = !cropped ? 0 : ((size_t)box->left - first) * (size_t)channels;
-  size_t whole = (size_t)info->output_width * (size_t)channels;
-  bool straight = before == 0 && whole == row;
-  if (!straight && !grow(&work->line, &work->line_room, whole + 16)) {
-    jpeg_abort_decompress(info);
-    return NO_MEMORY;
-  }
+  const size_t before = !cropped ? 0 : ((size_t)box->left - first) * (size_t)channels;
+  const size_t whole = (size_t)info->output_width * (size_t)info->output_components;
+  if (before + row > whole) return LEFT;
+  const bool straight = whole == row;
+  if (!straight && !grow(&work->line, &work->line_room, whole + 16)) return NO_MEMORY;
   for (int y = 0; y < box->height; y++) {
     uint8_t *out = work->pixels + (size_t)y * row;
     JSAMPROW line = straight ? out : work->line;
-    if (jpeg_read_scanlines(info, &line, 1) != 1) fail((j_common_ptr)info);
+    if (jpeg_read_scanlines(info, &line, 1) != 1) return LEFT;
     if (!straight) memcpy(out, work->line + before, row);
   }
-  bool warned = work->failing.base.num_warnings > 0;
-  jpeg_abort_decompress(info);  // what lies below the part is not even looked at
-  return warned ? LEFT : DONE;
+  // What lies below a part is not even looked at; a whole image has to end as it should.
+  if (box->top + box->height == height) {
+    if (own && !huffman_end(work->huffman, info)) return LEFT;
+    jpeg_finish_decompress(info);
+  }
+  return DONE;
+}
+
+// The same, with a decompressor that is made anew: another image's tables would be used where this one has none.
+static int decode_part(Work *work, Bytes data, const Wish *wish, const int64_t *seed, Box *box) {
+  if (data.end - data.at < 4 || data.end - data.at > INT_MAX) return LEFT;
+  if (setjmp(work->failing.jump)) {
+    jpeg_destroy_decompress(&work->info);
+    return LEFT;
+  }
+  jpeg_create_decompress(&work->info);
+  int status = decode_wanted(work, data, wish, seed, box);
+  jpeg_destroy_decompress(&work->info);
+  return status;
 }
 
 // One row made as wide as the output, between its pixels: TensorFlow's bilinear, half-pixel centres.
@@ -710,15 +872,18 @@ static void finish_image(Work *work, const Wish *wish, Box box, bool mirrored, b
 
 static PyObject *decode(PyObject *module, PyObject *args) {
   (void)module;
-  PyObject *records, *spans_, *out_, *seeds_, *mirror_, *upturn_, *scale_, *shift_, *status_;
+  PyObject *buffers, *spans_, *out_, *seeds_, *mirror_, *upturn_, *scale_, *shift_, *status_;
   Wish wish = {0};
-  if (!PyArg_ParseTuple(args, "O!OO(iii)l(ff)(ff)OOOOOO", &PyList_Type, &records, &spans_, &out_, &wish.height,
+  if (!PyArg_ParseTuple(args, "O!OO(iii)l(ff)(ff)OOOOOO", &PyList_Type, &buffers, &spans_, &out_, &wish.height,
                         &wish.width, &wish.channels, &wish.part, &wish.area[0], &wish.area[1], &wish.ratio[0],
                         &wish.ratio[1], &seeds_, &mirror_, &upturn_, &scale_, &shift_, &status_))
     return NULL;
-  Py_ssize_t count = PyList_GET_SIZE(records);
-  if (wish.height < 1 || wish.width < 1 || wish.part < WHOLE ||
-      wish.part >= PARTS || (wish.channels != 1 && wish.channels != 3) ||
+  Py_ssize_t count;
+  const float *area = wish.area, *ratio = wish.ratio;
+  bool crops = 0 <= area[0] && area[0] <= area[1] && area[1] <= 1 && 1e-3f <= ratio[0] && ratio[0] <= ratio[1] &&
+               ratio[1] <= 1e3f;  // with others, numbers would leave what an int holds
+  if (wish.height < 1 || wish.width < 1 || wish.part < WHOLE || wish.part >= PARTS || !crops ||
+      (wish.channels != 1 && wish.channels != 3) ||
       (int64_t)wish.height * wish.width > MAX_PIXELS || (wish.part == RANDOM && seeds_ == Py_None) ||
       (scale_ == Py_None) != (shift_ == Py_None)) {
     PyErr_SetString(PyExc_ValueError, "these arguments do not fit each other");
@@ -729,29 +894,23 @@ static PyObject *decode(PyObject *module, PyObject *args) {
   Views views;
   if (!views_open(&views, 8)) return NULL;
   PyObject *result = NULL;
-  uint8_t *out = view_of(&views, out_, true, count * each);
-  const int64_t *spans = view_of(&views, spans_, false, count * 16);
+  const int64_t *spans = spans_of(&views, spans_, &count);
+  uint8_t *out = spans == NULL ? NULL : view_of(&views, out_, true, count * each);
   uint8_t *status = view_of(&views, status_, true, count);
   const int64_t *seeds = view_of(&views, seeds_, false, count * 16);
-  const bool *mirror = view_of(&views, mirror_, false, count), *upturn = view_of(&views, upturn_, false, count);
+  const uint8_t *mirror = view_of(&views, mirror_, false, count), *upturn = view_of(&views, upturn_, false, count);
   wish.scale = view_of(&views, scale_, false, channels * 4);
   wish.shift = view_of(&views, shift_, false, channels * 4);
-  Bytes *bytes = NULL;
-  if (!PyErr_Occurred() && (out == NULL || spans == NULL || status == NULL))
-    PyErr_SetString(PyExc_TypeError, "an array is needed");
-  if (!PyErr_Occurred()) bytes = bytes_of(records, count);
-  for (Py_ssize_t i = 0; bytes != NULL && i < count; i++)
-    if (spans[2 * i] < 0 || spans[2 * i] > spans[2 * i + 1] || spans[2 * i + 1] > bytes[i].end - bytes[i].at) {
-      PyErr_SetString(PyExc_ValueError, "a span lies outside of its record");
-      break;
-    }
+  Part *parts = NULL;
+  if (!PyErr_Occurred() && (out == NULL || status == NULL)) PyErr_SetString(PyExc_TypeError, "an array is needed");
+  if (!PyErr_Occurred()) parts = parts_of(buffers, spans, count);
   if (!PyErr_Occurred()) {
     bool memory;
     Py_BEGIN_ALLOW_THREADS;
     Work work;
     memory = work_open(&work, &wish);
     for (Py_ssize_t i = 0; memory && i < count; i++) {
-      Bytes data = {bytes[i].at + spans[2 * i], bytes[i].at + spans[2 * i + 1]};
+      Bytes data = {parts[i].at, parts[i].end};
       Box box;
       status[i] = (uint8_t)decode_part(&work, data, &wish, seeds == NULL ? NULL : seeds + 2 * i, &box);
       memory = status[i] != NO_MEMORY;
@@ -762,7 +921,7 @@ static PyObject *decode(PyObject *module, PyObject *args) {
     Py_END_ALLOW_THREADS;
     result = memory ? Py_NewRef(Py_None) : PyErr_NoMemory();
   }
-  PyMem_Free(bytes);
+  PyMem_Free(parts);
   views_close(&views);
   return result;
 }
@@ -792,7 +951,7 @@ static PyObject *gather(PyObject *module, PyObject *args) {
   const int64_t *places = store == NULL ? NULL : view_of(&views, places_, false, 0);
   Py_ssize_t count = places == NULL ? 0 : views.views[1].len / 8;
   uint8_t *out = view_of(&views, out_, true, count * each * width);
-  const bool *mirror = view_of(&views, mirror_, false, count), *upturn = view_of(&views, upturn_, false, count);
+  const uint8_t *mirror = view_of(&views, mirror_, false, count), *upturn = view_of(&views, upturn_, false, count);
   wish.scale = view_of(&views, scale_, false, wish.channels * 4);
   wish.shift = view_of(&views, shift_, false, wish.channels * 4);
   if (!PyErr_Occurred() && (store == NULL || out == NULL || places == NULL))
@@ -819,8 +978,9 @@ static PyObject *gather(PyObject *module, PyObject *args) {
 }
 
 static PyMethodDef METHODS[] = {
-    {"parse", parse, METH_VARARGS, "parse(records, fields): see _native.pyi."},
-    {"slices", slices, METH_VARARGS, "slices(records, spans): see _native.pyi."},
+    {"check", check, METH_VARARGS, "check(buffers, spans, status): see _native.pyi."},
+    {"parse", parse, METH_VARARGS, "parse(buffers, spans, fields): see _native.pyi."},
+    {"slices", slices, METH_VARARGS, "slices(buffers, spans): see _native.pyi."},
     {"decode", decode, METH_VARARGS, "decode(...): see _native.pyi."},
     {"gather", gather, METH_VARARGS, "gather(...): see _native.pyi."},
     {NULL, NULL, 0, NULL},
@@ -830,4 +990,10 @@ static struct PyModuleDef MODULE = {
     PyModuleDef_HEAD_INIT, "_native", "The loader's inner loops; see native.c.", -1, METHODS, NULL, NULL, NULL, NULL};
 
 __attribute__((visibility("default"))) PyObject *PyInit__native(void);
-PyObject *PyInit__native(void) { return PyModule_Create(&MODULE); }
+PyObject *PyInit__native(void) {
+  crc_begin();
+#ifdef AVX2
+  lanes_begin();
+#endif
+  return PyModule_Create(&MODULE);
+}

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loader import native
+from loader.records import Records
 from schemas import HeadraceError
 from schemas.features import BoolFeature, BytesFeature, Feature, Float32Feature, ImageFeature, TextFeature
 
@@ -27,7 +28,7 @@ class Columns:
     """The features of n records as arrays that are filled from record `start` to record `stop`.
 
     class_label, int64: int64 (n,) or (n, length) · float32: float32 · bool: bool · text, bytes: bytes objects ·
-    image: int64 (n, 2), where in its record each lies.
+    image: int64 (n, 3), where in the buffers each lies.
     """
 
     def __init__(self, features: Mapping[str, Feature], count: int) -> None:
@@ -55,7 +56,7 @@ class Columns:
         array = self._arrays[name]
         return array != 0 if isinstance(self._features[name], BoolFeature) else array
 
-    def fill(self, records: list[bytes], start: int, ids: npt.NDArray[np.int64], where: str) -> None:
+    def fill(self, records: Records, start: int, ids: npt.NDArray[np.int64], where: str) -> None:
         """Rows `start` and on from `records`, which are those of `ids` of the data set `where`.
 
         Raises:
@@ -67,19 +68,12 @@ class Columns:
             (name.encode(), kind, length, [None if array is None else array[rows] for array in arrays])
             for name, kind, length, arrays, _ in self._fields
         ]
-        wrong = native.require().parse(records, fields)
+        wrong = native.require().parse(records.buffers, np.ascontiguousarray(records.spans), fields)
         if wrong is not None:
             row, number = wrong
             raise _unlike(self._features, self._fields, number, f"{where}, record {ids[row]}")
         for name, texts in self._texts.items():
-            texts[rows] = native.require().slices(records, self._arrays[name][rows])
-
-
-def texts_of(records: list[bytes], spans: Array) -> Array:
-    """The bytes that lie at `spans`, int64 (n, 2), of the records: bytes objects (n,)."""
-    out = np.empty(len(records), object)
-    out[:] = native.require().slices(records, spans)
-    return out
+            texts[rows] = Records(records.buffers, self._arrays[name][rows]).texts()
 
 
 def _unlike(
@@ -111,5 +105,5 @@ def _is_text(feature: Feature) -> bool:
 
 def _shape(feature: Feature, count: int) -> tuple[int, ...]:
     if _kind(feature) == _SPAN:
-        return (count, 2)
+        return (count, 3)
     return (count, *getattr(feature, "shape", ()))

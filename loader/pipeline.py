@@ -23,28 +23,23 @@ _FINISHES = 4  # batches flipped and normalised at a time, some 10,000 images of
 _END = -1  # in place of an epoch's number
 
 
-def build(recipe: Recipe, cursor: Cursor) -> tuple[tf.data.Dataset, tf.data.Dataset]:
-    """The data set that a recipe describes, and the same with its length, if it has one.
-
-    Iterations begin at the cursor and move it on.
-    """
+def build(recipe: Recipe, cursor: Cursor) -> tf.data.Dataset:
+    """The data set that a recipe describes. Iterations begin at the cursor and move it on."""
     # Rewriting the source of functions, for conditions and loops over tensors, takes longer than tracing them: only
     # users' operations may need it.
-    make = _build if augment.has_foreign(recipe.ops) else tf.autograph.experimental.do_not_convert(_build)
-    dataset, counted = make(recipe, cursor)
-    return dataset, counted
+    own = not augment.has_foreign(recipe.ops)
+    make = tf.autograph.experimental.do_not_convert(_build) if own else _build
+    dataset: tf.data.Dataset = make(recipe, cursor)
+    return dataset
 
 
-def _build(recipe: Recipe, cursor: Cursor) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+def _build(recipe: Recipe, cursor: Cursor) -> tf.data.Dataset:
     work = divide(recipe)
     # An epoch is its own little data set, so that no batch holds records of two epochs.
     dataset = _epochs(recipe, cursor).flat_map(lambda epoch: _one_epoch(recipe, work, *tf.unstack(epoch)))
-    total, counted = _cardinality(recipe), dataset
-    if total is not None:
-        counted = dataset.apply(tf.data.experimental.assert_cardinality(total))
     if recipe.prefetch:
-        dataset, counted = dataset.prefetch(recipe.prefetch), counted.prefetch(recipe.prefetch)
-    return dataset.with_options(_options(recipe)), counted.with_options(_options(recipe))
+        dataset = dataset.prefetch(recipe.prefetch)
+    return dataset.with_options(_options(recipe))
 
 
 def _one_epoch(
@@ -200,7 +195,7 @@ def _epochs(recipe: Recipe, cursor: Cursor) -> tf.data.Dataset:
     return epochs.take_while(lambda epoch: epoch[0] != _END)
 
 
-def _cardinality(recipe: Recipe) -> int | None:
+def cardinality(recipe: Recipe) -> int | None:
     """Elements of an iteration, or None where iterations differ."""
     if recipe.epochs is None:
         return int(tf.data.INFINITE_CARDINALITY) if recipe.order.count(recipe.start.epoch) else 0

@@ -18,9 +18,10 @@ from loader.decoder import Decoder, Finishing
 from loader.draws import Flip, Seeds, flipped
 from loader.finish import Affine
 from loader.order import HOLE
-from loader.parse import Columns, texts_of
+from loader.parse import Columns
 from loader.plan import Ids
 from loader.recipe import Recipe
+from loader.records import Records
 from schemas.features import ImageFeature
 
 _GROUP_BYTES = 1 << 20  # 1 MiB of records: decoded by one thread, while its processor's caches hold them
@@ -80,19 +81,16 @@ class Producer:
         running: list[Future[None]] = []
         for low in range(0, count, step):
             part = slice(low, min(low + step, count))
-            read, valid[part] = rows.read(recipe, ids[part])
-            records: list[bytes] = read.tolist()
+            records, valid[part] = rows.read(recipe, ids[part])
             columns.fill(records, low, ids[part], recipe.data)
             for name, out in found.items():
-                spans = columns[name][part]
+                encoded = Records(records.buffers, columns[name][part])
                 if name not in self._decoders:
-                    out[part] = texts_of(records, spans)
+                    out[part] = encoded.texts()
                     continue
                 own = seeds[part] if len(seeds) else None
                 work = self._decoders[name].decode
-                running.append(
-                    self._pool.submit(work, records, spans, own, finishings[name].of(part), out[part])
-                )
+                running.append(self._pool.submit(work, encoded, own, finishings[name].of(part), out[part]))
         for one in running:
             one.result()
         return [found[name] if name in found else columns[name] for name in recipe.features], valid

@@ -11,15 +11,14 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
 from loader.blocks import Blocks
 from loader.cache import Cache
 from loader.dataset import Split
+from loader.records import BAD_CRC, SOUND, Records, spread
 from schemas import HeadraceError
-from schemas.framing import FOOTER_BYTES, FRAME_OVERHEAD, HEADER_BYTES, masked_crcs
 
 ON_CORRUPT = ("raise", "skip")
 _MAX_READ = 4 << 20  # 4 MiB: most bytes of one read, unless a single block is larger
@@ -27,10 +26,7 @@ KEPT_BYTES = 64 << 20  # 64 MiB: two windows of a plan, as a chunk may begin in 
 _MAX_LISTED = 100  # damaged records that are named one by one
 
 Ids = npt.NDArray[np.int64]
-Records = npt.NDArray[np.object_]
 Valid = npt.NDArray[np.bool_]
-# Records; their CRCs; the length field and the CRC that each frame holds.
-_Cut = tuple[list[bytes], npt.NDArray[np.uint32], npt.NDArray[np.uint64], npt.NDArray[np.uint32]]
 _log = logging.getLogger("headrace.loader")
 
 
@@ -50,30 +46,31 @@ class Reader:
     ) -> None:
         self._split, self._block = split, block
         self._skip = on_corrupt == "skip"
-        self._blocks = Blocks(split.records, block, capacity, self._cut) if block > 1 else None
+        self._blocks = (
+            Blocks(split.records, block, capacity, self._read_blocks, self._inside) if block > 1 else None
+        )
         self._damage: dict[int, str] = {}  # what is wrong, by id
         self._corrupt: dict[int, dict[str, Any]] = {}  # by id
         self._stats = {"records": 0, "bytes": 0}
         self._lock = threading.Lock()  # of all the above; never held while bytes are read
 
     def read(self, ids: Ids) -> tuple[Records, Valid]:
-        """The records `ids` in the order given: bytes objects (n,), and which of them are valid, bool (n,).
+        """The records `ids` in the order given, and which of them are valid, bool (n,).
 
-        An id of -1 is a hole: b"" and not valid.
+        An id of -1 is a hole: b"" and not valid, as is a damaged record.
 
         Raises:
           HeadraceError: a record is damaged and `on_corrupt` is "raise", a file is shorter than it was, or an index
             is missing or damaged.
         """
-        records = np.full(len(ids), b"", dtype=object)
         valid = ids >= 0
-        wanted = ids[valid]
-        if len(wanted):
-            found, intact = self._records(wanted)
-            if not intact.all():
-                valid[np.flatnonzero(valid)[~intact]] = False
-            records[ids >= 0] = found
-        return records, valid
+        if valid.all():
+            return self._records(ids)
+        rows = np.flatnonzero(valid)
+        if not len(rows):
+            return spread(len(ids), []), valid
+        found, valid[rows] = self._records(ids[rows])
+        return spread(len(ids), [(rows, found)]), valid
 
     def stats(self) -> dict[str, Any]:
         """What was read so far.
@@ -93,49 +90,62 @@ class Reader:
             }
 
     def _records(self, ids: Ids) -> tuple[Records, Valid]:
-        """The records `ids`, b"" where damaged, and which are not."""
-        if self._blocks is not None:
-            records = self._blocks.take(ids)
-        else:
-            numbers, inverse = np.unique(ids, return_inverse=True)
-            records = self._cut(numbers)[0][inverse]
+        """The records `ids`, and which of them are intact."""
         starts, stops = self._split.spans(ids, ids)
-        intact = np.fromiter((record is not None for record in records), bool, len(records))
+        if self._blocks is not None:
+            frames, intact = self._blocks.take(ids)
+        else:
+            frames, intact = self._alone(ids)
         for k in np.flatnonzero(~intact).tolist():
             self._note_corrupt(int(ids[k]), int(starts[k]), self._damage[int(ids[k])])
-            records[k] = b""
         with self._lock:
-            self._stats["records"] += len(records)
+            self._stats["records"] += len(ids)
             self._stats["bytes"] += int((stops - starts).sum())
+        records = frames.payloads()
+        records.spans[~intact, 1:] = 0  # nobody is to see what is damaged
         return records, intact
 
-    def _cut(self, numbers: Ids) -> tuple[Records, Ids]:
-        """The records of the blocks `numbers`, in rising order, None where damaged; and the bytes of each block."""
+    def _alone(self, ids: Ids) -> tuple[Records, Valid]:
+        """The frames of records that are blocks of their own, and which are intact."""
+        numbers, inverse = np.unique(ids, return_inverse=True)
+        starts, stops = self._split.spans(numbers, numbers)
+        reads, read_of = self._plan(starts, stops)
+        spans = np.stack([read_of, starts, stops], axis=-1)
+        spans[:, 1:] -= np.array([start for start, _ in reads], np.int64)[read_of][:, None]
+        frames = Records(list(self._fetch(reads)), spans)
+        intact = self._check(frames, numbers)
+        return frames[inverse], intact[inverse]
+
+    def _read_blocks(self, numbers: Ids) -> tuple[bytes, Ids, Ids, Valid]:
+        """What `Blocks` asks for."""
         split, size = self._split, self._block
         starts, stops = split.spans(numbers * size, np.minimum((numbers + 1) * size, split.records) - 1)
-        reads, of_block = self._plan(starts, stops)
-        data = self._fetch(reads)
-        ids = numbers if size == 1 else (numbers[:, None] * size + np.arange(size)).ravel()
-        ids = ids[ids < split.records]
-        begins, ends = split.spans(ids, ids)
-        sizes = ends - begins
-        if size == 1:
-            lows = begins - np.array([start for start, _ in reads], np.int64)[of_block]
-            records, crcs, lengths, stored = _cut_large(
-                data, of_block.tolist(), lows.tolist(), (lows + sizes).tolist()
-            )
-        else:
-            highs = np.cumsum(sizes)
-            records, crcs, lengths, stored = _cut_small(b"".join(data), highs - sizes, highs)
-        # The index says where a frame lies, so a damaged length harms only its own record.
-        long = lengths == (sizes - FRAME_OVERHEAD).astype(np.uint64)
-        sound = stored == masked_crcs(crcs)
-        found = np.empty(len(records), dtype=object)
-        found[:] = records
-        for k in np.flatnonzero(~(long & sound)).tolist():
-            self._damage[int(ids[k])] = "its CRC" if long[k] else "its length field"
-            found[k] = None
-        return found, stops - starts
+        data = b"".join(self._fetch(self._plan(starts, stops)[0]))
+        highs = np.cumsum(stops - starts)
+        lows = highs - (stops - starts)
+        ids = numbers[:, None] * size + np.arange(size)
+        here = ids < split.records
+        begins, ends = split.spans(ids[here], ids[here])
+        move = np.repeat(lows - starts, here.sum(axis=1))
+        frames = Records([data], np.stack([np.zeros_like(move), begins + move, ends + move], axis=-1))
+        intact = np.zeros(ids.shape, bool)
+        intact[here] = self._check(frames, ids[here])
+        return data, lows, highs, intact
+
+    def _inside(self, ids: Ids) -> tuple[Ids, Ids]:
+        """Where records begin and end behind the beginning of their block."""
+        first = ids // self._block * self._block
+        starts, stops = self._split.spans(ids, ids)
+        base = self._split.spans(first, first)[0]
+        return starts - base, stops - base
+
+    def _check(self, frames: Records, ids: Ids) -> Valid:
+        """Which frames are intact. The index says where one lies, so a damaged length harms only its own record."""
+        status = frames.check_frames()
+        for k in np.flatnonzero(status != SOUND).tolist():
+            self._damage[int(ids[k])] = "its CRC" if status[k] == BAD_CRC else "its length field"
+        valid: Valid = status == SOUND
+        return valid
 
     def _plan(self, starts: Ids, stops: Ids) -> tuple[list[tuple[int, int]], Ids]:
         """One read, from where to where, for ranges that follow each other, in rising order; and which holds each."""
@@ -218,46 +228,13 @@ class CachedReader:
         rows = self.cache.missing(places)
         if len(rows):
             records, valid = self._reader.read(ids[rows])
-            found, good = self.cache.fill(places, rows, valid, records)
+            found, good = self.cache.fill(places, rows, valid, records.texts())
         else:
             found, good = self.cache.get(places)[0], ids >= 0
         if not good.all():
             found[~good] = b""
-        return found, good
+        return Records.of(found), good
 
     def stats(self) -> dict[str, Any]:
         """As `Reader.stats`: what had to be read."""
         return self._reader.stats()
-
-
-def _cut_large(data: Iterator[bytes], reads: list[int], lows: list[int], highs: list[int]) -> _Cut:
-    """Records from their place in the reads that hold them, one after the other while the caches hold each."""
-    records, crcs, lengths, stored = [], [], [], []
-    current, held = -1, b""
-    for read, low, high in zip(reads, lows, highs, strict=True):
-        if read != current:
-            current, held = read, next(data)
-        record = held[low + HEADER_BYTES : high - FOOTER_BYTES]
-        records.append(record)
-        crcs.append(google_crc32c.value(record))
-        lengths.append(held[low : low + 8])
-        stored.append(held[high - FOOTER_BYTES : high])
-    return (
-        records,
-        np.array(crcs, np.uint32),
-        np.frombuffer(b"".join(lengths), "<u8"),
-        np.frombuffer(b"".join(stored), "<u4"),
-    )
-
-
-def _cut_small(data: bytes, lows: Ids, highs: Ids) -> _Cut:
-    """Records that lie back to back, so that all but the cutting is done for all at once."""
-    bounds = zip((lows + HEADER_BYTES).tolist(), (highs - FOOTER_BYTES).tolist(), strict=True)
-    records = [data[a:b] for a, b in bounds]
-    raw = np.frombuffer(data, np.uint8)
-    return (
-        records,
-        np.fromiter(map(google_crc32c.value, records), np.uint32, len(records)),
-        raw[lows[:, None] + np.arange(8)].view("<u8").ravel(),
-        raw[highs[:, None] - np.arange(FOOTER_BYTES, 0, -1)].view("<u4").ravel(),
-    )

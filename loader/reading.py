@@ -16,8 +16,11 @@ from loader.draws import Flip
 from loader.images import decode_one, images, split_ops
 from loader.packing import Packed
 from loader.parse import can_parse
+from loader.plan import Ids
 from loader.produce import Producer
+from loader.read import Valid
 from loader.recipe import Recipe
+from loader.records import Texts
 from schemas.features import Feature, ImageFeature
 
 ID, SEED, VALID, BOUND = "/id", "/seed", "/valid", "/bound"  # no feature can have these names
@@ -76,7 +79,7 @@ def _read(recipe: Recipe, epoch: tf.Tensor, first: tf.Tensor, start: tf.Tensor, 
     """Rows by TensorFlow's operations, images as they are stored."""
     # One entry into Python for both, as each costs.
     ids, seeds, layout, records, valid = python_calls.call(
-        lambda *at: (plan := rows.plan(recipe, *at)[1:]) + rows.read(recipe, plan[0]),
+        lambda *at: (plan := rows.plan(recipe, *at)[1:]) + _texts(recipe, plan[0]),
         [epoch, first, start, stop],
         [tf.int64, tf.int64, tf.int64, tf.string, tf.bool],
         stateful=False,
@@ -106,7 +109,7 @@ def _read_cached(
 def _make(recipe: Recipe, ids: tf.Tensor) -> tuple[Features, tf.Tensor]:
     """Examples `ids` as the cache keeps them, and which of them are valid."""
     records, valid = python_calls.call(
-        lambda ids: rows.read(recipe, ids), [ids], [tf.string, tf.bool], stateful=False
+        lambda ids: _texts(recipe, ids), [ids], [tf.string, tf.bool], stateful=False
     )
     features = decode.parse(tf.ensure_shape(records, [None]), recipe.features)
     for name, feature in images(recipe).items():
@@ -116,6 +119,11 @@ def _make(recipe: Recipe, ids: tf.Tensor) -> tuple[Features, tf.Tensor]:
             fn_output_signature=tf.TensorSpec(recipe.image_shapes[name], tf.uint8),
         )
     return features, valid
+
+
+def _texts(recipe: Recipe, ids: Ids) -> tuple[Texts, Valid]:
+    records, valid = rows.read(recipe, ids)
+    return records.texts(), valid
 
 
 def _rows(  # noqa: PLR0917

@@ -9,8 +9,8 @@ from loader.bucket import Bucketed
 from loader.order import HostView
 from loader.packing import Packed
 from loader.plan import Ids
-from loader.read import Records
 from loader.recipe import Recipe
+from loader.records import Records, spread
 from schemas import HeadraceError
 
 SEED_WORDS = 2
@@ -37,15 +37,17 @@ def plan(recipe: Recipe, epoch: int, first: int, start: int, stop: int) -> tuple
 def read(recipe: Recipe, ids: Ids) -> tuple[Records, npt.NDArray[np.bool_]]:
     """The records `ids`, with another one in place of holes and damaged ones, and which are not such."""
     records, valid = recipe.reader.read(ids)
-    if not valid.all():
-        # Something that can be parsed and decoded; what comes of it is thrown away.
-        records[~valid] = records[valid][0] if valid.any() else _any_record(recipe)
-    return records, valid
+    if valid.all():
+        return records, valid
+    # Something that can be parsed and decoded; what comes of it is thrown away.
+    some = records[np.flatnonzero(valid)[:1]] if valid.any() else _any_record(recipe)
+    rows = np.arange(len(ids))
+    return spread(len(ids), [(rows[valid], records[valid]), (rows[~valid], some)]), valid
 
 
-def _any_record(recipe: Recipe) -> bytes:
+def _any_record(recipe: Recipe) -> Records:
     for place in range(len(recipe.part)):
         records, valid = recipe.reader.read(recipe.part.stored(np.array([place])))
         if valid[0]:
-            return bytes(records[0])
+            return records
     raise HeadraceError("Not one record is intact.", where=recipe.data, hint="Prepare the data set again.")

@@ -64,12 +64,15 @@ class Waits:
 
         Put it last: what is behind it, such as another `prefetch`, is the consumer that is timed.
         """
-        asked = tf.data.Dataset.counter().map(lambda _: _now())
-        # A zip asks its parts one after the other: the clock, then the data.
-        timed = tf.data.Dataset.zip(asked, dataset).scan(tf.constant(0.0, tf.float64), self._count)
+        timed: tf.data.Dataset = tf.autograph.experimental.do_not_convert(self._timed)(dataset)
         options = tf.data.Options()
         options.experimental_optimization.inject_prefetch = False  # it would be what is timed
         return timed.with_options(options)
+
+    def _timed(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        asked = tf.data.Dataset.counter().map(lambda _: _now())
+        # A zip asks its parts one after the other: the clock, then the data.
+        return tf.data.Dataset.zip(asked, dataset).scan(tf.constant(0.0, tf.float64), self._count)
 
     def stats(self) -> dict[str, Any]:
         """What was measured so far; see `Loader.stats`."""

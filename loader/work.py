@@ -70,4 +70,6 @@ def _chunk(recipe: Recipe, *, pixels: bool, one_by_one: bool) -> int:
     if not one_by_one and _CHUNK_BYTES <= size * recipe.mean_bytes <= _MAX_BATCH_CHUNK:
         return size  # nothing has to be cut anew
     records = max(1, min(_CHUNK_RECORDS, _CHUNK_BYTES // recipe.mean_bytes))
+    if not one_by_one and records > size:
+        records -= records % size  # batches are slices of it then
     return -(-records // recipe.order.examples_of_a_row) if isinstance(recipe.order, Packed) else records

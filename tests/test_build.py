@@ -89,7 +89,7 @@ def test_sdist_holds_what_the_native_core_is_built_from(tmp_path: Path) -> None:
     (path,) = SdistBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
     with tarfile.open(path) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames()}
-    assert {"hatch_build.py", "loader/native.c", "pyproject.toml"} <= names
+    assert {"hatch_build.py", "loader/native.c", "loader/native_huffman.h", "pyproject.toml"} <= names
     assert hatch_build.MODULE not in names
 
 

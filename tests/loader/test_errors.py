@@ -114,9 +114,9 @@ def test_shard_truncated_while_it_is_read(copy):
 
 def test_records_come_in_the_order_asked_for(cells):
     given = np.random.default_rng(0).permutation(103)
-    one_by_one = [reader(cells).read(np.array([i]))[0][0] for i in range(103)]
-    assert reader(cells).read(given)[0].tolist() == [one_by_one[i] for i in given]
-    assert reader(cells).read(np.zeros(0, np.int64))[0].tolist() == []
+    one_by_one = [reader(cells).read(np.array([i]))[0].texts()[0] for i in range(103)]
+    assert reader(cells).read(given)[0].texts().tolist() == [one_by_one[i] for i in given]
+    assert reader(cells).read(np.zeros(0, np.int64))[0].texts().tolist() == []
 
 
 def test_without_tensorflow_the_error_says_what_to_install():

@@ -52,25 +52,27 @@ class TestOrder:
         for size in (0, 1, 500, 3000):
             ids = rng.integers(-1, RECORDS, size)  # with holes, and some twice
             found, valid = opened.read(ids)
-            assert found.tolist() == [records[i] if i >= 0 else b"" for i in ids]
+            assert found.texts().tolist() == [records[i] if i >= 0 else b"" for i in ids]
             assert valid.tolist() == (ids >= 0).tolist()
 
     @pytest.mark.parametrize("block", [1, 40])
     def test_stored_order_takes_few_reads(self, table, records, block):
         opened = reader(table, block=block)
-        found = [record for i in range(0, RECORDS, 500) for record in opened.read(np.arange(i, i + 500))[0]]
+        found = [
+            record for i in range(0, RECORDS, 500) for record in opened.read(np.arange(i, i + 500))[0].texts()
+        ]
         assert found == records
         assert opened.stats()["reads"] <= 10  # four calls, three shards, and blocks across their borders
 
     def test_nothing_but_holes(self, table):
         found, valid = reader(table).read(np.full(3, -1))
-        assert found.tolist() == [b""] * 3
+        assert found.texts().tolist() == [b""] * 3
         assert not valid.any()
 
     def test_large_reads_are_cut(self, table, records, monkeypatch):
         monkeypatch.setattr("loader.read._MAX_READ", 1000)
         opened = reader(table)
-        assert opened.read(np.arange(RECORDS))[0].tolist() == records
+        assert opened.read(np.arange(RECORDS))[0].texts().tolist() == records
         assert opened.stats()["reads"] > 100
 
 
@@ -79,7 +81,7 @@ class TestBlocks:
         order = rng.permutation(RECORDS)
         opened = reader(table, block=10)
         with ThreadPoolExecutor(8) as pool:
-            parts = list(pool.map(lambda ids: opened.read(ids)[0], np.array_split(order, 40)))
+            parts = list(pool.map(lambda ids: opened.read(ids)[0].texts(), np.array_split(order, 40)))
         assert np.concatenate(parts).tolist() == [records[i] for i in order]
         stats = opened.stats()
         assert stats["records"] == RECORDS
@@ -90,7 +92,7 @@ class TestBlocks:
     def test_those_never_taken_whole_are_bounded(self, table, records, rng):
         opened = reader(table, block=20, capacity=10_000)
         for ids in np.array_split(rng.permutation(RECORDS // 2) * 2, 20):  # a filter: even records only
-            assert opened.read(ids)[0].tolist() == [records[i] for i in ids]
+            assert opened.read(ids)[0].texts().tolist() == [records[i] for i in ids]
             assert opened._blocks.bytes <= 10_000
             assert opened._blocks.bytes == opened._blocks._bytes.sum()
 
@@ -104,7 +106,7 @@ class TestBlocks:
             ):
                 opened.read(np.arange(RECORDS))
         shard(copy).write_bytes(data)
-        assert opened.read(np.arange(RECORDS))[0].tolist() == records
+        assert opened.read(np.arange(RECORDS))[0].texts().tolist() == records
 
 
 class TestDamage:
@@ -112,7 +114,7 @@ class TestDamage:
         """A flipped byte is noticed, or harmless; every other record is as it was."""
         split = open_split(copy, "train")[1]
         first, (start, stop) = split.starts[1], split.frames(1)[3:5].tolist()
-        intact = Reader(split).read(np.arange(RECORDS))[0].tolist()
+        intact = Reader(split).read(np.arange(RECORDS))[0].texts().tolist()
         data = shard(copy).read_bytes()
         for position in range(start, stop):
             damaged = bytearray(data)
@@ -122,11 +124,11 @@ class TestDamage:
             found, valid = opened.read(np.arange(first, first + 10))
             if 8 <= position - start < 12:  # the CRC of the length, which nothing depends on
                 assert valid.all()
-                assert found.tolist() == intact[first : first + 10]
+                assert found.texts().tolist() == intact[first : first + 10]
                 continue
             assert valid.tolist() == [i != 3 for i in range(10)]
-            assert found[3] == b""
-            assert found[valid].tolist() == [intact[first + i] for i in range(10) if i != 3]
+            assert found.texts()[3] == b""
+            assert found[valid].texts().tolist() == [intact[first + i] for i in range(10) if i != 3]
             reason = "its length field" if position - start < 8 else "its CRC"
             assert opened.stats()["corrupt"] == [
                 {
@@ -167,7 +169,7 @@ class TestDamage:
         data[split.frames(1)[3] + 20] ^= 1
         shard(copy).write_bytes(data)
         wanted = split.starts[1] + np.array([2, 4])
-        assert reader(copy, block=50).read(wanted)[0].tolist() == [records[i] for i in wanted]
+        assert reader(copy, block=50).read(wanted)[0].texts().tolist() == [records[i] for i in wanted]
 
 
 def index(directory: Path, number: int) -> Path:
@@ -197,7 +199,7 @@ def test_index_missing_swapped_or_of_another_version(copy, tmp_path):
 def test_only_the_indexes_asked_for_are_read(copy, records):
     index(copy, 2).unlink()
     opened = reader(copy)
-    assert opened.read(np.arange(600))[0].tolist() == records[:600]
+    assert opened.read(np.arange(600))[0].texts().tolist() == records[:600]
     with pytest.raises(HeadraceError, match=r"(?s)index is missing.*00002"):
         opened.read(np.array([RECORDS - 1]))
 
@@ -208,7 +210,7 @@ class TestCachedReader:
         for _ in range(2):
             for ids in np.array_split(rng.permutation(RECORDS), 7):
                 found, valid = cached.read(np.append(ids, -1))
-                assert found.tolist() == [*(records[i] for i in ids), b""]
+                assert found.texts().tolist() == [*(records[i] for i in ids), b""]
                 assert valid.tolist() == [*[True] * len(ids), False]
         assert cached.stats()["records"] == RECORDS
 
@@ -226,4 +228,4 @@ class TestCachedReader:
         shard(copy).write_bytes(intact)
         found, valid = cached.read(everything)
         assert valid.all()
-        assert found.tolist() == records
+        assert found.texts().tolist() == records
