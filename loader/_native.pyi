@@ -8,6 +8,13 @@ import numpy.typing as npt
 
 _Array = npt.NDArray[Any]
 
+def read(ranges: _Array, /) -> tuple[bytes | None, int, int]:
+    """The bytes of ranges of files, one behind the other; int64 (n, 3): descriptor, offset, length.
+
+    Returns:
+      The bytes and n; or None, the first range that a file ends before, and how many bytes there are of it.
+    """
+
 def check(buffers: list[bytes], spans: _Array, status: _Array, /) -> None:
     """Which of the TFRecord frames at `spans` are sound (0), have a wrong length (1) or a wrong CRC (2): uint8 (n,)."""
 

@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from loader import native
 from loader.checks import check_name
 from schemas import HeadraceError, Manifest, read_manifest
 from schemas.index import Column, decode_bounds, decode_column, read_bounds, read_column
 from schemas.manifest import ShardEntry, SplitEntry
-from schemas.storage import Place, open_place
+from schemas.storage import LocalPlace, Place, open_place
 
 _INDEX_READS = 4  # indexes of this machine read at a time
 _INDEXES_HELD = 64  # remote ones that are here at a time, before they are taken apart
@@ -76,6 +77,7 @@ class Split:
             for shard in self.shards:
                 _check_size(place, shard)
         self._shard_starts = np.array(self.starts[:-1], np.int64)
+        self._bases = np.array(self.bases, np.int64)
         # 8 bytes a record; the operating system hands out memory only for what is written.
         self._offsets = np.empty(self.records + 1, np.int64)
         self._offsets[self.starts] = self.bases
@@ -111,6 +113,58 @@ class Split:
             found.append((self.shards[shard].path, start - self.bases[shard], end - start))
             start, shard = end, shard + 1
         return found
+
+    def read(self, starts: Ids, stops: Ids) -> bytes:
+        """The bytes of several ranges of the sequence, one range behind the other.
+
+        Raises:
+          HeadraceError: a file is missing, shorter than it was, or cannot be read.
+        """
+        place = self.place
+        if native.core is None or not isinstance(place, LocalPlace):
+            wanted = [
+                piece
+                for bounds in zip(starts.tolist(), stops.tolist(), strict=True)
+                for piece in self.pieces(*bounds)
+            ]
+            found = list(place.read_ranges(wanted))
+            for data, piece in zip(found, wanted, strict=True):
+                if len(data) != piece[2]:
+                    raise self._short(piece[0], piece[1] + len(data))
+            return b"".join(found)
+        if (
+            len(starts)
+            and (np.searchsorted(self._bases, stops) != np.searchsorted(self._bases, starts, "right")).any()
+        ):
+            starts, stops = self._cut(starts, stops)
+        shards = np.searchsorted(self._bases, starts, "right") - 1
+        numbers, inverse = np.unique(shards, return_inverse=True)
+        paths = [self.shards[number].path for number in numbers.tolist()]
+        offsets = starts - self._bases[shards]
+        with place.descriptors(paths, len(starts)) as files:
+            ranges = np.stack([np.array(files, np.int64)[inverse], offsets, stops - starts], axis=-1)
+            data, row, got = native.core.read(ranges)
+        if data is None:
+            raise self._short(paths[inverse[row]], int(offsets[row]) + got)
+        return bytes(data)
+
+    def _cut(self, starts: Ids, stops: Ids) -> tuple[Ids, Ids]:
+        """The same ranges, none of which goes over the end of a shard."""
+        cuts = []
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+            inner = self._bases[
+                np.searchsorted(self._bases, start, "right") : np.searchsorted(self._bases, stop)
+            ]
+            cuts.append(np.array([start, *inner.tolist(), stop]))
+        return np.concatenate([cut[:-1] for cut in cuts]), np.concatenate([cut[1:] for cut in cuts])
+
+    def _short(self, path: str, size: int) -> HeadraceError:
+        return HeadraceError(
+            "A shard ends before its last record.",
+            where=self.place.where(path),
+            value=f"{size} bytes",
+            hint="It was changed while it was read; run `headrace verify` on the data set.",
+        )
 
     def column(self, feature: str) -> Column:
         """What the indexes hold of a feature, of every record by id, shape (records,); read once, not to be changed.

@@ -47,15 +47,22 @@ def _one_epoch(
 ) -> tf.data.Dataset:
     """This host's `rows` rows of an epoch from position `first` on."""
     # Python is entered once a chunk of neighbours in the order, not once a record.
-    chunk = work.chunk
-    dataset = tf.data.Dataset.range(0, rows, chunk)
-    dataset = dataset.map(
-        lambda start: work.read(epoch, first, start, tf.minimum(start + chunk, rows)),
-        num_parallel_calls=work.reads,
-    )
-    size = recipe.batches.host_size
+    chunk, size = work.chunk, recipe.batches.host_size
+    starts = tf.data.Dataset.range(0, rows, chunk)
+
+    def read(start: tf.Tensor) -> Features:
+        return work.read(epoch, first, start, tf.minimum(start + chunk, rows))
+
     # No batch is smaller then, and so shapes are static.
     drop = recipe.batches.last == "drop" or recipe.has_holes
+    if work.is_done:
+        # Every stage costs, so that there is no other where none is needed.
+        dataset = starts.map(
+            lambda start: _complete(recipe, read(start), drop and chunk == size),
+            num_parallel_calls=work.reads,
+        )
+        return dataset if chunk == size else dataset.rebatch(size, drop)
+    dataset = starts.map(read, num_parallel_calls=work.reads)
     if recipe.batches.batch_size is None:
         dataset = dataset.unbatch()
         if VALID in dataset.element_spec:
@@ -64,26 +71,31 @@ def _one_epoch(
             lambda features: normalized(_prepare(recipe, work, features), recipe.normalize),
             num_parallel_calls=recipe.parallel,
         )
-    elif work.one_by_one:
+        return dataset.map(lambda features: _arrange(recipe, features))
+    if work.one_by_one:
         # One example after the other: with images, most passes over whole batches cost more.
         dataset = _map_and_batch(
             dataset.unbatch(), lambda features: _prepare(recipe, work, features), recipe.parallel, size, drop
         )
     elif chunk != size:
         dataset = dataset.rebatch(size, drop)
-    elif drop:
-        dataset = dataset.map(lambda features: _fixed(features, size))
     if work.finish_later:
         dataset = dataset.map(
             lambda features: _finish(recipe, features), num_parallel_calls=_finish_calls(recipe)
         )
-    if BOUND in dataset.element_spec and isinstance(recipe.order, Bucketed):
-        lists = recipe.order.buckets.names
-        dataset = dataset.map(lambda features: sequences.pad(features, lists, BOUND))
-    if recipe.batches.batch_size is not None and VALID in dataset.element_spec:
+    return dataset.map(lambda features: _complete(recipe, features, drop))
+
+
+def _complete(recipe: Recipe, features: Features, fixed: bool) -> object:
+    """A batch whose rows are all there, as training wants it; always of the same size if `fixed`."""
+    if fixed:
+        features = _fixed(features, recipe.batches.host_size)
+    if BOUND in features and isinstance(recipe.order, Bucketed):
+        features = sequences.pad(features, recipe.order.buckets.names, BOUND)
+    if VALID in features:
         blank = padding.zero if recipe.batches.last == "pad" else padding.remove
-        dataset = dataset.map(lambda features: blank(features, VALID))
-    return dataset.map(lambda features: _arrange(recipe, features))
+        features = blank(features, VALID)
+    return _arrange(recipe, features)
 
 
 def _map_and_batch(

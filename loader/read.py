@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -109,10 +108,9 @@ class Reader:
         """The frames of records that are blocks of their own, and which are intact."""
         numbers, inverse = np.unique(ids, return_inverse=True)
         starts, stops = self._split.spans(numbers, numbers)
-        reads, read_of = self._plan(starts, stops)
-        spans = np.stack([read_of, starts, stops], axis=-1)
-        spans[:, 1:] -= np.array([start for start, _ in reads], np.int64)[read_of][:, None]
-        frames = Records(list(self._fetch(reads)), spans)
+        highs = np.cumsum(stops - starts)
+        lows = highs - (stops - starts)
+        frames = Records([self._fetch(starts, stops)], np.stack([np.zeros_like(lows), lows, highs], axis=-1))
         intact = self._check(frames, numbers)
         return frames[inverse], intact[inverse]
 
@@ -120,7 +118,7 @@ class Reader:
         """What `Blocks` asks for."""
         split, size = self._split, self._block
         starts, stops = split.spans(numbers * size, np.minimum((numbers + 1) * size, split.records) - 1)
-        data = b"".join(self._fetch(self._plan(starts, stops)[0]))
+        data = self._fetch(starts, stops)
         highs = np.cumsum(stops - starts)
         lows = highs - (stops - starts)
         ids = numbers[:, None] * size + np.arange(size)
@@ -147,36 +145,16 @@ class Reader:
         valid: Valid = status == SOUND
         return valid
 
-    def _plan(self, starts: Ids, stops: Ids) -> tuple[list[tuple[int, int]], Ids]:
-        """One read, from where to where, for ranges that follow each other, in rising order; and which holds each."""
+    def _fetch(self, starts: Ids, stops: Ids) -> bytes:
+        """The bytes of ranges in rising order, of which those that follow each other are read together."""
         if not len(starts):
-            return [], np.zeros(0, np.int64)
+            return b""
         fresh = np.concatenate([[True], starts[1:] != stops[:-1]])
         group_start = starts[fresh][np.cumsum(fresh) - 1]
         part = (starts - group_start) // _MAX_READ
         fresh[1:] |= part[1:] != part[:-1]
         ends = np.append(np.flatnonzero(fresh)[1:], len(starts)) - 1
-        spans = zip(starts[fresh].tolist(), stops[ends].tolist(), strict=True)
-        return list(spans), np.cumsum(fresh) - 1
-
-    def _fetch(self, reads: list[tuple[int, int]]) -> Iterator[bytes]:
-        """The bytes of each read; of local files each is read when it is asked for."""
-        ranges = [self._split.pieces(start, stop) for start, stop in reads]
-        found = iter(self._split.place.read_ranges([piece for pieces in ranges for piece in pieces]))
-        for pieces in ranges:
-            parts = [self._whole(next(found), piece) for piece in pieces]
-            yield parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _whole(self, data: bytes, piece: tuple[str, int, int]) -> bytes:
-        path, offset, length = piece
-        if len(data) != length:
-            raise HeadraceError(
-                "A shard ends before its last record.",
-                where=self._split.place.where(path),
-                value=f"{offset + len(data)} bytes",
-                hint="It was changed while it was read; run `headrace verify` on the data set.",
-            )
-        return data
+        return self._split.read(starts[fresh], stops[ends])
 
     def _note_corrupt(self, example_id: int, start: int, wrong: str) -> None:
         split = self._split

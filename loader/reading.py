@@ -39,6 +39,11 @@ def reader(recipe: Recipe, decoders: Mapping[str, Decoder], *, finish: bool) -> 
     return lambda *at: _read(recipe, *at)
 
 
+def is_padded(recipe: Recipe) -> bool:
+    """Whether lists are padded to the bounds of buckets."""
+    return isinstance(recipe.order, Bucketed) and recipe.order.buckets.padded
+
+
 def _native(recipe: Recipe, decoders: Mapping[str, Decoder], *, finish: bool) -> Read:
     example_ops, flips, _ = split_ops(recipe)
     producer = Producer(
@@ -151,7 +156,7 @@ def _hidden(
     hidden = {ID: tf.ensure_shape(ids, [None])} if recipe.with_ids else {}
     if recipe.ops:
         hidden[SEED] = tf.ensure_shape(seeds, [None, 2])
-    if isinstance(recipe.order, Bucketed) and recipe.order.buckets.padded:
+    if is_padded(recipe):
         hidden[BOUND] = tf.ensure_shape(layout, [None])
     if recipe.skip_corrupt or recipe.has_holes:
         hidden[VALID] = tf.ensure_shape(valid, [None])

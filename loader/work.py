@@ -9,7 +9,7 @@ from loader.decoder import Decoder
 from loader.images import decoders, images, leading_crop, split_ops
 from loader.packing import Packed
 from loader.parse import can_parse
-from loader.reading import Read, reader
+from loader.reading import Read, is_padded, reader
 from loader.recipe import Recipe
 
 _CHUNK_BYTES = 1 << 20  # 1 MiB: what one read fetches; larger chunks fall out of the processor's caches
@@ -27,6 +27,7 @@ class Work:
       decoded: whether no image is left to be decoded for each example.
       one_by_one: whether there is work for each example by itself.
       finish_later: whether batches are still to be flipped, mixed or normalised.
+      is_done: whether nothing of all this is left when rows have been read.
       chunk: rows that are read at a time.
       reads: chunks on their way at a time.
       read: reads rows.
@@ -36,6 +37,7 @@ class Work:
     decoded: bool
     one_by_one: bool
     finish_later: bool
+    is_done: bool
     chunk: int
     reads: int
     read: Read
@@ -51,12 +53,19 @@ def divide(recipe: Recipe) -> Work:
     single = single[1 if leading_crop(recipe) else 0 :]
     one_by_one = not (decoded and batched) or bool(single)
     finish = bool(own) and not one_by_one and not mixing
+    finish_later = batched and not finish and bool(flips or mixing or recipe.normalize)
+    chunk = _chunk(recipe, pixels=bool(images(recipe)) and decoded, one_by_one=one_by_one)
+    # Whatever is done to a batch as a whole needs all of its rows.
+    whole = chunk == recipe.batches.host_size or not (
+        recipe.skip_corrupt or recipe.has_holes or is_padded(recipe)
+    )
     return Work(
         decoders=own,
         decoded=decoded,
         one_by_one=one_by_one,
-        finish_later=batched and not finish and bool(flips or mixing or recipe.normalize),
-        chunk=_chunk(recipe, pixels=bool(images(recipe)) and decoded, one_by_one=one_by_one),
+        finish_later=finish_later,
+        is_done=not one_by_one and not finish_later and whole,
+        chunk=chunk,
         reads=recipe.reads if native or recipe.cache is None else recipe.parallel,
         read=reader(recipe, own, finish=finish),
     )

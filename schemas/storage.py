@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -123,13 +124,32 @@ class LocalPlace:
         self.reads += len(ranges)
         # Strings: joining and hashing Paths costs as much as reading from memory.
         root, opened = f"{self._directory}/", self._open
-        try:
+        with self._clear_errors():
             for path, offset, length in ranges:
                 yield opened(root + path).read(offset, length)
+
+    @contextlib.contextmanager
+    def descriptors(self, paths: Sequence[str], ranges: int) -> Iterator[list[int]]:
+        """Descriptors of files from which so many ranges are going to be read.
+
+        Raises:
+          HeadraceError: a file is missing or cannot be read.
+        """
+        self.reads += ranges
+        with self._clear_errors():
+            files = [
+                self._open(f"{self._directory}/{path}") for path in paths
+            ]  # open as long as they are held
+            yield [file.descriptor for file in files]
+
+    @contextlib.contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
         except FileNotFoundError as error:
             raise missing(str(error.filename)) from error
         except OSError as error:
-            where = error.filename or root
+            where = error.filename or f"{self._directory}/"
             raise HeadraceError("A file cannot be read.", where=where, value=error.strerror) from error
 
 
@@ -153,11 +173,11 @@ class _File:
     """A file kept open for positioned reads, closed when nobody uses it any more."""
 
     def __init__(self, path: str) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def read(self, offset: int, length: int) -> bytes:
-        return os.pread(self._descriptor, length, offset)
+        return os.pread(self.descriptor, length, offset)
 
     def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
