@@ -28,10 +28,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
-from loader import load, pipeline
+from loader import load
+from loader.images import images
 from loader.loader import Loader
 from loader.plan import Plan
 from loader.read import KEPT_BYTES
+from loader.work import divide
 from schemas import read_manifest
 
 MB = 1e6
@@ -61,30 +63,27 @@ def resident() -> int:
 
 
 def make(directory: str, batch_size: int) -> Loader:
-    images = any(feature.type == "image" for feature in read_manifest(directory).features.values())
-    more: dict[str, Any] = {"image_size": 224, "augment": True} if images else {}
+    pixels = any(feature.type == "image" for feature in read_manifest(directory).features.values())
+    more: dict[str, Any] = {"image_size": 224, "augment": True} if pixels else {}
     return load(directory, "train", batch_size=batch_size, **more)
 
 
 def held(loader: Loader, batch: int) -> dict[str, int]:
     """Bytes that the loader holds on purpose, at most: the formula of DESIGN.md. `batch` is the size of one."""
     recipe = loader._recipe
-    plan, records, size = recipe.order, recipe.order.count(0), recipe.image_size or (0, 0)
+    work, plan, records = divide(recipe), recipe.order, recipe.order.count(0)
     assert isinstance(plan, Plan)
-    chunk = pipeline._chunk_records(recipe) * recipe.mean_bytes
-    images = pipeline._images(recipe)
-    pixels = sum(math.prod(n or 2 * size[0] for n in f.stored_shape) for f in images.values())
-    sized = sum(math.prod((*size, f.shape[2])) for f in images.values()) if images else 0
-    finishing = bool(pipeline._flips(recipe) or pipeline._batch_ops(recipe) or recipe.normalize)
+    encoded = work.chunk * recipe.mean_bytes
+    columns = encoded if not images(recipe) else 0
+    pixels = sum(math.prod(n or 0 for n in f.stored_shape) for f in images(recipe).values())
     return {
-        # A chunk as bytes objects, as one tensor of records, and as parsed features.
-        "chunks being read": recipe.reads * 3 * chunk,
+        # What was read of a chunk, its columns as arrays, and as the tensors made of them.
+        "chunks being read": work.reads * (encoded + 2 * columns),
         # What was read with a record of a block and has not been asked for yet.
         "blocks": min(KEPT_BYTES, recipe.mean_bytes * records) if plan.block > 1 else 0,
-        # The stored image's pixels, resized as float32, and rounded.
-        "images being decoded": recipe.parallel * (pixels + 5 * sized) if images else 0,
-        "batches being filled": 2 * batch,
-        "batches being finished": pipeline._finish_calls(recipe) * 2 * batch if finishing else 0,
+        # No more of a stored image than is wanted, a thread each.
+        "images being decoded": recipe.workers * pixels,
+        "batches being filled": work.reads * batch,
         # What is ready, what the consumer has, and the one on its way there.
         "batches made ahead": (recipe.prefetch + 2) * batch,
         "index, 8 bytes a record": 8 * records,

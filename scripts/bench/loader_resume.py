@@ -102,8 +102,8 @@ def measure_state(directory: str, buffer: int) -> dict[str, Any]:
     return {"bytes of a state": state, f"bytes of a tf.data checkpoint, buffer {buffer:,}": checkpoint}
 
 
-def tail(directory: str, hosts: int, state: dict[str, Any] | None) -> tuple[int, str]:
-    """The batches from a state to the end of the epoch: their number, and the digest of ids and values."""
+def steps_of(directory: str, hosts: int, state: dict[str, Any] | None) -> list[bytes]:
+    """A digest of ids and values for each step from a state to the end of the epoch, all hosts' rows together."""
     import tensorflow as tf
 
     from loader import load
@@ -111,28 +111,33 @@ def tail(directory: str, hosts: int, state: dict[str, Any] | None) -> tuple[int,
     loaders = [
         load(directory, **TABLE, process_index=i, process_count=hosts, state=state) for i in range(hosts)
     ]
-    sha, steps = hashlib.sha256(), 0
+    found = []
     for elements in zip(*loaders, strict=True):
-        steps += 1
+        sha = hashlib.blake2b(digest_size=16)
         for parts in zip(*(tf.nest.flatten(element) for element in elements), strict=True):
-            sha.update(b"".join(part.numpy().tobytes() for part in parts if part.dtype != tf.string))
-    return steps, sha.hexdigest()
+            sha.update(
+                b"".join(
+                    b"".join(p) if p.dtype == object else p.tobytes() for p in (x.numpy() for x in parts)
+                )
+            )
+        found.append(sha.digest())
+    return found
 
 
 def measure_tails(directory: str, count: int, seed: int) -> dict[str, Any]:
-    """How many of `count` random steps were resumed exactly, each in a fresh process."""
+    """How many of `count` random steps were resumed exactly, each in a fresh process, by other hosts than saved it."""
     chosen = random.Random(seed)
     context = multiprocessing.get_context("forkserver")
     # Imported once, used never: every process is new to TensorFlow all the same.
     context.set_forkserver_preload(["tensorflow", "loader"])
     with context.Pool(2, maxtasksperchild=1) as pool:
+        whole = pool.apply(steps_of, (directory, 1, None))  # never stopped
         states = pool.apply(_states, (directory,))
-        steps = sorted(chosen.randrange(len(states)) for _ in range(count))
+        steps = sorted(chosen.randrange(len(whole)) for _ in range(count))
         jobs = [(directory, chosen.choice(HOSTS), states[step]) for step in steps]
-        whole = {step: pool.apply_async(tail, (directory, 1, states[step])) for step in steps}
-        found = pool.starmap(tail, jobs, chunksize=1)
-        equal = sum(whole[step].get() == part for step, part in zip(steps, found, strict=True))
-    return {"steps of the epoch": len(states), "resumed": count, "equal": equal, "seed": seed}
+        found = pool.starmap(steps_of, jobs, chunksize=1)
+    equal = sum(whole[step:] == tail for step, tail in zip(steps, found, strict=True))
+    return {"steps of the epoch": len(whole), "resumed": count, "equal": equal, "seed": seed}
 
 
 def _states(directory: str) -> list[dict[str, Any]]:

@@ -157,7 +157,7 @@ class TestPlaces:
         split = Split(place, read_manifest(place).splits["train"])
         local = Split(LocalPlace(table), read_manifest(table).splits["train"])
         ids = np.arange(2000)[::-1]
-        assert Reader(split).read(ids)[0].tolist() == Reader(local).read(ids)[0].tolist()
+        assert Reader(split).read(ids)[0].texts().tolist() == Reader(local).read(ids)[0].texts().tolist()
         with pytest.raises(FileNotFoundError, match="memory://ds/nope"):
             place.read_bytes("nope", 10)
 
