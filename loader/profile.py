@@ -14,19 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loader import pipeline, profile_stages
+import numpy as np
+
+from loader import native, profile_stages
 from loader.api import load
 from loader.checks import check_count
 from loader.loader import Loader
-from loader.profile_changes import Change, Feed, Run, Setup, changes, fill
+from loader.profile_changes import Change, changes
+from loader.profile_cost import Processors
+from loader.profile_flow import Flow
+from loader.profile_runs import Feed, Run, Setup, fill, probe
 from loader.profile_stages import Stage
-from loader.read import CachedReader
+from loader.records import Texts
 from schemas import HeadraceError, read_manifest
 from schemas.features import ImageFeature
-
-_WAITS = (
-    0.8  # of the speed that the processors allow: a stage that is slower than that waits for something else
-)
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Profile:
       records, bytes: of that part.
       options: of `load`.
       processors: that the loader uses.
+      native: whether its native core is there.
       stages: in the order of the flow.
       whole: the loader as training meets it.
       other: what of its processor time the stages do not explain.
@@ -55,6 +57,7 @@ class Profile:
     bytes: int
     options: Mapping[str, Any]
     processors: int
+    native: bool
     stages: tuple[Stage, ...]
     whole: Run
     other: float
@@ -101,7 +104,7 @@ def profile(
     Raises:
       HeadraceError: as of `load`, or there are too few records for a batch.
     """
-    started, unit = time.perf_counter(), seconds / 30  # of which there are about 23, and time to start
+    started, unit = time.perf_counter(), seconds / 34  # of which there are about 23, and time to start
     check_count("batch_size", batch_size, 1)
     options = _options(
         directory,
@@ -126,17 +129,9 @@ def profile(
             hint="Give a smaller batch size, or another split.",
         )
     if cache is not None:
-        loader = fill(make, split, records, 3 * unit, cache=cache)
+        loader = fill(make, split, 3 * unit * probe(make, split)[1], cache=cache)
     recipe = loader._recipe
     setup = measure_stages(loader, make, split, unit)
-    slowest = max(setup.stages, key=lambda stage: stage.seconds).name
-    # Stages that compute share the processors, so that what bounds is the one that takes most of them.
-    heaviest = max(setup.stages, key=lambda stage: stage.cpu).name
-    waits = setup.free > profile_stages.IDLE
-    other = max(0.0, setup.whole.cpu - sum(stage.cpu for stage in setup.stages))
-    if other > setup.cpu(heaviest):
-        heaviest = "other"
-    setup = dataclasses.replace(setup, waits=waits)
     idle = max(0.0, 1 - step_seconds * setup.whole.speed / batch_size)
     idle_measured = setup.feed.run(3 * unit, step_seconds).idle
     found, complete = changes(setup, unit, started + seconds)
@@ -145,12 +140,13 @@ def profile(
         records=records,
         bytes=recipe.mean_bytes * records,
         options={**options, "split": split},
-        processors=setup.processors,
+        processors=recipe.workers,
+        native=native.core is not None,
         stages=setup.stages,
         whole=setup.whole,
-        other=other,
-        bound=slowest if waits else heaviest,
-        waits=waits,
+        other=setup.other,
+        bound=setup.bound,
+        waits=setup.waits,
         step_seconds=step_seconds,
         idle_predicted=idle,
         idle_measured=idle_measured,
@@ -163,42 +159,31 @@ def profile(
 def measure_stages(loader: Loader, make: Callable[..., Loader], split: str, unit: float) -> Setup:
     """Every stage by itself, and the whole."""
     recipe = loader._recipe
-    measured: list[Stage | None] = []
-    images = bool(pipeline._images(recipe))
-    if recipe.cache is not None:
-        measured.append(profile_stages.measure_cache(recipe, unit))
-        sample = profile_stages.sample(dataclasses.replace(recipe, cache=None))
-    else:
-        read, sample = profile_stages.measure_read(recipe, unit)
-        measured += [read, profile_stages.measure_parse(recipe, sample, unit)]
-    if images:
-        encoded = profile_stages.images_in(recipe, sample)
-        if recipe.cache is None:
-            measured.append(profile_stages.measure_decode(recipe, encoded, 2 * unit))
-        example = profile_stages.decoded_example(recipe, encoded)
-        measured.append(profile_stages.measure_augment(recipe, example, unit))
-        example = profile_stages.augmented_example(recipe, example)
-    else:
-        example = profile_stages.parsed(recipe, sample)
-    batch = next(iter(loader))
-    if recipe.cache is None or pipeline._example_ops(recipe):
-        measured.append(profile_stages.measure_batch(recipe, example, 0.7 * unit))
-    measured.append(profile_stages.measure_finish(recipe, example, unit) if images else None)
-    measured.append(profile_stages.measure_transfer(recipe, batch, 0.5 * unit))
-    # Other records than those that were just read, which are in the page cache now.
+    flow = Flow(recipe)
+    # Other records than those that are read for the stages, which are in the page cache then.
     feed = Feed(loader if recipe.cache is not None else make(seed=1))
-    processors = profile_stages.Processors()
+    stages: list[Stage | None] = []
+    sample: Texts = np.empty(0, object)
+    encoded: Mapping[str, Texts] = {}
+    if recipe.cache is not None:
+        stages.append(profile_stages.measure_cache(flow, unit))
+    else:
+        read, sample = profile_stages.measure_read(flow, unit)
+        encoded = flow.encoded(sample)
+        stages += [read, profile_stages.measure_parse(flow, sample, unit)]
+        stages.append(profile_stages.measure_decode(flow, encoded, 2 * unit))
+    stages += profile_stages.measure_rest(flow, unit)
+    stages.append(profile_stages.measure_transfer(flow, feed.batch, 0.5 * unit))
+    processors = Processors()
     whole = feed.run(3 * unit)
-    cached = recipe.cache is not None or isinstance(recipe.reader, CachedReader)
     return Setup(
         make=make,
         split=split,
-        recipe=recipe,
-        cached=cached,
-        stages=tuple(stage for stage in measured if stage is not None),
+        flow=flow,
+        stages=tuple(stage for stage in stages if stage is not None),
         whole=whole,
-        processors=recipe.threads,
         sample=sample,
+        encoded=encoded,
         feed=feed,
         free=processors.idle(),
     )

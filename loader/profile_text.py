@@ -25,10 +25,12 @@ def lines(profile: Profile) -> Iterator[str]:
     for stage in profile.stages:
         speed = 1 / stage.seconds
         mark = " <" if stage.name == profile.bound else ""
+        first, *more = textwrap.wrap(stage.what, 30)
         yield (
-            f"{stage.name:<9} {_cut(stage.what, 30):<30} {_micros(stage.cpu)} {stage.cpu / _total(profile):>6.0%} "
+            f"{stage.name:<9} {first:<30} {_micros(stage.cpu)} {stage.cpu / _total(profile):>6.0%} "
             f"{speed:>11,.0f} {speed * stage.bytes / 1e6:>8,.0f}{mark}"
         )
+        yield from (f"{'':<9} {line}" for line in more)
     if profile.other:
         share = profile.other / _total(profile)
         yield f"{'other':<9} {'moving examples on':<30} {_micros(profile.other)} {share:>6.0%}"
@@ -40,6 +42,8 @@ def lines(profile: Profile) -> Iterator[str]:
     )
     yield ""
     yield from textwrap.wrap(_verdict(profile), _WIDTH)
+    if not profile.native:
+        yield "The native core was not built when Headrace was installed: all is slower so."
     yield ""
     yield from _idle(profile)
     yield ""
@@ -106,7 +110,3 @@ def _total(profile: Profile) -> float:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
