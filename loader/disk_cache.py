@@ -57,6 +57,9 @@ def disk_cache(columns: Sequence[Column], records: int, directory: Path, identit
             hint=f"It needs {format_bytes(row_bytes(columns) * records)} or more; name another place with "
             "cache_dir=…, keep less of it with cache_bytes=…, or use no cache.",
         ) from error
+    if have.all():  # who stored the last example was killed before it could say so
+        _publish(partial, final)
+        return Cache(stores, have)
     return Cache(stores, have, complete=lambda: _publish(partial, final))
 
 

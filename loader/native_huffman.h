@@ -16,6 +16,10 @@
 #include <jerror.h>
 #include <jpeglib.h>
 
+#ifndef LIBJPEG_TURBO_VERSION
+#error "libjpeg-turbo is needed: another libjpeg decodes to other pixels"
+#endif
+
 // What libjpeg keeps of its entropy decoders, in all versions since 6b ("jpegint.h").
 struct jpeg_entropy_decoder {
   void (*start_pass)(j_decompress_ptr);

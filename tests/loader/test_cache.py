@@ -65,6 +65,17 @@ def test_disk_cache_gets_its_name_when_it_is_complete(tmp_path):
     cache.put(np.arange(4), values(range(4)))  # late, and no harm
 
 
+def test_disk_cache_whose_last_writer_was_killed_is_complete_when_it_is_opened_again(tmp_path):
+    cache = disk_cache(COLUMNS, 4, tmp_path, ["x"])
+    cache._complete = None  # killed behind the last flag
+    cache.put(np.arange(4), values(range(4)))
+    assert not list(tmp_path.glob("headrace-*"))
+    again = disk_cache(COLUMNS, 4, tmp_path, ["x"])
+    assert len(list(tmp_path.glob("headrace-*"))) == 1
+    for got, expected in zip(again.get(np.array([2, 3, 1])), values([2, 3, 1]), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
 FILL = """
 import sys; sys.path[:0] = sys.argv[2:3]
 import numpy as np; from test_cache import COLUMNS, values; from loader.disk_cache import disk_cache
