@@ -160,8 +160,6 @@ def measure_stages(loader: Loader, make: Callable[..., Loader], split: str, unit
     """Every stage by itself, and the whole."""
     recipe = loader._recipe
     flow = Flow(recipe)
-    # Other records than those that are read for the stages, which are in the page cache then.
-    feed = Feed(loader if recipe.cache is not None else make(seed=1))
     stages: list[Stage | None] = []
     sample: Texts = np.empty(0, object)
     encoded: Mapping[str, Texts] = {}
@@ -173,7 +171,10 @@ def measure_stages(loader: Loader, make: Callable[..., Loader], split: str, unit
         stages += [read, profile_stages.measure_parse(flow, sample, unit)]
         stages.append(profile_stages.measure_decode(flow, encoded, 2 * unit))
     stages += profile_stages.measure_rest(flow, unit)
-    stages.append(profile_stages.measure_transfer(flow, feed.batch, 0.5 * unit))
+    stages.append(profile_stages.measure_transfer(flow, 0.5 * unit))
+    # Other records than those that were read for the stages, which are in the page cache now. Not before: a loader
+    # makes batches ahead, which would be counted with the stages.
+    feed = Feed(loader if recipe.cache is not None else make(seed=1))
     processors = Processors()
     whole = feed.run(3 * unit)
     return Setup(

@@ -46,7 +46,7 @@ class Change:
 
 def changes(setup: Setup, unit: float, deadline: float) -> tuple[list[Change], bool]:
     """What is worth doing, the best first, and whether all was tried before the deadline of `time.perf_counter`."""
-    ways = (_cache, _smaller_images, _less_augmentation, _pack, _larger_batch, _more_threads, _more_reads)
+    ways = (_less_augmentation, _cache, _smaller_images, _pack, _larger_batch, _more_threads, _more_reads)
     found: list[Change] = []
     complete = True
     for number, way in enumerate(ways):

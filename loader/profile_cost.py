@@ -67,16 +67,13 @@ class Processors:
         return sum(times[3] + times[4] for times in ticks), sum(map(sum, ticks))  # idle and iowait
 
 
-def cost(
-    work: Callable[[T], int], inputs: Iterable[T], threads: int, seconds: float, *, warm: int = 1
-) -> Cost:
+def cost(work: Callable[[T], int], inputs: Iterable[T], threads: int, seconds: float) -> Cost:
     """Of `work`, which gives the number of examples that it did, on endless `inputs`, `threads` at a time.
 
-    The first `warm` ones do not count: they may have memory to get and graphs to trace.
+    The first one does not count: it may have memory to get and graphs to trace.
     """
     given = iter(inputs)
-    for one in itertools.islice(given, warm):
-        work(one)
+    work(next(given))
     count, processors = 0, Processors()
     wall, cpu = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(threads) as pool:
@@ -94,10 +91,11 @@ def graph_cost(
     seconds: float,
     *,
     group: int = _GROUP,
+    calls: int | None = None,
 ) -> float:
     """Processor seconds of TensorFlow's `work` on an element of `source`, without getting and handing it on.
 
-    `group` elements come to Python at a time.
+    `group` elements come to Python at a time; `calls` are under way at a time, as many as of examples if None.
     """
 
     def full(value: Any) -> tf.Tensor:
@@ -105,7 +103,7 @@ def graph_cost(
 
     costs = []
     for touch, share in ((full, 0.7), (_touch, 0.3)):
-        dataset = source.map(touch, num_parallel_calls=recipe.parallel).batch(group)
+        dataset = source.map(touch, num_parallel_calls=calls or recipe.parallel).batch(group)
         costs.append(run_cost(recipe, dataset, share * seconds).cpu / group)
     return max(costs[0] - costs[1], LEAST * costs[0])  # below that, it is lost in noise
 

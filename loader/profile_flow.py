@@ -74,8 +74,9 @@ class Flow:
 
     @property
     def held(self) -> int:
-        """Batches that are under way at a time, and so rows of memory that are written in turn."""
-        return self.work.reads + self.recipe.prefetch + 1
+        """Chunks whose memory is in use at a time: those being read, and as many as go on as they are."""
+        passed_on = not (self.work.one_by_one or self.work.finish_later)
+        return self.work.reads + 1 + (self.recipe.prefetch if passed_on else 0)
 
     def chunks(self) -> Iterator[At]:
         """An endless training, a chunk at a time."""
@@ -111,6 +112,13 @@ class Flow:
         if self.work.one_by_one:
             return {name: tf.stack([value] * self.size) for name, value in self.prepared.items()}
         return {name: value[: self.size] for name, value in self.chunk.items()}
+
+    @property
+    def finished(self) -> object:
+        """A batch as training gets it."""
+        batch = dict(self.batch)
+        batch = pipeline._finish(self.recipe, batch) if self.work.finish_later else batch
+        return pipeline._complete(self.recipe, batch, fixed=False)
 
     @property
     def without_ops(self) -> Recipe:

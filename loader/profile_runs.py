@@ -37,15 +37,11 @@ class Run:
 
 
 class Feed:
-    """Batches of a loader, taken one after the other over several runs.
-
-    Attributes:
-      batch: one of them.
-    """
+    """Batches of a loader, taken one after the other over several runs."""
 
     def __init__(self, loader: Loader) -> None:
-        self._loader, self._batches = loader, iter(loader)
-        self.batch = next(self._batches)
+        self._size, self._batches = loader._recipe.batches.host_size, iter(loader)
+        next(self._batches)
 
     def run(self, seconds: float, step_seconds: float = 0.0) -> Run:
         """Takes batches for some seconds, with a simulated step for each."""
@@ -54,7 +50,7 @@ class Feed:
         wall, cpu = time.perf_counter(), time.process_time()
         batches, waited = self._take(seconds, step_seconds, _LEAST_BATCHES)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        count = batches * self._loader._recipe.batches.host_size
+        count = batches * self._size
         return Run(count / wall, cpu / count, waited / wall)
 
     def _take(self, seconds: float, step_seconds: float, least: int) -> tuple[int, float]:
@@ -64,9 +60,9 @@ class Feed:
             if step_seconds:
                 time.sleep(step_seconds)
             asked = time.perf_counter()
-            self.batch = next(self._batches)
+            batch = next(self._batches)
             waited += time.perf_counter() - asked
-            hand_over(self.batch)
+            hand_over(batch)
             count += 1
         return count, waited
 

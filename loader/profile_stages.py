@@ -78,13 +78,20 @@ def measure_cache(flow: Flow, seconds: float) -> Stage:
     recipe = flow.recipe
     cache = recipe.cache
     assert cache is not None
-    held: deque[Any] = deque(maxlen=flow.held)  # so that memory is not written again while caches hold it
+
+    def taken(at: At) -> Any:
+        return flow.producer(*at) if flow.native else cache.get(rows.plan(recipe, *at)[0])
+
+    # As much memory as in the loader is written in turn, and is there from the beginning.
+    first = [taken(at) for at in itertools.islice(flow.chunks(), flow.held)]
+    held = deque(first, maxlen=flow.held - flow.work.reads)
+    del first
 
     def take(at: At) -> int:
-        held.append(flow.producer(*at) if flow.native else cache.get(rows.plan(recipe, *at)[0]))
+        held.append(taken(at))
         return at[-1] - at[-2]
 
-    cpu = cost(take, flow.chunks(), flow.work.reads, seconds, warm=flow.held + flow.work.reads).cpu
+    cpu = cost(take, flow.chunks(), flow.work.reads, seconds).cpu
     what = ", ".join(["lookup", *(_finishing(flow) if flow.own else ["copy"])])
     size = float(sum(column.row_bytes for column in recipe.columns))
     return Stage("cache", what, cpu, size, cpu / recipe.workers)
@@ -227,16 +234,17 @@ def measure_finish(flow: Flow, seconds: float) -> Stage | None:
     def work(seed: tf.Tensor) -> Features:
         return pipeline._finish(recipe, {**batch, SEED: seed})
 
-    cpu = graph_cost(recipe, source, work, seconds, group=1) / size
+    calls = pipeline._finish_calls(recipe)
+    cpu = graph_cost(recipe, source, work, seconds, group=1, calls=calls) / size
     what = ", ".join(_finishing(flow, flow.mixing))
     return Stage(
         "finish", what, cpu, bytes_of(work(tf.constant(flow.seeds(size)))) / size, cpu / recipe.workers
     )
 
 
-def measure_transfer(flow: Flow, batch: Any, seconds: float) -> Stage:
+def measure_transfer(flow: Flow, seconds: float) -> Stage:
     """Finished batches through prefetching and timing to Python, and on to where training takes them."""
-    recipe = flow.recipe
+    recipe, batch = flow.recipe, flow.finished
     source = tf.data.Dataset.from_tensors(batch).repeat()
     source = source.prefetch(recipe.prefetch) if recipe.prefetch else source
     taken = run_cost(recipe, Waits().timed(source), seconds)
