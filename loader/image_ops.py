@@ -46,7 +46,7 @@ class RandomResizedCrop:
     batched: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_bounds(self, "scale", 0, 1)
+        check_bounds(self, "scale", 1e-6, 1)  # TensorFlow refuses 0
         check_bounds(self, "ratio", 1e-3, 1e3)
 
     def box(self, height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor) -> Box:

@@ -274,6 +274,7 @@ def test_wrong_lists():
     ("make", "message"),
     [
         (lambda: A.RandomResizedCrop(scale=(0.5, 0.1)), "RandomResizedCrop got a value out of range"),
+        (lambda: A.RandomResizedCrop(scale=(0, 0.1)), r"(?s)scale.*\(0, 0\.1\).*\[1e-06, 1\]"),
         (lambda: A.FlipLeftRight(1.5), r"(?s)probability.*1\.5.*\[0, 1\]"),
         (lambda: A.ColorJitter(hue=0.6), r"(?s)hue.*\[0, 0\.5\]"),
         (lambda: A.MixUp(alpha=0), "alpha"),
