@@ -18,6 +18,7 @@ from loader.draws import Flags, Seeds
 from loader.finish import Affine, affine_arrays, finish_into
 from loader.plan import Ids
 from loader.records import Records
+from schemas import HeadraceError
 
 WHOLE, STRETCHED, RANDOM, MIDDLE, MIDDLE_RESIZED = range(5)  # parts of an image; see _native.pyi
 _DONE = 0
@@ -25,6 +26,19 @@ _DONE = 0
 Images = npt.NDArray[Any]
 Twin = Callable[[npt.NDArray[np.object_], Seeds], Images]
 """Encoded images, bytes objects (n,), and their seeds, int64 (n, 2), to uint8 (n, height, width, channels)"""
+
+
+class UndecodableError(Exception):
+    """One of the images that a twin was given is none, or none of the declared size.
+
+    Args:
+      row: which of them.
+      reason: TensorFlow's words.
+    """
+
+    def __init__(self, row: int, reason: str) -> None:
+        super().__init__(reason)
+        self.row, self.reason = row, reason
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,8 @@ class Decoder:
       shape: height, width, channels of the results.
       part: of the stored images; None if the core is not to try.
       scale, ratio: of random crops, as of `RandomResizedCrop`.
-      twin: does the same without the core, before finishing.
+      twin: does the same without the core, before finishing; raises UndecodableError.
+      data, feature: what is read, for errors.
     """
 
     shape: tuple[int, int, int]
@@ -72,6 +87,8 @@ class Decoder:
     ratio: tuple[float, float]
     twin: Twin
     buffers: Buffers
+    data: str
+    feature: str
 
     def array(self, count: int, affine: Affine | None) -> Images:
         """Memory for `count` results."""
@@ -83,8 +100,13 @@ class Decoder:
         seeds: Seeds | None,
         finishing: Finishing,
         out: Images,
+        ids: Ids | None = None,
     ) -> None:
-        """Encoded images, finished, into `out`, (n, *shape)."""
+        """Encoded images, finished, into `out`, (n, *shape); `ids` are those of their records, for errors.
+
+        Raises:
+          HeadraceError: one of them cannot be decoded.
+        """
         count = len(encoded)
         status = np.full(count, not _DONE, np.uint8)
         if self.part is not None:
@@ -105,7 +127,18 @@ class Decoder:
         left = np.flatnonzero(status != _DONE)
         if len(left):
             texts = encoded[left].texts()
-            images = self.twin(texts, np.zeros((count, 2), np.int64)[left] if seeds is None else seeds[left])
+            own = np.zeros((len(left), 2), np.int64) if seeds is None else seeds[left]
+            try:
+                images = self.twin(texts, own)
+            except UndecodableError as error:
+                record = "" if ids is None else f", record {ids[left[error.row]]}"
+                raise HeadraceError(
+                    "An image cannot be decoded.",
+                    where=f"{self.data}{record}, feature {self.feature!r}",
+                    value=error.reason,
+                    hint="The record is as it was written: prepare the data set again, the feature with "
+                    "`check: decode`.",
+                ) from error
             finished = np.empty((len(left), *self.shape), out.dtype)
             finishing.of(left).into(finished, images, np.arange(len(left)))
             out[left] = finished

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -9,7 +11,17 @@ import tensorflow as tf
 from loader import augment, decode, native
 from loader.augment import Ops, RandomResizedCrop
 from loader.buffers import Buffers
-from loader.decoder import MIDDLE, MIDDLE_RESIZED, RANDOM, STRETCHED, WHOLE, Decoder, Images, Twin
+from loader.decoder import (
+    MIDDLE,
+    MIDDLE_RESIZED,
+    RANDOM,
+    STRETCHED,
+    WHOLE,
+    Decoder,
+    Images,
+    Twin,
+    UndecodableError,
+)
 from loader.draws import Seeds
 from loader.recipe import Recipe
 from schemas.features import ImageFeature
@@ -68,7 +80,8 @@ def decoders(recipe: Recipe) -> dict[str, Decoder]:
         part = _part(recipe, crop) if known else None
         if part is not None or recipe.cache is not None:
             bounds = (crop.scale, crop.ratio) if crop else ((1.0, 1.0), (1.0, 1.0))
-            found[name] = Decoder(shape, part, *bounds, _twin(recipe, feature, crop), Buffers())
+            twin = _twin(recipe, feature, crop)
+            found[name] = Decoder(shape, part, *bounds, twin, Buffers(), recipe.data, name)
     return found
 
 
@@ -95,7 +108,21 @@ def _twin(recipe: Recipe, feature: ImageFeature, crop: RandomResizedCrop | None)
         )
 
     def twin(data: npt.NDArray[np.object_], seeds: Seeds) -> Images:
-        found: Images = several(tf.constant(data), tf.constant(seeds)).numpy()
+        try:
+            found: Images = several(tf.constant(data), tf.constant(seeds)).numpy()
+        except tf.errors.InvalidArgumentError:
+            # TensorFlow does not say which of them it was, and in a graph little else.
+            for row, one in enumerate(data):
+                try:
+                    decode_one(recipe, tf.constant(one), feature, crop, tf.constant(seeds[row]))
+                except tf.errors.InvalidArgumentError as error:
+                    raise UndecodableError(row, _reason(error)) from None
+            raise
         return found
 
     return twin
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    """What an operation said, without its name."""
+    return re.sub(r"{{.*?}} ?| \[Op:\w+\].*", "", error.message.strip().partition("\n")[0])

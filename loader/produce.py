@@ -90,7 +90,8 @@ class Producer:
                     continue
                 own = seeds[part] if len(seeds) else None
                 work = self._decoders[name].decode
-                running.append(self._pool.submit(work, encoded, own, finishings[name].of(part), out[part]))
+                finishing = finishings[name].of(part)
+                running.append(self._pool.submit(work, encoded, own, finishing, out[part], ids[part]))
         for one in running:
             one.result()
         return [found[name] if name in found else columns[name] for name in recipe.features], valid
