@@ -105,7 +105,8 @@ class Loader(tf.data.Dataset):
         """How this loader fares so far, over all iterations: a dict, JSON-able, that prints as one line.
 
         wait: None without batches, else how long the consumer waited for them, from the request to the delivery. The
-          first of an iteration is counted apart, since it waits for the pipeline to start. What reads ahead behind
+          first of an iteration is counted apart, since it waits for the pipeline to start. Coming back to Python, which
+          takes milliseconds where all processors are busy, is no part of it. What reads ahead behind
           the loader, such as a `prefetch` or a strategy with several devices, is the consumer that is measured.
             steps: batches delivered.
             seconds: waited for all but the first of each iteration.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from tensorflow.python.data.ops.map_op import _MapDataset  # as `map`, whose caller cannot say who runs it
 from tensorflow.python.eager import context
 from tensorflow.python.framework import config  # its name elsewhere only sets it
 
@@ -70,7 +71,8 @@ class Waits:
         return timed.with_options(options)
 
     def _timed(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        asked = tf.data.Dataset.counter().map(lambda _: _now())
+        # The clock is read by the thread that asks: in the pool it would queue behind the decoding that is waited for.
+        asked = _MapDataset(tf.data.Dataset.counter(), lambda _: _now(), use_inter_op_parallelism=False)
         # A zip asks its parts one after the other: the clock, then the data.
         return tf.data.Dataset.zip(asked, dataset).scan(tf.constant(0.0, tf.float64), self._count)
 
