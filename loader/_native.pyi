@@ -2,24 +2,29 @@
 number of a buffer, and where in it something begins and ends."""
 
 from collections.abc import Sequence
+from mmap import mmap
 from typing import Any
 
 import numpy.typing as npt
 
 _Array = npt.NDArray[Any]
 
-def read(ranges: _Array, /) -> tuple[bytes | None, int, int]:
+def read(ranges: _Array, into: mmap | None, /) -> tuple[bytes | mmap | None, int, int]:
     """The bytes of ranges of files, one behind the other; int64 (n, 3): descriptor, offset, length.
 
     Returns:
-      The bytes and n; or None, the first range that a file ends before, and how many bytes there are of it.
+      The bytes, which are those of `into` if there is one, and n; or None, the first range that a file ends before,
+      and how many bytes there are of it.
     """
 
-def check(buffers: list[bytes], spans: _Array, status: _Array, /) -> None:
+def check(buffers: list[bytes | mmap], spans: _Array, status: _Array, /) -> None:
     """Which of the TFRecord frames at `spans` are sound (0), have a wrong length (1) or a wrong CRC (2): uint8 (n,)."""
 
 def parse(
-    buffers: list[bytes], spans: _Array, fields: list[tuple[bytes, int, int, list[_Array | None]]], /
+    buffers: list[bytes | mmap],
+    spans: _Array,
+    fields: list[tuple[bytes, int, int, list[_Array | None]]],
+    /,
 ) -> tuple[int, int] | None:
     """Fixed-length features of the tf.train.Examples at `spans`, written into arrays.
 
@@ -35,11 +40,11 @@ def parse(
       is no tf.train.Example at all).
     """
 
-def slices(buffers: list[bytes], spans: _Array, /) -> list[bytes]:
+def slices(buffers: list[bytes | mmap], spans: _Array, /) -> list[bytes]:
     """Copies of what lies at `spans`."""
 
 def decode(
-    buffers: list[bytes],
+    buffers: list[bytes | mmap],
     spans: _Array,
     out: _Array,
     shape: tuple[int, int, int],

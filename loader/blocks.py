@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from mmap import mmap
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from loader.records import Records
 
 Ids = npt.NDArray[np.int64]
 Intact = npt.NDArray[np.bool_]
-Read = tuple[bytes, Ids, Ids, Intact]
+Read = tuple[bytes | mmap, Ids, Ids, Intact]
 """Bytes of several blocks, where in them each begins and ends, and which of their records are intact, (blocks, size)"""
 
 
@@ -55,7 +56,7 @@ class Blocks:
         self._free: list[int] = []
         self._clock = 0
         self._coming: dict[int, _Call] = {}  # by slot
-        self._buffers: dict[int, bytes] = {}  # those that hold a block that is kept, by number
+        self._buffers: dict[int, bytes | mmap] = {}  # those that hold a block that is kept, by number
         self._kept: dict[int, int] = {}  # how many of those, by number
 
     def take(self, ids: Ids) -> tuple[Records, Intact]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import mmap
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from schemas.index import Column, decode_bounds, decode_column, read_bounds, rea
 from schemas.manifest import ShardEntry, SplitEntry
 from schemas.storage import LocalPlace, Place, open_place
 
+_MAPPED_BYTES = 4 << 20  # 4 MiB
 _INDEX_READS = 4  # indexes of this machine read at a time
 _INDEXES_HELD = 64  # remote ones that are here at a time, before they are taken apart
 
@@ -114,7 +116,7 @@ class Split:
             start, shard = end, shard + 1
         return found
 
-    def read(self, starts: Ids, stops: Ids) -> bytes:
+    def read(self, starts: Ids, stops: Ids) -> bytes | mmap.mmap:
         """The bytes of several ranges of the sequence, one range behind the other.
 
         Raises:
@@ -143,10 +145,11 @@ class Split:
         offsets = starts - self._bases[shards]
         with place.descriptors(paths, len(starts)) as files:
             ranges = np.stack([np.array(files, np.int64)[inverse], offsets, stops - starts], axis=-1)
-            data, row, got = native.core.read(ranges)
+            data, row, got = native.core.read(ranges, _mapped(int((stops - starts).sum())))
         if data is None:
             raise self._short(paths[inverse[row]], int(offsets[row]) + got)
-        return bytes(data)
+        whole: bytes | mmap.mmap = data
+        return whole
 
     def _cut(self, starts: Ids, stops: Ids) -> tuple[Ids, Ids]:
         """The same ranges, none of which goes over the end of a shard."""
@@ -233,6 +236,13 @@ class Split:
             data = self.place.read_ranges([(file.path, 0, file.bytes) for file in files[held]])
             found += map(decode, data, names[held])
         return found
+
+
+def _mapped(size: int) -> mmap.mmap | None:
+    """Memory of its own for much that is read at once: the C library would keep it, in pieces, when it is freed."""
+    if size < _MAPPED_BYTES:
+        return None
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def _check_size(place: Place, shard: ShardEntry) -> None:

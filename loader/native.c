@@ -75,19 +75,18 @@ static void *view_of(Views *views, PyObject *object, bool writable, Py_ssize_t s
   return view->buf;
 }
 
-// The contents of a list of bytes objects, which stay alive as long as the list is not changed.
+// The contents of a list of bytes or mmap objects, which stay alive as long as the list is not changed.
 static Bytes *bytes_of(PyObject *list, Py_ssize_t count) {
   Bytes *found = PyMem_Malloc(sizeof(Bytes) * ((size_t)count + 1));
   if (found == NULL) return (Bytes *)PyErr_NoMemory();
   for (Py_ssize_t i = 0; i < count; i++) {
-    PyObject *item = PyList_GET_ITEM(list, i);
-    if (!PyBytes_Check(item)) {
-      PyErr_Format(PyExc_TypeError, "item %zd is not bytes", i);
+    Py_buffer view;
+    if (PyObject_GetBuffer(PyList_GET_ITEM(list, i), &view, PyBUF_SIMPLE)) {
       PyMem_Free(found);
       return NULL;
     }
-    found[i].at = (const uint8_t *)PyBytes_AS_STRING(item);
-    found[i].end = found[i].at + PyBytes_GET_SIZE(item);
+    found[i] = (Bytes){view.buf, (const uint8_t *)view.buf + view.len};
+    PyBuffer_Release(&view);  // what is in the list is never closed or resized, so that its memory stays
   }
   return found;
 }
@@ -148,11 +147,11 @@ static ssize_t read_range(int file, uint8_t *out, int64_t offset, int64_t length
 
 static PyObject *read_ranges(PyObject *module, PyObject *args) {
   (void)module;
-  PyObject *ranges_, *data = NULL;
-  if (!PyArg_ParseTuple(args, "O", &ranges_)) return NULL;
+  PyObject *ranges_, *into, *data = NULL;
+  if (!PyArg_ParseTuple(args, "OO", &ranges_, &into)) return NULL;
   Py_ssize_t count, row = 0, total = 0;
   Views views;
-  if (!views_open(&views, 1)) return NULL;
+  if (!views_open(&views, 2)) return NULL;
   const int64_t *ranges = spans_of(&views, ranges_, &count);  // descriptor, offset, length
   for (Py_ssize_t i = 0; ranges != NULL && i < count; i++) {
     int64_t file = ranges[3 * i], offset = ranges[3 * i + 1], length = ranges[3 * i + 2];
@@ -164,9 +163,15 @@ static PyObject *read_ranges(PyObject *module, PyObject *args) {
       total += length;
     }
   }
-  if (ranges != NULL) data = PyBytes_FromStringAndSize(NULL, total);
+  uint8_t *out = NULL;
+  if (ranges != NULL && into != Py_None) {
+    out = view_of(&views, into, true, total);
+    data = out == NULL ? NULL : Py_NewRef(into);
+  } else if (ranges != NULL) {
+    data = PyBytes_FromStringAndSize(NULL, total);
+    out = data == NULL ? NULL : (uint8_t *)PyBytes_AS_STRING(data);
+  }
   if (data != NULL) {
-    uint8_t *out = (uint8_t *)PyBytes_AS_STRING(data);
     ssize_t got = 0;
     int error;
     Py_BEGIN_ALLOW_THREADS;

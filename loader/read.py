@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from mmap import mmap
 from typing import Any, Protocol
 
 import numpy as np
@@ -114,7 +115,7 @@ class Reader:
         intact = self._check(frames, numbers)
         return frames[inverse], intact[inverse]
 
-    def _read_blocks(self, numbers: Ids) -> tuple[bytes, Ids, Ids, Valid]:
+    def _read_blocks(self, numbers: Ids) -> tuple[bytes | mmap, Ids, Ids, Valid]:
         """What `Blocks` asks for."""
         split, size = self._split, self._block
         starts, stops = split.spans(numbers * size, np.minimum((numbers + 1) * size, split.records) - 1)
@@ -145,7 +146,7 @@ class Reader:
         valid: Valid = status == SOUND
         return valid
 
-    def _fetch(self, starts: Ids, stops: Ids) -> bytes:
+    def _fetch(self, starts: Ids, stops: Ids) -> bytes | mmap:
         """The bytes of ranges in rising order, of which those that follow each other are read together."""
         if not len(starts):
             return b""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from mmap import mmap
 
 import google_crc32c
 import numpy as np
@@ -28,13 +29,13 @@ class Records:
       spans: int64 (n, 3).
     """
 
-    buffers: list[bytes]
+    buffers: list[bytes | mmap]
     spans: Spans
 
     @staticmethod
     def of(texts: Iterable[bytes]) -> Records:
         """Each in a buffer of its own."""
-        buffers = list(texts)
+        buffers: list[bytes | mmap] = list(texts)
         lengths = np.fromiter(map(len, buffers), np.int64, len(buffers))
         return Records(buffers, np.stack([np.arange(len(buffers)), np.zeros_like(lengths), lengths], axis=-1))
 
@@ -79,7 +80,7 @@ class Records:
 
 def spread(count: int, parts: Sequence[tuple[npt.NDArray[np.int64], Records]]) -> Records:
     """Records of several sets of buffers as one, each part's in its rows; b"" in rows of none."""
-    buffers: list[bytes] = [b""]
+    buffers: list[bytes | mmap] = [b""]
     spans = np.zeros((count, 3), np.int64)
     for rows, records in parts:
         spans[rows] = records.spans + np.array([len(buffers), 0, 0])
