@@ -144,9 +144,10 @@ def load(
         record that is larger is a block of its own. Small records far away are read faster in blocks of 256 KiB, and
         mixed a little less finely. Part of the order.
       storage_options: for fsspec's file system where `directory` is a URL.
-      num_parallel_reads: chunks of about 1 MiB read at a time, ahead of decoding; 2 of local files and 8 of remote
-        ones if None.
-      num_parallel_calls: examples decoded at a time; 4 for each thread if None, or `tf.data.AUTOTUNE`.
+      num_parallel_reads: chunks of about 1 MiB, or batches of images, on their way at a time; 2 of local files and
+        8 of remote ones if None.
+      num_parallel_calls: examples decoded or augmented one by one at a time; 4 for each thread if None, or
+        `tf.data.AUTOTUNE`. What the native core decodes, it does on as many threads, but no more than `threads`.
       threads: size of the pipeline's own thread pool; all of this process's processors if None.
       prefetch: batches made ahead, or `tf.data.AUTOTUNE`.
 
@@ -161,6 +162,7 @@ def load(
         batch_size=batch_size,
         threads=threads,
         num_parallel_reads=num_parallel_reads,
+        num_parallel_calls=None if num_parallel_calls == tf.data.AUTOTUNE else num_parallel_calls,
         epoch_size=epoch_size,
         repeat=repeat if repeat is not True else None,
     )
