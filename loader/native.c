@@ -972,11 +972,14 @@ static void finish_image(Work *work, const Wish *wish, Box box, bool mirrored, b
       between_rows(above, upper == lower ? above : below, in - floor, count, plain);
       row = plain;
     }
+    char *place = (char *)out + (size_t)(upturned ? wish->height - 1 - y : y) * (size_t)count * width;
     if (mirrored) {
-      mirror_row(row, work, wish, turned);
+      // At once to its place where the byte that may be written behind it is of a row that is still to come.
+      const bool straight = wish->scale == NULL && !upturned && y + 1 < wish->height;
+      mirror_row(row, work, wish, straight ? (uint8_t *)place : turned);
+      if (straight) continue;
       row = turned;
     }
-    char *place = (char *)out + (size_t)(upturned ? wish->height - 1 - y : y) * (size_t)count * width;
     if (wish->scale == NULL)
       memcpy(place, row, (size_t)count);
     else
