@@ -1,6 +1,7 @@
 """The native core, `loader._native`, or None where it was not built.
 
-Without it the same batches are made by TensorFlow's operations and NumPy, bit for bit, at a third to three quarters of the speed.
+Without it the same batches are made by TensorFlow's operations and NumPy, bit for bit, at a third to three quarters
+of the speed.
 """
 
 from __future__ import annotations
