@@ -21,6 +21,7 @@ from schemas.manifest import ShardEntry, SplitEntry
 from schemas.storage import LocalPlace, Place, open_place
 
 _MAPPED_BYTES = 4 << 20  # 4 MiB
+_MAPPED_KEPT_BYTES = 256 << 10  # 256 KiB
 _INDEX_READS = 4  # indexes of this machine read at a time
 _INDEXES_HELD = 64  # remote ones that are here at a time, before they are taken apart
 
@@ -116,8 +117,8 @@ class Split:
             start, shard = end, shard + 1
         return found
 
-    def read(self, starts: Ids, stops: Ids) -> bytes | mmap.mmap:
-        """The bytes of several ranges of the sequence, one range behind the other.
+    def read(self, starts: Ids, stops: Ids, *, kept: bool = False) -> bytes | mmap.mmap:
+        """The bytes of several ranges of the sequence, one range behind the other; `kept` if for more than a moment.
 
         Raises:
           HeadraceError: a file is missing, shorter than it was, or cannot be read.
@@ -145,7 +146,7 @@ class Split:
         offsets = starts - self._bases[shards]
         with place.descriptors(paths, len(starts)) as files:
             ranges = np.stack([np.array(files, np.int64)[inverse], offsets, stops - starts], axis=-1)
-            data, row, got = native.core.read(ranges, _mapped(int((stops - starts).sum())))
+            data, row, got = native.core.read(ranges, _mapped(int((stops - starts).sum()), kept=kept))
         if data is None:
             raise self._short(paths[inverse[row]], int(offsets[row]) + got)
         whole: bytes | mmap.mmap = data
@@ -238,9 +239,12 @@ class Split:
         return found
 
 
-def _mapped(size: int) -> mmap.mmap | None:
-    """Memory of its own for much that is read at once: the C library would keep it, in pieces, when it is freed."""
-    if size < _MAPPED_BYTES:
+def _mapped(size: int, *, kept: bool) -> mmap.mmap | None:
+    """Memory of its own for much that is read at once: the C library would keep it, in pieces, when it is freed.
+
+    Having it made and taken back takes as long as reading does, so not for what is used up at once.
+    """
+    if size < (_MAPPED_KEPT_BYTES if kept else _MAPPED_BYTES):
         return None
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 

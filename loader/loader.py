@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from loader.bucket import Bucketed
+from loader.iterator import BatchIterator
 from loader.packing import Packed
 from loader.pipeline import build, cardinality
 from loader.read import CachedReader
@@ -29,17 +30,20 @@ class Loader(tf.data.Dataset):
         self._cursor = Cursor(recipe.start)
         self._waits = Waits()
         # After a seek an iteration may be shorter than `len` says, so that what is iterated is not what is counted.
-        self._unchecked = build(recipe, self._cursor)
-        if recipe.batches.batch_size is not None:
-            # Timing single examples would cost more than many of them do.
-            self._unchecked = self._waits.timed(self._unchecked)
+        self._plain = build(recipe, self._cursor)
+        # Timing single examples would cost more than many of them do.
+        self._is_timed = recipe.batches.batch_size is not None
+        self._unchecked = self._waits.timed(self._plain) if self._is_timed else self._plain
         self._dataset, total = self._unchecked, cardinality(recipe)
         if total is not None:
             self._dataset = self._dataset.apply(tf.data.experimental.assert_cardinality(total))
         super().__init__(self._dataset._variant_tensor)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._unchecked)
+        if not (self._is_timed and tf.executing_eagerly()):
+            return iter(self._unchecked)
+        ahead = bool(self._recipe.prefetch)
+        return BatchIterator(self._plain, self._waits, lambda: self._cursor.place, self._rest, ahead=ahead)
 
     def _inputs(self) -> list[tf.data.Dataset]:
         return [self._dataset]
@@ -92,8 +96,22 @@ class Loader(tf.data.Dataset):
 
     def _seek(self, step: int) -> int | None:
         """Begin the next iteration at `step`; its batches, or None if it never ends."""
-        place, recipe = self._place(step), self._recipe
-        self._cursor.place = place
+        self._cursor.place = self._place(step)
+        return self._steps(self._cursor.place)
+
+    def _rest(self, begin: Start, taken: int) -> tf.data.Dataset:
+        """What is left of an iteration after so many batches, to be iterated next."""
+        if not taken:
+            return self._unchecked
+        if taken == self._steps(begin):
+            return self._unchecked.take(0)
+        order, batches = self._recipe.order, self._recipe.batches
+        self._cursor.place = advance(begin, order, batches, begin.step + taken)
+        return self._unchecked
+
+    def _steps(self, place: Start) -> int | None:
+        """Batches of an iteration from a place on, or None if it never ends."""
+        recipe = self._recipe
         if recipe.epochs is None:
             return None
         counts = [
@@ -105,9 +123,10 @@ class Loader(tf.data.Dataset):
         """How this loader fares so far, over all iterations: a dict, JSON-able, that prints as one line.
 
         wait: None without batches, else how long the consumer waited for them, from the request to the delivery. The
-          first of an iteration is counted apart, since it waits for the pipeline to start. Coming back to Python, which
-          takes milliseconds where all processors are busy, is no part of it. What reads ahead behind
-          the loader, such as a `prefetch` or a strategy with several devices, is the consumer that is measured.
+          first of an iteration is counted apart, since it waits for the pipeline to start. Measured around `next` in a
+          loop in Python; where TensorFlow iterates, as in Keras' `fit`, without the way out of its graph. What reads
+          ahead behind the loader, such as a `prefetch` or a strategy with several devices, is the consumer that is
+          measured.
             steps: batches delivered.
             seconds: waited for all but the first of each iteration.
             total_seconds: from the first delivery of an iteration to its last, waits and work.

@@ -21,7 +21,6 @@ from loader.profile_cost import LEAST, accelerator, bytes_of, cost, graph_cost, 
 from loader.profile_flow import At, Flow
 from loader.reading import SEED
 from loader.records import Records, Texts
-from loader.timing import Waits
 from schemas.features import ImageFeature
 
 _SAMPLE_BYTES = 32 << 20  # 32 MiB: records kept for the later stages, more than a processor's caches hold
@@ -243,11 +242,11 @@ def measure_finish(flow: Flow, seconds: float) -> Stage | None:
 
 
 def measure_transfer(flow: Flow, seconds: float) -> Stage:
-    """Finished batches through prefetching and timing to Python, and on to where training takes them."""
+    """Finished batches through prefetching to Python, and on to where training takes them."""
     recipe, batch = flow.recipe, flow.finished
     source = tf.data.Dataset.from_tensors(batch).repeat()
     source = source.prefetch(recipe.prefetch) if recipe.prefetch else source
-    taken = run_cost(recipe, Waits().timed(source), seconds)
+    taken = run_cost(recipe, source, seconds)
     where = accelerator()
     what = f"prefetched, to {where.rpartition('/')[2] if where else 'NumPy'}"
     size = flow.size

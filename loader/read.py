@@ -22,6 +22,7 @@ from schemas import HeadraceError
 
 ON_CORRUPT = ("raise", "skip")
 _MAX_READ = 4 << 20  # 4 MiB: most bytes of one read, unless a single block is larger
+_CHECKED = 16384  # records at a time
 KEPT_BYTES = 64 << 20  # 64 MiB: two windows of a plan, as a chunk may begin in one and end in the next
 _MAX_LISTED = 100  # damaged records that are named one by one
 
@@ -119,16 +120,20 @@ class Reader:
         """What `Blocks` asks for."""
         split, size = self._split, self._block
         starts, stops = split.spans(numbers * size, np.minimum((numbers + 1) * size, split.records) - 1)
-        data = self._fetch(starts, stops)
+        data = self._fetch(starts, stops, kept=True)
         highs = np.cumsum(stops - starts)
         lows = highs - (stops - starts)
-        ids = numbers[:, None] * size + np.arange(size)
-        here = ids < split.records
-        begins, ends = split.spans(ids[here], ids[here])
-        move = np.repeat(lows - starts, here.sum(axis=1))
-        frames = Records([data], np.stack([np.zeros_like(move), begins + move, ends + move], axis=-1))
-        intact = np.zeros(ids.shape, bool)
-        intact[here] = self._check(frames, ids[here])
+        intact = np.zeros((len(numbers), size), bool)
+        # Some at a time: arrays over all records of a window would be a fifth of the window.
+        step = max(1, _CHECKED // size)
+        for low in range(0, len(numbers), step):
+            part = slice(low, low + step)
+            ids = numbers[part, None] * size + np.arange(size)
+            here = ids < split.records
+            begins, ends = split.spans(ids[here], ids[here])
+            move = np.repeat((lows - starts)[part], here.sum(axis=1))
+            frames = Records([data], np.stack([np.zeros_like(move), begins + move, ends + move], axis=-1))
+            intact[part][here] = self._check(frames, ids[here])
         return data, lows, highs, intact
 
     def _inside(self, ids: Ids) -> tuple[Ids, Ids]:
@@ -146,7 +151,7 @@ class Reader:
         valid: Valid = status == SOUND
         return valid
 
-    def _fetch(self, starts: Ids, stops: Ids) -> bytes | mmap:
+    def _fetch(self, starts: Ids, stops: Ids, *, kept: bool = False) -> bytes | mmap:
         """The bytes of ranges in rising order, of which those that follow each other are read together."""
         if not len(starts):
             return b""
@@ -155,7 +160,7 @@ class Reader:
         part = (starts - group_start) // _MAX_READ
         fresh[1:] |= part[1:] != part[:-1]
         ends = np.append(np.flatnonzero(fresh)[1:], len(starts)) - 1
-        return self._split.read(starts[fresh], stops[ends])
+        return self._split.read(starts[fresh], stops[ends], kept=kept)
 
     def _note_corrupt(self, example_id: int, start: int, wrong: str) -> None:
         split = self._split

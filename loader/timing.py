@@ -1,7 +1,9 @@
-"""How long training waits for data: measured for every batch, inside the graph."""
+"""How long training waits for data: measured for every batch, around `next` in Python or inside the graph."""
 
 from __future__ import annotations
 
+import math
+import threading
 import time
 import uuid
 import weakref
@@ -51,6 +53,7 @@ class Waits:
     """Counts how long the consumer of a data set waits for its elements; any number of iterations at a time."""
 
     def __init__(self) -> None:
+        self._lock, self._python = threading.Lock(), np.zeros(_SIZE)
         # Not a tf.Variable: one that is made in the scope of a tf.distribute strategy is mirrored. And not a
         # Python function, which costs three times as much and would wait for the interpreter's lock.
         with tf.device("CPU"):
@@ -60,8 +63,23 @@ class Waits:
             tf.raw_ops.AssignVariableOp(resource=self._counts, value=tf.zeros([_SIZE], tf.float64))
         weakref.finalize(self, _destroy, self._counts)
 
+    def count(self, wait: float, since: float | None) -> None:
+        """Counts an element that came `since` seconds after the one before it, None if it is the first."""
+        with self._lock:
+            counts = self._python
+            counts[_STEPS] += 1
+            if since is None:
+                counts[_STARTS] += 1
+                counts[_START_SECONDS] += wait
+                return
+            counts[_SECONDS] += wait
+            counts[_TOTAL] += since
+            counts[_LONGEST] = max(counts[_LONGEST], wait)
+            octave = math.log2(max(wait, _FINEST) / _FINEST)
+            counts[_BINS + min(int(octave * _PER_OCTAVE), _SIZE - _BINS - 1)] += 1
+
     def timed(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """The same data set, whose every element is timed from the request for it to its delivery.
+        """The same data set, whose every element is timed from the request for it to its delivery, within the graph.
 
         Put it last: what is behind it, such as another `prefetch`, is the consumer that is timed.
         """
@@ -78,7 +96,10 @@ class Waits:
 
     def stats(self) -> dict[str, Any]:
         """What was measured so far; see `Loader.stats`."""
-        counts = tf.raw_ops.ReadVariableOp(resource=self._counts, dtype=tf.float64).numpy()
+        graph = tf.raw_ops.ReadVariableOp(resource=self._counts, dtype=tf.float64).numpy()
+        with self._lock:
+            counts = graph + self._python
+            counts[_LONGEST] = max(graph[_LONGEST], self._python[_LONGEST])
         steady = int(counts[_STEPS] - counts[_STARTS])
         total = float(counts[_TOTAL])
         return {

@@ -3,8 +3,8 @@
 
 Images are cropped at random, resized to 224 x 224 and mirrored; tables are read whole. The step is a sleep, as an
 accelerator leaves the processors free. It is 50 ms, or where these processors cannot feed that, the shortest that
-they sustain: half as long again as a batch took to make in a first run. Waits are timed here, around `next`: what
-`loader.stats()` tells leaves out how long the interpreter and the operating system take to come back.
+they sustain: half as long again as a batch took to make in a first run. Waits are timed here, around `next`, by the
+clock of the one who waits.
 
 Examples:
   python scripts/bench/idle.py out/photos/1.0.0 out/trips/1.0.0

@@ -2,9 +2,9 @@
 """Memory of the loader over several epochs: flat, and no more than what it says that it holds.
 
 Prints the largest resident set of each epoch, above that of the process before `load`, and beside it the sum that
-DESIGN.md gives for what is held on purpose. The process holds more than that: TensorFlow's graphs and threads, and
-freed memory that the C library keeps for later. Images are cropped at random, resized to 224 x 224 and mirrored;
-tables are read whole.
+DESIGN.md gives for what is held on purpose, with what a loader of a single batch takes, which is TensorFlow's graph,
+threads and code. What the process holds beyond both is freed memory that the C library keeps for later. Images are
+cropped at random, resized to 224 x 224 and mirrored; tables are read whole.
 
 Examples:
   python scripts/bench/loader_memory.py out/photos/1.0.0 out/trips/1.0.0
@@ -62,10 +62,10 @@ def resident() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def make(directory: str, batch_size: int) -> Loader:
+def make(directory: str, batch_size: int, split: str = "train") -> Loader:
     pixels = any(feature.type == "image" for feature in read_manifest(directory).features.values())
     more: dict[str, Any] = {"image_size": 224, "augment": True} if pixels else {}
-    return load(directory, "train", batch_size=batch_size, **more)
+    return load(directory, split, batch_size=batch_size, **more)
 
 
 def held(loader: Loader, batch: int) -> dict[str, int]:
@@ -96,6 +96,9 @@ def measure(directory: str, batch_size: int, epochs: int) -> dict[str, Any]:
     tf.reduce_sum(tf.zeros([8])).numpy()  # TensorFlow's own start
     peak = Peak()
     base = peak.look()
+    small = make(directory, batch_size, f"train[:{batch_size}]")
+    list(small)
+    itself = resident() - base
     loader = make(directory, batch_size)
     found, batch = [], 0
     for _ in range(epochs):
@@ -114,6 +117,7 @@ def measure(directory: str, batch_size: int, epochs: int) -> dict[str, Any]:
     parts = held(loader, batch)
     return {
         "base_bytes": base,
+        "loader_bytes": itself,
         "batch_bytes": batch,
         "epochs": found,
         "held": parts,
@@ -154,6 +158,7 @@ def main() -> None:
         if size:
             print(f"  {name:<36} {size / MB:8.1f} MB")
     print(f"  {'held on purpose, at most':<36} {found['held_bytes'] / MB:8.1f} MB")
+    print(f"  {'a loader of one batch':<36} {found['loader_bytes'] / MB:8.1f} MB")
 
 
 if __name__ == "__main__":
