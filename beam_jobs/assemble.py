@@ -15,11 +15,12 @@ import apache_beam as beam
 import numpy as np
 
 from beam_jobs.build import RunSummary
-from beam_jobs.files import atomic_file, write_all, write_file
+from beam_jobs.files import atomic_file, link, write_all, write_file
 from beam_jobs.indexed import to_columns
-from beam_jobs.merge import Merge, Range, merged_indexed, merged_records, plan_merge
-from beam_jobs.plan import RUN_SUFFIX, JobPlan
-from beam_jobs.runs import read_index, read_section
+from beam_jobs.merge import Merge, Range, locate, merged_indexed, merged_records, plan_merge
+from beam_jobs.plan import JobPlan
+from beam_jobs.previous import OldShards
+from beam_jobs.runs import RUN_SUFFIX, read_index, read_kept, read_section
 from beam_jobs.settle import Settled, open_finished
 from beam_jobs.sources.base import Partition
 from beam_jobs.wire import for_runners
@@ -29,7 +30,7 @@ from schemas.manifest import FileEntry, ShardEntry
 from schemas.naming import index_name, shard_name
 
 PackedReference = bytes
-_REFERENCE = struct.Struct(">16sI4Q")
+_REFERENCE = struct.Struct(">16sI3Q?")
 ShardKey = str  # "split:shard", both zero-padded numbers: a key that every runner encodes alike
 
 
@@ -41,7 +42,8 @@ class Reference:
       run: file name of the run.
       ordinal: place of its partition in the source's order.
       start, stop: rows of the run's index.
-      offset, bytes: where their records lie in the run.
+      offset: where in the file of the run's own records those of the rows begin.
+      committed: whether the version before holds all of them.
     """
 
     run: str
@@ -49,18 +51,18 @@ class Reference:
     start: int
     stop: int
     offset: int
-    bytes: int
+    committed: bool
 
     def pack(self) -> PackedReference:
-        """The reference in 52 bytes: there is one for every run and shard, and a runner holds them all."""
-        numbers = (self.ordinal, self.start, self.stop, self.offset, self.bytes)
-        return _REFERENCE.pack(bytes.fromhex(self.run.removesuffix(RUN_SUFFIX)), *numbers)
+        """The reference in 45 bytes: there is one for every run and shard, and a runner holds them all."""
+        rest = (self.ordinal, self.start, self.stop, self.offset, self.committed)
+        return _REFERENCE.pack(bytes.fromhex(self.run.removesuffix(RUN_SUFFIX)), *rest)
 
     @staticmethod
     def unpack(packed: PackedReference) -> Reference:
         """The reference that `pack` made so."""
-        run, *numbers = _REFERENCE.unpack(packed)
-        return Reference(run.hex() + RUN_SUFFIX, *numbers)
+        run, *rest = _REFERENCE.unpack(packed)
+        return Reference(run.hex() + RUN_SUFFIX, *rest)
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,14 @@ class Shard:
       split, number: which one it is.
       entry: its entry in the manifest.
       duplicates: for every record left out, (key hash, origin of the record, origin of the one that stays).
-      reused: whether an earlier job had left it.
+      linked: whether it is the very file of the version before.
     """
 
     split: int
     number: int
     entry: ShardEntry
     duplicates: list[tuple[str, str, str]]
-    reused: bool
+    linked: bool
 
 
 @for_runners
@@ -88,7 +90,8 @@ def find_references(
     """For each shard that the run has records of, the reference to them."""
     run = open_finished(plan, summary.run)
     index = read_index(run)
-    ends = np.concatenate([[0], np.cumsum(index["length"], dtype=np.int64)])
+    kept = np.full(len(index), True) if summary.committed else read_kept(run, 0, len(index))
+    ends = np.concatenate([[0], np.cumsum(np.where(kept, 0, index["length"]), dtype=np.int64)])
     found, first = [], 0
     for split, (records, _) in enumerate(summary.splits):
         hashes = np.ascontiguousarray(index["hash"][first : first + records])
@@ -96,9 +99,8 @@ def find_references(
         bounds = first + np.append(np.searchsorted(hashes, shard_bounds(settled.shards[split])), records)
         for number, (start, stop) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
             if stop > start:
-                offset = int(ends[start])
                 reference = Reference(
-                    summary.run, summary.ordinal, start, stop, offset, int(ends[stop]) - offset
+                    summary.run, summary.ordinal, start, stop, int(ends[start]), summary.committed
                 )
                 found.append((_key(split, number), reference.pack()))
         first += records
@@ -122,15 +124,20 @@ def assemble_shard(
         (Reference.unpack(packed) for packed in keyed[1] if packed), key=lambda reference: reference.ordinal
     )
     name = shard_name(plan.spec.name, plan.split_names[split], number, settled.shards[split])
-    wanted = fingerprint(plan.code, name, [vars(reference) for reference in references])
-    found = _finished(plan, name, wanted)
+    previous = None if plan.previous is None else plan.previous.fingerprint
+    wanted = fingerprint(plan.code, name, previous, [vars(reference) for reference in references])
+    found = _finished(plan, split, number, name, wanted)
     if found is not None:
-        entry, duplicates = found
-        return Shard(split, number, entry, duplicates, reused=True)
-    entry, duplicates = _write_shard(plan, name, references)
-    note = {"wanted": wanted, "entry": entry.model_dump(), "duplicates": duplicates}
+        return found
+    shard = _make_shard(plan, split, number, name, references)
+    note = {
+        "wanted": wanted,
+        "entry": shard.entry.model_dump(),
+        "duplicates": shard.duplicates,
+        "linked": shard.linked,
+    }
     write_file(plan.workspace.shard_notes / f"{name}.json", json.dumps(note).encode(), durable=False)
-    return Shard(split, number, entry, duplicates, reused=False)
+    return shard
 
 
 @dataclass(eq=False)
@@ -157,7 +164,7 @@ def _key(split: int, number: int) -> ShardKey:
     return f"{split:03d}:{number:05d}"
 
 
-def _finished(plan: JobPlan, name: str, wanted: str) -> tuple[ShardEntry, list[tuple[str, str, str]]] | None:
+def _finished(plan: JobPlan, split: int, number: int, name: str, wanted: str) -> Shard | None:
     """The shard that an earlier job left in the stage, if it is the one wanted."""
     try:
         note = json.loads((plan.workspace.shard_notes / f"{name}.json").read_bytes())
@@ -171,32 +178,47 @@ def _finished(plan: JobPlan, name: str, wanted: str) -> tuple[ShardEntry, list[t
         path = plan.workspace.stage / file.path
         if not path.is_file() or path.stat().st_size != file.bytes:
             return None
-    return entry, [tuple(duplicate) for duplicate in note["duplicates"]]
+    return Shard(split, number, entry, [tuple(duplicate) for duplicate in note["duplicates"]], note["linked"])
 
 
-def _write_shard(
-    plan: JobPlan, name: str, references: list[Reference]
-) -> tuple[ShardEntry, list[tuple[str, str, str]]]:
+def _make_shard(plan: JobPlan, split: int, number: int, name: str, references: list[Reference]) -> Shard:
     merge = plan_merge(
-        [Range(open_finished(plan, r.run), r.ordinal, r.start, r.stop, r.offset, r.bytes) for r in references]
+        [
+            Range(open_finished(plan, r.run), r.ordinal, r.start, r.stop, r.offset, r.committed)
+            for r in references
+        ]
     )
+    old = None if plan.previous is None else OldShards(plan, split)
+    if old is not None and number < len(old.entries) and bool(merge.kept.all()):
+        entry = old.entries[number]
+        # The name says how many shards there are. All records are taken over, and there are as many: these are all.
+        if entry.path == name and len(merge.chosen) == entry.records:
+            for file in (entry, entry.index):
+                link(old.directory / file.path, plan.workspace.stage / file.path)
+            return Shard(split, number, entry, [], linked=True)
+    entry = _write_shard(plan, name, merge, old)
+    return Shard(split, number, entry, _describe_duplicates(plan, merge), linked=False)
+
+
+def _write_shard(plan: JobPlan, name: str, merge: Merge, old: OldShards | None) -> ShardEntry:
     stage = plan.workspace.stage
     digest, size = hashlib.sha256(), 0
     with atomic_file(stage / name, durable=True) as file:
-        for part in merged_records(merge):
+        for part in merged_records(merge, locate(merge, old)):
             digest.update(part.data)
             write_all(file, part.data)
             size += len(part)
-    kept = merge.index[merge.kept]
-    hashes = np.ascontiguousarray(kept["hash"]).view(np.uint8).reshape(-1, KEY_HASH_BYTES)
+    chosen = merge.index[merge.chosen]
+    hashes = np.ascontiguousarray(chosen["hash"]).view(np.uint8).reshape(-1, KEY_HASH_BYTES)
     columns = to_columns(merged_indexed(merge, plan.index_row)) if plan.index_row.names else {}
-    index_bytes = encode_index(kept["length"].astype(np.uint64), hashes, columns)
+    index_bytes = encode_index(chosen["length"].astype(np.uint64), hashes, columns)
     write_file(stage / index_name(name), index_bytes, durable=True)
     index_entry = FileEntry(
         path=index_name(name), bytes=len(index_bytes), sha256=hashlib.sha256(index_bytes).hexdigest()
     )
-    entry = ShardEntry(path=name, bytes=size, sha256=digest.hexdigest(), records=len(kept), index=index_entry)
-    return entry, _describe_duplicates(plan, merge)
+    return ShardEntry(
+        path=name, bytes=size, sha256=digest.hexdigest(), records=len(chosen), index=index_entry
+    )
 
 
 def _describe_duplicates(plan: JobPlan, merge: Merge) -> list[tuple[str, str, str]]:

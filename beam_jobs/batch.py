@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
@@ -89,8 +89,19 @@ class Ledger:
     source: str
     origin: Callable[[int], str]
     read: int = 0
-    letters: list[DeadLetter] = field(default_factory=list)
-    dropped: Counter[str] = field(default_factory=Counter)
+    dropped: defaultdict[str, list[npt.NDArray[np.int64]]] = field(default_factory=lambda: defaultdict(list))
+    """Rows dropped, by rule."""
+    _letters: list[tuple[int, DeadLetter]] = field(default_factory=list)
+
+    @property
+    def letters(self) -> list[DeadLetter]:
+        """In the order of their rows, whatever batches the partition was read in."""
+        return [letter for _, letter in sorted(self._letters, key=lambda pair: pair[0])]
+
+    def fault(self, row: int, rule: str, reason: str, raw: bytes | None = None) -> None:
+        """Makes a dead letter of a record that the source could not read."""
+        text = (raw or b"").decode("utf-8", "backslashreplace")
+        self._letters.append((row, DeadLetter(self.source, self.origin(row), "", "read", rule, reason, text)))
 
     def refuse(self, batch: Batch, stage: str, problems: Iterable[Problem]) -> Batch:
         """Makes dead letters of `problems` (the first of each record counts); gives the rest of the batch."""
@@ -98,15 +109,14 @@ class Ledger:
         for problem in problems:
             if mask[problem.place]:
                 mask[problem.place] = False
-                self.letters.append(self._letter(batch, stage, problem))
+                self._letters.append((int(batch.rows[problem.place]), self._letter(batch, stage, problem)))
         return batch.keep(mask)
 
     def drop(self, batch: Batch, rule: str, mask: npt.NDArray[np.bool_]) -> Batch:
         """Counts the records where `mask` is true as dropped by `rule`; gives the rest."""
-        count = int(mask.sum())
-        if not count:
+        if not bool(mask.any()):
             return batch
-        self.dropped[rule] += count
+        self.dropped[rule].append(batch.rows[mask])
         return batch.keep(~mask)
 
     def _letter(self, batch: Batch, stage: str, problem: Problem) -> DeadLetter:

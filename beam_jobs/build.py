@@ -15,11 +15,14 @@ from beam_jobs.clean import apply_rule
 from beam_jobs.encode import encode_records, pack_columns
 from beam_jobs.gather import Deal
 from beam_jobs.indexed import to_rows
-from beam_jobs.join import join_table, open_table, write_table
-from beam_jobs.listing import PartitionRef, read_partition
+from beam_jobs.join import asked_keys, join_table, look_up, write_table
+from beam_jobs.listing import Listed, PartitionRef, read_partition
+from beam_jobs.making import Making
+from beam_jobs.outcomes import Outcomes, digests_at
 from beam_jobs.plan import JobPlan
 from beam_jobs.runs import RunContent, open_run, write_run
-from beam_jobs.sources.base import Partition
+from beam_jobs.sources.base import Selective
+from beam_jobs.take_over import is_finished, is_taken_over, take_over
 from beam_jobs.validate import to_features
 from beam_jobs.wire import for_runners
 from schemas import HeadraceError
@@ -38,7 +41,8 @@ class RunSummary:
       read, dead_lettered: records.
       dropped: records dropped, by rule.
       splits: records and bytes of each split.
-      reused: whether an earlier job had left it.
+      kept: source records that were taken over from the version before, not read again.
+      committed: whether the version before was made of this very run.
     """
 
     run: str
@@ -47,7 +51,8 @@ class RunSummary:
     dead_lettered: int
     dropped: dict[str, int]
     splits: list[tuple[int, int]]
-    reused: bool
+    kept: int
+    committed: bool
 
 
 @for_runners
@@ -63,21 +68,22 @@ def prepare_table(name: str, plan: JobPlan) -> str:
 @for_runners
 def build_run(ref: PartitionRef, plan: JobPlan, _tables_ready: object = None) -> RunSummary:
     """Leaves the run of a partition in the work directory, unless it is there already and whole."""
-    partition = read_partition(plan.workspace.partitions, ref)
-    path = plan.run_path(partition)
+    listed = read_partition(plan.workspace.partitions, ref)
+    path = plan.workspace.runs / listed.run
     run = open_run(path, check=True)
-    reused = run is not None
-    if run is None:
-        run = write_run(path, _read_partition(partition, plan), len(plan.split_names))
+    committed = run is not None and listed.committed and is_taken_over(plan, run)
+    if run is None or not (committed or is_finished(plan, run)):
+        run = write_run(path, _read_partition(listed, plan), len(plan.split_names))
     summary = run.summary
     return RunSummary(
         run=path.name,
-        ordinal=partition.ordinal,
+        ordinal=listed.partition.ordinal,
         read=summary["read"],
         dead_lettered=summary["dead_lettered"],
         dropped=summary["dropped"],
         splits=run.splits,
-        reused=reused,
+        kept=summary["read"] if committed else summary["kept"],
+        committed=committed,
     )
 
 
@@ -100,54 +106,65 @@ class BuildRuns(beam.PTransform):
         return partitions | "Build run" >> beam.Map(build_run, self.plan, *waited_for)
 
 
-def _read_partition(partition: Partition, plan: JobPlan) -> RunContent:
+def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
+    partition = listed.partition
     source = plan.source(partition.source)
-    ledger = Ledger(partition.source, lambda row: source.origin(partition, row))
-    content = RunContent()
-    joined: dict[str, tuple[list[Any], list[Any]]] = {join.table: ([], []) for join in plan.spec.join}
-    for found in source.read(partition):
+    tables = [join.table for join in plan.spec.join]
+    identities = source.identities(partition) if isinstance(source, Selective) else None
+    making = Making(
+        plan,
+        Ledger(partition.source, lambda row: source.origin(partition, row)),
+        None if identities is None else Outcomes.of(identities, tables),
+    )
+    ledger, content = making.ledger, making.content
+    kept = 0
+    if isinstance(source, Selective) and listed.similar:
+        rest = take_over(making, listed.similar)
+        kept = ledger.read
+        batches = source.read_rows(partition, rest)
+    else:
+        batches = source.read(partition)
+    for found in batches:
         ledger.read += len(found.keys) + len(found.faults)
-        ledger.letters += [
-            DeadLetter(
-                partition.source,
-                source.origin(partition, f.row),
-                "",
-                "read",
-                f.rule,
-                f.reason,
-                (f.raw or b"").decode("utf-8", "backslashreplace"),
-            )
-            for f in found.faults
-        ]
-        _add_batch(Batch(found.records, found.keys, found.rows), plan, ledger, content, joined)
-    content.sections["dead_letters"] = encode_letters(ledger.letters)
-    for table, (matched, written) in joined.items():
-        for kind, places in (("matched", matched), ("written", written)):
+        for fault in found.faults:
+            ledger.fault(fault.row, fault.rule, fault.reason, fault.raw)
+        _add_batch(Batch(found.records, found.keys, found.rows), making)
+    letters = ledger.letters
+    content.sections["dead_letters"] = encode_letters(letters)
+    for table in tables:
+        for kind, places in (("matched", making.matched[table]), ("written", making.written[table])):
             unique = np.unique(np.concatenate(places)) if places else np.zeros(0, dtype=np.int64)
             content.sections[f"{kind}:{table}"] = unique[unique >= 0].astype("<i8").tobytes()
+    dropped = {rule: np.concatenate(rows) for rule, rows in sorted(ledger.dropped.items())}
     content.summary = {
         "read": ledger.read,
-        "dead_lettered": len(ledger.letters),
-        "dropped": dict(sorted(ledger.dropped.items())),
+        "dead_lettered": len(letters),
+        "dropped": {rule: len(rows) for rule, rows in dropped.items()},
+        "kept": kept,
     }
     # In a section of its own, since only duplicates need it and every shard reads the summary.
     content.sections["partition"] = json.dumps(vars(partition)).encode()
+    if making.outcomes is not None:
+        taken = [] if content.kept is None else [content.kept.index["row"]]
+        rows = np.concatenate([*content.rows, *taken, np.zeros(0, np.int64)]).astype(np.int64)
+        making.outcomes.settle(rows, dropped)
+        content.sections["outcomes"] = making.outcomes.encode()
     return content
 
 
-def _add_batch(
-    batch: Batch,
-    plan: JobPlan,
-    ledger: Ledger,
-    content: RunContent,
-    joined: dict[str, tuple[list[Any], list[Any]]],
-) -> None:
+def _add_batch(batch: Batch, making: Making) -> None:
     """Takes one batch through all stages and adds what is left of it to the run."""
+    plan, ledger, content = making.plan, making.ledger, making.content
     batch = ledger.refuse(batch, "read", _missing_keys(batch))
     for join in plan.spec.join:
-        batch, places = join_table(batch, join, open_table(plan.tables[join.table], join), ledger)
+        table = making.table(join.table)
+        if making.outcomes is not None:
+            keys = asked_keys(batch, join, table)
+            found = digests_at(table.digests, look_up(table, keys))
+            making.outcomes.looked(join.table, batch.rows, keys, found)
+        batch, places = join_table(batch, join, table, ledger)
         batch = batch.with_column(_JOINED + join.table, pa.array(places))
-        joined[join.table][0].append(places)
+        making.matched[join.table].append(places)
     for rule in plan.spec.clean:
         if not len(batch):
             return  # a user's function adds its columns only where there are records
@@ -164,7 +181,7 @@ def _add_batch(
     if plan.index_row.names:
         content.indexed.append(to_rows(columns, plan.index_row))
     for join in plan.spec.join:
-        joined[join.table][1].append(batch.records.column(_JOINED + join.table).to_numpy())
+        making.written[join.table].append(batch.records.column(_JOINED + join.table).to_numpy())
 
 
 def _missing_keys(batch: Batch) -> list[Problem]:

@@ -104,7 +104,9 @@ def _add_run(commands: Any) -> None:
     parser.add_argument(
         "--var", action="append", default=[], metavar="NAME=VALUE", help="value of a ${variable}"
     )
-    parser.add_argument("--keep-work", action="store_true", help="keep the runs for a later version to reuse")
+    parser.add_argument(
+        "--from-scratch", action="store_true", help="take nothing over from an earlier version"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -210,7 +212,7 @@ def _run(arguments: argparse.Namespace) -> int:
         job,
         arguments.out,
         arguments.beam_options,
-        keep_work=arguments.keep_work,
+        from_scratch=arguments.from_scratch,
         show_progress=not arguments.quiet,
     )
     if arguments.json:

@@ -23,6 +23,7 @@ from beam_jobs.gather import Gather
 from beam_jobs.interop import interop_files
 from beam_jobs.leaks import refuse_straddling_keys
 from beam_jobs.plan import JobPlan
+from beam_jobs.previous import Note, notes
 from beam_jobs.settle import Settled, open_runs, read_letters, table_books
 from beam_jobs.wire import for_runners
 from schemas import Books, HeadraceError, Manifest, __version__
@@ -40,15 +41,11 @@ class Committed:
 
     Attributes:
       path: the version's directory.
-      runs, runs_reused: partitions, and how many of them an earlier job had finished.
-      shards_reused: shards that an earlier job had finished.
+      fingerprint: of its manifest.
     """
 
     path: str
-    runs: int
-    runs_reused: int
-    shards: int
-    shards_reused: int
+    fingerprint: str
 
 
 @for_runners
@@ -103,14 +100,14 @@ def commit(
     )
     _remove_strays(stage, manifest)
     write_file(stage / MANIFEST, manifest.to_json().encode(), durable=True)
+    taken_over = {
+        "partitions": sum(summary.committed for summary in summaries),
+        "records": sum(summary.kept for summary in summaries),
+        "shards": sum(shard.linked for shard in shards),
+    }
+    _write_notes(plan, manifest, shards, taken_over)
     _publish(plan)
-    return Committed(
-        path=str(plan.workspace.dataset),
-        runs=len(summaries),
-        runs_reused=sum(summary.reused for summary in summaries),
-        shards=len(shards),
-        shards_reused=sum(shard.reused for shard in shards),
-    )
+    return Committed(path=str(plan.workspace.dataset), fingerprint=manifest.fingerprint)
 
 
 @dataclass(eq=False)
@@ -223,12 +220,28 @@ def _remove_strays(stage: Path, manifest: Manifest) -> None:
             path.unlink()
 
 
+def _write_notes(
+    plan: JobPlan, manifest: Manifest, shards: Sequence[Shard], taken_over: dict[str, int]
+) -> None:
+    """What a later job has to know of the version. Before the rename: a version that exists always has its notes."""
+    repeated = {bytes.fromhex(key) for shard in shards for key, _, _ in shard.duplicates}
+    if repeated:
+        write_file(plan.workspace.repeated, b"".join(sorted(repeated)), durable=True)
+    else:
+        plan.workspace.repeated.unlink(missing_ok=True)
+    note = Note(
+        inputs=plan.inputs,
+        code=plan.code,
+        records=plan.records,
+        sequence=1 + max((old.sequence for old in notes(plan.workspace.root).values()), default=0),
+        fingerprint=manifest.fingerprint,
+        taken_over=taken_over,
+    )
+    write_file(plan.workspace.inputs, json.dumps(vars(note)).encode(), durable=True)
+
+
 def _publish(plan: JobPlan) -> None:
     workspace = plan.workspace
-    # Before the rename: a version that exists always has its note, wherever the job dies.
-    write_file(
-        workspace.inputs, json.dumps({"inputs": plan.inputs, "code": plan.code}).encode(), durable=True
-    )
     for directory in {path.parent for path in workspace.stage.rglob("*")}:
         sync_directory(directory)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas import HeadraceError
+
+_NO_LINKS = (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
+_COPIED_BYTES = 8 << 20
 
 
 @contextmanager
@@ -54,6 +58,26 @@ def write_parts(file: BinaryIO, parts: list[npt.NDArray[np.uint8]]) -> None:
         if written < len(part):
             write_all(file, part[written:].data)
         written = max(written - len(part), 0)
+
+
+def link(source: Path, target: Path) -> None:
+    """Lets `target` be the file `source`, which is never changed; a copy where links cannot be."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    try:
+        with clear_errors(target):
+            try:
+                temporary.hardlink_to(source)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                with open(source, "rb") as old, open(temporary, "wb") as new:
+                    shutil.copyfileobj(old, new, _COPIED_BYTES)
+                    new.flush()
+                    os.fsync(new.fileno())
+            temporary.rename(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+import dataclasses
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,16 @@ import pyarrow.compute as pc
 
 from beam_jobs.commit import write_letters
 from beam_jobs.files import clear_errors
-from beam_jobs.listing import write_partitions
+from beam_jobs.listing import Listed, write_partitions
 from beam_jobs.lock import exclusive
 from beam_jobs.pipeline import build_pipeline
-from beam_jobs.plan import Job, JobPlan, Workspace, plan_job
+from beam_jobs.plan import Job, JobPlan, plan_job
+from beam_jobs.previous import find_previous, list_partitions, read_note
 from beam_jobs.progress import observe, shown
 from beam_jobs.runners import parse_options, run_pipeline
 from beam_jobs.runs import open_run
 from beam_jobs.settle import BUDGET_FIELD, read_letters
-from beam_jobs.sources.base import Partition
+from beam_jobs.sweep import strip, sweep
 from schemas import HeadraceError, Manifest, read_manifest
 from schemas.errors import shorten
 from schemas.units import format_bytes
@@ -43,6 +43,8 @@ class Result:
       other_code: whether an earlier state of Headrace made it.
       seconds: time taken.
       partitions, partitions_reused: how many there are, and how many an earlier, unfinished job had done.
+      previous: the version of which unchanged records were taken over, if any.
+      taken_over: its partitions, records and shards that were.
     """
 
     path: Path
@@ -52,6 +54,8 @@ class Result:
     seconds: float
     partitions: int
     partitions_reused: int
+    previous: str | None = None
+    taken_over: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The result for scripts."""
@@ -61,6 +65,8 @@ class Result:
             "seconds": round(self.seconds, 3),
             "partitions": self.partitions,
             "partitions_reused": self.partitions_reused,
+            "previous": self.previous,
+            "taken_over": dict(self.taken_over),
             "fingerprint": self.manifest.fingerprint,
             "splits": {
                 name: {"records": split.records, "bytes": split.bytes, "shards": len(split.shards)}
@@ -76,19 +82,20 @@ def run(
     out: str | Path = "out",
     options: Sequence[str] = (),
     *,
-    keep_work: bool = False,
+    from_scratch: bool = False,
     show_progress: bool = False,
 ) -> Result:
     """Prepares the data set version that `job` describes, in `<out>/<name>/<version>`.
 
     A version that exists and was made from the same inputs is left as it is; a job that was stopped goes on where
-    it stood.
+    it stood. Where an earlier version was made by the same job, what has not changed since is taken over from it:
+    the bytes are those of a build from scratch.
 
     Args:
       job: what to prepare; see `load_job`.
       out: the directory of all data sets.
       options: Beam's command-line options, such as `["--direct_num_workers=4"]`.
-      keep_work: whether runs stay in the work directory after the commit, for a later version to reuse.
+      from_scratch: take nothing over from an earlier version.
       show_progress: whether to show progress on standard error.
 
     Raises:
@@ -104,27 +111,40 @@ def run(
             manifest, other_code = _existing(plan)
             seconds = time.monotonic() - started
             return Result(workspace.dataset, manifest, True, other_code, seconds, len(partitions), 0)
-        reused = _prepare(plan, partitions)
-        refs = write_partitions(workspace.partitions, partitions)
-        watched = shown(plan, [plan.run_path(p).name for p in partitions]) if show_progress else nullcontext()
+        strip(workspace)
+        if not from_scratch:
+            plan = dataclasses.replace(plan, previous=find_previous(plan))
+        listed = list_partitions(plan, partitions)
+        reused = _prepare(plan, listed)
+        refs = write_partitions(workspace.partitions, listed)
+        watched = shown(plan, [each.run for each in listed]) if show_progress else nullcontext()
         try:
             with watched:
                 run_pipeline(lambda pipeline: build_pipeline(pipeline, plan, refs), beam_options)
         except HeadraceError as error:
             if error.where != BUDGET_FIELD:
                 raise
-            raise _with_letters(error, plan, partitions) from error
+            raise _with_letters(error, plan, listed) from error
         except KeyboardInterrupt:
-            state = observe(plan, {plan.run_path(p).name for p in partitions})
+            state = observe(plan, {each.run for each in listed})
             raise HeadraceError(
                 f"Stopped. {state.runs} of {state.all_runs} partitions are finished and kept.",
                 where=str(workspace.work),
                 hint="Run the same command again to go on from here.",
             ) from None
         manifest = read_manifest(workspace.dataset)
-        _clean(workspace, keep_runs=keep_work)
+        note = read_note(workspace.inputs)
+        sweep(workspace)
     return Result(
-        workspace.dataset, manifest, False, False, time.monotonic() - started, len(partitions), reused
+        workspace.dataset,
+        manifest,
+        False,
+        False,
+        time.monotonic() - started,
+        len(partitions),
+        reused,
+        None if plan.previous is None else plan.previous.version,
+        {} if note is None else note.taken_over or {},
     )
 
 
@@ -138,13 +158,12 @@ def _import_from_here() -> None:
 def _existing(plan: JobPlan) -> tuple[Manifest, bool]:
     """The manifest of the version that exists, if it was made from the same inputs; whether by other code."""
     manifest = read_manifest(plan.workspace.dataset)
-    try:
-        made_from = json.loads(plan.workspace.inputs.read_bytes())
-    except FileNotFoundError:
+    note = read_note(plan.workspace.inputs)
+    if note is None:
         changed = "what it was made from is not known here"
     else:
-        if made_from["inputs"] == plan.inputs:
-            return manifest, made_from["code"] != plan.code
+        if note.inputs == plan.inputs:
+            return manifest, note.code != plan.code
         its_job = manifest.spec_fingerprint != plan.spec.fingerprint
         changed = f"{'its job' if its_job else 'its sources or functions'} changed since"
     raise HeadraceError(
@@ -154,30 +173,22 @@ def _existing(plan: JobPlan) -> tuple[Manifest, bool]:
     )
 
 
-def _prepare(plan: JobPlan, partitions: list[Partition]) -> int:
-    """Makes the work directories, and clears away what cannot be reused; gives the runs that can."""
+def _prepare(plan: JobPlan, listed: list[Listed]) -> int:
+    """Makes the work directories, and clears away what killed writers left; gives the runs that are finished."""
     workspace = plan.workspace
     with clear_errors(workspace.work):
         for directory in (workspace.runs, workspace.tables, workspace.stage, workspace.shard_notes):
             directory.mkdir(parents=True, exist_ok=True)
-        wanted = {plan.run_path(partition).name for partition in partitions}
         # The temporary files of writers that were killed; nobody else writes here, since we hold the lock.
         for leftover in workspace.root.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)
-    return sum((workspace.runs / name).exists() for name in wanted)
+    runs = {each.run for each in listed if not each.committed}
+    return sum((workspace.runs / name).exists() for name in runs)
 
 
-def _clean(workspace: Workspace, *, keep_runs: bool) -> None:
-    gone = [workspace.shard_notes] if keep_runs else [workspace.shard_notes, workspace.runs, workspace.tables]
-    for directory in gone:
-        shutil.rmtree(directory)
-    for file in (workspace.partitions, workspace.dead_letters):
-        file.unlink(missing_ok=True)
-
-
-def _with_letters(error: HeadraceError, plan: JobPlan, partitions: list[Partition]) -> HeadraceError:
+def _with_letters(error: HeadraceError, plan: JobPlan, listed: list[Listed]) -> HeadraceError:
     """The error with the commonest reasons in it, and all dead letters in a file to look at."""
-    runs = [run for partition in partitions if (run := open_run(plan.run_path(partition))) is not None]
+    runs = [run for each in listed if (run := open_run(plan.workspace.runs / each.run)) is not None]
     write_letters(plan.workspace.dead_letters, (read_letters(run) for run in runs))
     table = pa.concat_tables([read_letters(run) for run in runs]) if runs else None
     examples = []
@@ -217,6 +228,12 @@ def summary_lines(result: Result) -> list[str]:
     for name, split in manifest.splits.items():
         shards = f"{len(split.shards):,} shard{'s' if len(split.shards) != 1 else ''}"
         lines.append(f"  {name:<12} {split.records:,} records in {shards}, {format_bytes(split.bytes)}")
+    if result.taken_over.get("records"):
+        all_shards = sum(len(split.shards) for split in manifest.splits.values())
+        lines.append(
+            f"  {'taken over':<12} from {result.previous}: {result.taken_over['records']:,} records unread, "
+            f"{result.taken_over['shards']:,} of {all_shards:,} shards unwritten"
+        )
     if not result.up_to_date and result.partitions_reused:
         lines.append(
             f"  {'resumed':<12} {result.partitions_reused:,} of {result.partitions:,} partitions were finished before"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,9 @@ from schemas.spec import Join
 
 _ROW = f"{OWN_PREFIX}row"  # the row's number in its source, kept beside the table's own columns
 _PARTITION = f"{OWN_PREFIX}partition"
+_DIGEST = f"{OWN_PREFIX}digest"
+_OWN = (_ROW, _PARTITION, _DIGEST)
+DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Table:
     Attributes:
       rows: its valid rows, with unique keys.
       places: place in `rows` of each key.
+      digests: uint8 (rows, 16), hashes of what a record takes from each row.
       letters: its faults and duplicate rows.
       read: how many rows the source held.
       duplicates: how many of them repeated a key.
@@ -38,6 +44,7 @@ class Table:
 
     rows: pa.Table
     places: dict[str, int]
+    digests: npt.NDArray[np.uint8]
     letters: list[DeadLetter]
     read: int
     duplicates: int
@@ -53,10 +60,8 @@ def write_table(path: Path, join: Join, source: Source, partitions: list[Partiti
         ledger = Ledger(name, lambda row, partition=partition: source.origin(partition, row))  # type: ignore[misc]
         for found in source.read(partition):
             read += len(found.keys) + len(found.faults)
-            letters += [
-                DeadLetter(name, source.origin(partition, f.row), "", "read", f.rule, f.reason)
-                for f in found.faults
-            ]
+            for fault in found.faults:
+                ledger.fault(fault.row, fault.rule, fault.reason)
             batch = Batch(found.records, found.keys, found.rows)
             batch = ledger.refuse(batch, "join", _missing_keys(batch, join.right_on, name))
             batches.append(
@@ -77,6 +82,7 @@ def write_table(path: Path, join: Join, source: Source, partitions: list[Partiti
         )
         letters.append(DeadLetter(name, origin, str(row[join.right_on]), "join", "duplicate_key", reason))
     books = {"read": read, "duplicates": len(repeated), "letters": [vars(letter) for letter in letters]}
+    rows = rows.append_column(_DIGEST, _digests(rows, join))
     rows = rows.replace_schema_metadata({"headrace": json.dumps(books)})
     with atomic_file(path, durable=False) as file, pa.ipc.new_file(file, rows.schema) as writer:
         writer.write_table(rows)
@@ -96,6 +102,7 @@ def open_table(path: Path, join: Join) -> Table:
             _tables[path] = Table(
                 rows,
                 {key: place for place, key in enumerate(keys)},
+                _as_matrix(rows[_DIGEST]),
                 letters,
                 books["read"],
                 books["duplicates"],
@@ -108,15 +115,32 @@ _tables: OrderedDict[Path, Table] = OrderedDict()
 _lock = threading.Lock()
 
 
+def look_up(table: Table, keys: Sequence[str | None]) -> npt.NDArray[np.int64]:
+    """The place of each key's row in the table, -1 where there is none."""
+    # A null is in no dict of strings.
+    places: Mapping[str | None, int] = table.places  # type: ignore[assignment]
+    return np.fromiter((places.get(key, -1) for key in keys), dtype=np.int64, count=len(keys))
+
+
+def asked_keys(batch: Batch, join: Join, table: Table) -> list[str | None]:
+    """What each record looks for in the table.
+
+    Raises:
+      HeadraceError: a column is missing, or both sides have one of the same name.
+    """
+    _check_columns(batch, join, table)
+    keys: list[str | None] = batch.records.column(join.left_on).cast(pa.string()).to_pylist()
+    return keys
+
+
 def join_table(batch: Batch, join: Join, table: Table, ledger: Ledger) -> tuple[Batch, npt.NDArray[np.int64]]:
     """The batch with the table's columns, and for each record the place of its row in the table (-1: none).
 
     Raises:
       HeadraceError: a column is missing, or both sides have one of the same name.
     """
-    _check_columns(batch, join, table)
-    keys = batch.records.column(join.left_on).cast(pa.string()).to_pylist()
-    places = np.fromiter((table.places.get(key, -1) for key in keys), dtype=np.int64, count=len(keys))
+    keys = asked_keys(batch, join, table)
+    places = look_up(table, keys)
     unmatched = places < 0
     if bool(unmatched.any()) and join.unmatched_left != "keep":
         if join.unmatched_left == "drop":
@@ -134,7 +158,7 @@ def join_table(batch: Batch, join: Join, table: Table, ledger: Ledger) -> tuple[
         places = places[~unmatched]
     chosen = table.rows.take(pa.array(places, mask=places < 0)).combine_chunks()
     for name in chosen.schema.names:
-        if name not in (_ROW, _PARTITION, join.right_on):
+        if name not in (*_OWN, join.right_on):
             column = chosen[name]
             batch = batch.with_column(
                 name, column.chunk(0) if column.num_chunks else pa.array([], column.type)
@@ -159,6 +183,22 @@ def unused_rows(
         )
         for row in rows.to_pylist()
     ]
+
+
+def _digests(rows: pa.Table, join: Join) -> pa.Array:
+    """A hash of each row's columns, but for its key and our own."""
+    names = [name for name in rows.column_names if name not in (*_OWN, join.right_on)]
+    records = zip(*(rows[name].to_pylist() for name in names), strict=True) if names else [()] * len(rows)
+    blake2b = hashlib.blake2b
+    digests = [
+        blake2b(repr(record).encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
+        for record in records
+    ]
+    return pa.array(digests, pa.binary(DIGEST_BYTES))
+
+
+def _as_matrix(column: pa.ChunkedArray) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(b"".join(column.to_pylist()), np.uint8).reshape(-1, DIGEST_BYTES)
 
 
 def _missing_keys(batch: Batch, column: str, name: str) -> list[Problem]:

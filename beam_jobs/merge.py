@@ -4,24 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_jobs.runs import INDEX_DTYPE, Run, in_order, read_index, read_indexed, read_records_into
+from beam_jobs.previous import OldShards
+from beam_jobs.runs import (
+    INDEX_DTYPE,
+    Run,
+    in_order,
+    read_file_into,
+    read_index,
+    read_indexed,
+    read_kept,
+    records_path,
+)
 
 _WINDOW_BYTES = 16 << 20  # of records held at a time; more where one record is larger
 
 
 @dataclass(frozen=True)
 class Range:
-    """Rows of a run's index, and where their records lie in the run.
+    """Rows of a run's index, and where their records lie.
 
     Attributes:
       ordinal: place of the run's partition in the source's order.
       start, stop: rows of the index.
-      offset, bytes: of the records.
+      offset: where in the file of the run's own records those of the range begin.
+      committed: whether the version before holds all of them.
     """
 
     run: Run
@@ -29,7 +41,7 @@ class Range:
     start: int
     stop: int
     offset: int
-    bytes: int
+    committed: bool
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,7 @@ class Merge:
       ranges: in the order of the source.
       index: `INDEX_DTYPE` (n,).
       owners: int64 (n,), which range each record is of.
+      kept: bool (n,), whether the version before holds it.
       order: int64 (n,), the records by key hash; equal ones in the order of the source.
       repeated: bool (n,), in that order: whether a record has the key of the one before.
     """
@@ -47,13 +60,29 @@ class Merge:
     ranges: Sequence[Range]
     index: npt.NDArray[np.void]
     owners: npt.NDArray[np.int64]
+    kept: npt.NDArray[np.bool_]
     order: npt.NDArray[np.int64]
     repeated: npt.NDArray[np.bool_]
 
     @property
-    def kept(self) -> npt.NDArray[np.int64]:
+    def chosen(self) -> npt.NDArray[np.int64]:
         """The first record of every key, in order."""
         return self.order[~self.repeated]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the n records of a merge lie.
+
+    Attributes:
+      files: those they lie in.
+      file: int64 (n,), which of them.
+      offset: int64 (n,), where in it.
+    """
+
+    files: list[Path]
+    file: npt.NDArray[np.int64]
+    offset: npt.NDArray[np.int64]
 
 
 def plan_merge(ranges: Sequence[Range]) -> Merge:
@@ -63,49 +92,78 @@ def plan_merge(ranges: Sequence[Range]) -> Merge:
     # The type is said aloud: by itself, numpy would make the big-endian hashes native.
     index = np.concatenate([np.zeros(0, dtype=INDEX_DTYPE), *parts], dtype=INDEX_DTYPE)
     owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts]).astype(np.int64)
+    kept = [
+        np.ones(part.stop - part.start, np.bool_)
+        if part.committed
+        else read_kept(part.run, part.start, part.stop)
+        for part in ranges
+    ]
     order = np.lexsort((index["row"], owners, index["hash"]["lo"], index["hash"]["hi"]))
     hashes = index["hash"][order]
     repeated = np.zeros(len(order), dtype=np.bool_)
     repeated[1:] = hashes[1:] == hashes[:-1]
-    return Merge(ranges, index, owners, order, repeated)
+    return Merge(ranges, index, owners, np.concatenate([np.zeros(0, np.bool_), *kept]), order, repeated)
+
+
+def locate(merge: Merge, old: OldShards | None) -> Places:
+    """Where the records lie: in their runs, or in the shards of the version before."""
+    files = [records_path(part.run.path) for part in merge.ranges]
+    lengths = merge.index["length"].astype(np.int64)
+    own = np.where(merge.kept, 0, lengths)
+    before = np.cumsum(own) - own  # own bytes of the ranges together, before each record
+    firsts = np.searchsorted(merge.owners, np.arange(len(merge.ranges)))
+    base = np.array([part.offset for part in merge.ranges], np.int64)
+    if len(before):
+        base -= before[np.minimum(firsts, len(before) - 1)]
+    file, offset = merge.owners.copy(), before + base[merge.owners]
+    kept = np.flatnonzero(merge.kept)
+    if len(kept):
+        assert old is not None
+        shards, places = old.locate(merge.index["hash"][kept], merge.index["length"][kept])
+        for number in np.unique(shards).tolist():
+            old.check(number)
+            shards_here = shards == number
+            file[kept[shards_here]] = len(files)
+            files.append(old.path(number))
+        offset[kept] = places
+    return Places(files, file, offset)
 
 
 def merged_indexed(merge: Merge, row: np.dtype[np.void]) -> npt.NDArray[np.void]:
     """What the index holds of the kept records' features, in order."""
     parts = [read_indexed(part.run, row, part.start, part.stop) for part in merge.ranges]
-    return np.concatenate([np.zeros(0, row), *parts], dtype=row)[merge.kept]
+    return np.concatenate([np.zeros(0, row), *parts], dtype=row)[merge.chosen]
 
 
-def merged_records(merge: Merge) -> Iterator[npt.NDArray[np.uint8]]:
-    """The bytes of the kept records in order, a few MiB at a time."""
-    kept = merge.kept
+def merged_records(merge: Merge, places: Places) -> Iterator[npt.NDArray[np.uint8]]:
+    """The bytes of the chosen records in order, a few MiB at a time."""
+    chosen = merge.chosen
     lengths = merge.index["length"].astype(np.int64)
-    ends = np.cumsum(lengths[kept])
-    starts = np.cumsum(lengths) - lengths  # of each record, the ranges taken together
+    ends = np.cumsum(lengths[chosen])
     start = 0
-    while start < len(kept):
+    while start < len(chosen):
         done = int(ends[start - 1]) if start else 0
         stop = max(start + 1, int(np.searchsorted(ends, done + _WINDOW_BYTES, side="right")))
-        wanted = kept[start:stop]
-        # Each run is sorted as we are, so what a window wants of it lies together: a few long reads.
-        places = np.sort(wanted)
-        yield from in_order(_read(merge, places, starts, lengths), np.searchsorted(places, wanted))
+        wanted = chosen[start:stop]
+        # Each file is sorted as we are, so what a window wants of it lies together: a few long reads.
+        order = np.lexsort((places.offset[wanted], places.file[wanted]))
+        position = np.empty(len(order), np.int64)
+        position[order] = np.arange(len(order))
+        yield from in_order(_read(places, wanted[order], lengths), position)
         start = stop
 
 
 def _read(
-    merge: Merge, places: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+    places: Places, wanted: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
 ) -> pa.LargeBinaryArray:
-    """The records at ascending `places`."""
-    offsets = np.concatenate([[0], np.cumsum(lengths[places])])
-    buffer = np.empty(int(offsets[-1]), dtype=np.uint8)
-    apart = (np.diff(places) != 1) | (np.diff(merge.owners[places]) != 0)
+    """The records `wanted`, by file and offset."""
+    file, offset = places.file[wanted], places.offset[wanted]
+    ends = np.concatenate([[0], np.cumsum(lengths[wanted])])
+    buffer = np.empty(int(ends[-1]), dtype=np.uint8)
+    apart = (np.diff(file) != 0) | (offset[1:] != offset[:-1] + lengths[wanted[:-1]])
     firsts = np.concatenate([[0], np.flatnonzero(apart) + 1])
-    for first, last in zip(firsts.tolist(), [*firsts[1:].tolist(), len(places)], strict=True):
-        part = merge.ranges[int(merge.owners[places[first]])]
-        # Where the range's own first record lies, the ranges taken together.
-        base = int(starts[np.searchsorted(merge.owners, merge.owners[places[first]])])
-        at = part.offset + int(starts[places[first]]) - base
-        read_records_into(part.run, at, memoryview(buffer.data)[int(offsets[first]) : int(offsets[last])])
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(buffer)]
-    return pa.Array.from_buffers(pa.large_binary(), len(places), buffers)
+    for first, last in zip(firsts.tolist(), [*firsts[1:].tolist(), len(wanted)], strict=True):
+        target = memoryview(buffer.data)[int(ends[first]) : int(ends[last])]
+        read_file_into(places.files[int(file[first])], int(offset[first]), target)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(buffer)]
+    return pa.Array.from_buffers(pa.large_binary(), len(wanted), buffers)

@@ -14,6 +14,7 @@ import numpy as np
 
 from beam_jobs.clean import function_fingerprint
 from beam_jobs.indexed import row_type
+from beam_jobs.runs import RUN_SUFFIX
 from beam_jobs.sources import open_source
 from beam_jobs.sources.base import Partition, Source
 from beam_jobs.sources.image_folder import ImageFolder
@@ -24,8 +25,6 @@ from schemas.hashing import fingerprint
 from schemas.load import fill_variables
 from schemas.packing import pack
 from schemas.spec import Join, MapRule
-
-RUN_SUFFIX = ".run"
 
 
 @dataclass(frozen=True)
@@ -103,13 +102,33 @@ class Workspace:
 
     @property
     def inputs(self) -> Path:
-        """The fingerprint of what the committed version was made from."""
+        """What is noted of the committed version; see `previous.Note`."""
         return self.work / f"inputs-{self.version}.json"
+
+    @property
+    def repeated(self) -> Path:
+        """Key hashes that occurred more than once in the committed version."""
+        return self.work / f"repeated-{self.version}.bin"
 
     @property
     def dead_letters(self) -> Path:
         """Dead letters of a job that was not committed."""
         return self.work / f"dead_letters-{self.version}.parquet"
+
+
+@dataclass(frozen=True)
+class Previous:
+    """A committed version whose records a job may take over; see `beam_jobs.previous`.
+
+    Attributes:
+      version: its version.
+      fingerprint: of its manifest.
+      shards: how many each split has.
+    """
+
+    version: str
+    fingerprint: str
+    shards: list[int]
 
 
 @dataclass(frozen=True)
@@ -124,8 +143,10 @@ class JobPlan:
       table_partitions: the partitions of every joined table.
       workspace: where things are written.
       code: fingerprint of Headrace and the libraries that make the bytes.
+      records: fingerprint of all that changes a record, but for the record itself and the tables.
       basis: fingerprint of all that changes a run, but for the partition itself.
       inputs: fingerprint of the user's side of the version: spec, functions, sources.
+      previous: the version of which unchanged records are taken over, if there is one.
     """
 
     spec: JobSpec
@@ -135,8 +156,10 @@ class JobPlan:
     table_partitions: dict[str, list[Partition]]
     workspace: Workspace
     code: str
+    records: str
     basis: str
     inputs: str
+    previous: Previous | None = None
 
     def source(self, name: str) -> Source:
         """The source of that name, opened."""
@@ -184,7 +207,7 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, list[Partition]]:
         join.table: workspace.tables / f"{_table_fingerprint(code, spec, join, partitions[join.table])}.arrow"
         for join in spec.join
     }
-    basis = fingerprint(
+    records = fingerprint(
         code,
         functions,
         spec.model_dump(
@@ -192,11 +215,11 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, list[Partition]]:
         ),
         {name: feature.model_dump(by_alias=True, mode="json") for name, feature in features.items()},
         [sorted(spec.indexed), spec.pack],
-        [path.name for path in tables.values()],
     )
+    basis = fingerprint(records, [path.name for path in tables.values()])
     identities = [[p.source, p.identity] for listed in (main, *partitions.values()) for p in listed]
     inputs = fingerprint(spec.fingerprint, functions, identities)
-    plan = JobPlan(spec, features, roots, tables, partitions, workspace, code, basis, inputs)
+    plan = JobPlan(spec, features, roots, tables, partitions, workspace, code, records, basis, inputs)
     _check_columns(plan)
     return plan, main
 

@@ -1,14 +1,18 @@
 """Sorted runs: what a partition leaves behind in the work directory.
 
-A run is one file, named by its fingerprint and written atomically, so a run that exists is finished:
+A run is two files, named by its fingerprint. The records are written first, and each file appears whole or not at
+all, so a run that has a `.run` is finished:
 
-    records     framed TFRecords, sorted by (split, key hash, row)
-    index       a row of `INDEX_DTYPE` for each of them, in the same order
+<fingerprint>.records   framed TFRecords, sorted by (split, key hash, row)
+<fingerprint>.run
+    index       a row of `INDEX_DTYPE` for each record, in the same order
     indexed     a row of what the shards' indexes hold of their features, in the same order
-    …           small sections of other stages: dead letters, matched rows of tables
-    footer      JSON: the sections' places and CRCs, the summary
+    kept        a bit for each record: whether an earlier version's shards hold it rather than the records' file
+    …           small sections of other stages: dead letters, matched rows of tables, outcomes
+    footer      JSON: the sections' places and CRCs, those of the records, the summary
     trailer     length and CRC of the footer, magic
 
+Once a version is committed its shards hold all records, and only the `.run` files stay.
 Runs are not flushed to the disk one by one: the CRCs tell after a power cut which of them survived.
 """
 
@@ -33,7 +37,9 @@ from schemas.hashing import KEY_HASH_DTYPE
 # hash: 128-bit key hash; length: bytes of the frame; row: the record's number in its source.
 INDEX_DTYPE = np.dtype([("hash", KEY_HASH_DTYPE), ("length", "<u8"), ("row", "<i8")])
 _TRAILER = struct.Struct("<II8s")
-_MAGIC = b"HRRUN001"
+_MAGIC = b"HRRUN002"
+RUN_SUFFIX = ".run"
+RECORDS_SUFFIX = ".records"
 _SLICE_BYTES = 8 << 20  # how much is copied into order, hashed and written at a time
 _MAX_FOOTER_BYTES = 1 << 28
 _LARGE_RECORD_BYTES = 4096
@@ -50,6 +56,7 @@ class RunContent:
       splits: int64 (n,) for each chunk.
       rows: int64 (n,) for each chunk.
       indexed: rows (n,) for each chunk, of one type; see `beam_jobs.indexed`.
+      kept: records that an earlier version's shards hold.
       sections: named bytes of other stages.
       summary: JSON-able; see `RunSummary`.
     """
@@ -59,16 +66,46 @@ class RunContent:
     splits: list[npt.NDArray[np.int64]] = field(default_factory=list)
     rows: list[npt.NDArray[np.int64]] = field(default_factory=list)
     indexed: list[npt.NDArray[np.void]] = field(default_factory=list)
+    kept: KeptRecords | None = None
     sections: dict[str, bytes] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
+class KeptRecords:
+    """Records that the shards of an earlier version hold.
+
+    Attributes:
+      version: that version.
+      index: `INDEX_DTYPE` (n,).
+      splits: int64 (n,).
+      indexed: rows (n,), or none where indexes hold no feature.
+    """
+
+    version: str
+    index: npt.NDArray[np.void]
+    splits: npt.NDArray[np.int64]
+    indexed: npt.NDArray[np.void] | None
+
+
+@dataclass(frozen=True)
 class Run:
-    """A finished run: where its sections lie, and its summary."""
+    """A finished run.
+
+    Attributes:
+      path: its `.run`.
+      sections: place, length and CRC of each.
+      records: bytes and CRC of its own records.
+      keeps_from: the version whose shards hold its other records, if there are any.
+      has_records: whether the file of its own records is there and whole.
+      summary: see `RunSummary`.
+    """
 
     path: Path
     sections: Mapping[str, tuple[int, int, int]]
+    records: tuple[int, int]
+    keeps_from: str | None
+    has_records: bool
     summary: dict[str, Any]
 
     @property
@@ -81,21 +118,35 @@ def write_run(path: Path, content: RunContent, splits: int) -> Run:
     """Sort `content` and write it to `path`; adds records and bytes of each split to the summary."""
     index, order, split_of = _sort(content)
     lengths = index["length"]
+    own = order < sum(map(len, content.records))
     content.summary["splits"] = [
         [int((split_of == split).sum()), int(lengths[split_of == split].sum())] for split in range(splits)
     ]
+    records = (int(lengths[own].sum()), 0)
+    if records[0]:
+        with atomic_file(records_path(path), durable=False) as file:
+            records = (records[0], _write_records(file, content.records, order[own]))
     sections: dict[str, tuple[int, int, int]] = {}
+    keeps_from = content.kept.version if content.kept is not None and not bool(own.all()) else None
+    parts = {"index": index.tobytes(), "indexed": _indexed_in_order(content, order), **content.sections}
+    if keeps_from is not None:
+        parts["kept"] = np.packbits(~own).tobytes()
+    position = 0
     with atomic_file(path, durable=False) as file:
-        position = int(lengths.sum())
-        sections["records"] = (0, position, _write_records(file, content.records, order))
-        indexed = _indexed_in_order(content, order)
-        for name, data in {"index": index.tobytes(), "indexed": indexed, **content.sections}.items():
+        for name, data in parts.items():
             write_all(file, data)
             sections[name] = (position, len(data), google_crc32c.value(data))
             position += len(data)
-        footer = json.dumps({"sections": sections, "summary": content.summary}).encode()
+        footer = json.dumps(
+            {"sections": sections, "records": records, "keeps_from": keeps_from, "summary": content.summary}
+        ).encode()
         write_all(file, footer + _TRAILER.pack(len(footer), google_crc32c.value(footer), _MAGIC))
-    return Run(path, sections, content.summary)
+    return Run(path, sections, records, keeps_from, True, content.summary)
+
+
+def records_path(path: Path) -> Path:
+    """The file of a run's own records, if it has any."""
+    return path.with_suffix(RECORDS_SUFFIX)
 
 
 def _write_records(file: BinaryIO, chunks: list[pa.LargeBinaryArray], order: npt.NDArray[np.int64]) -> int:
@@ -183,9 +234,23 @@ def open_run(path: Path, *, check: bool = False) -> Run | None:
             sections = {name: (start, count, crc) for name, (start, count, crc) in data["sections"].items()}
             if check and not all(_intact(file, *section) for section in sections.values()):
                 return None
-            return Run(path, sections, data["summary"])
     except FileNotFoundError:
         return None
+    length, crc = data["records"]
+    has_records = _holds(records_path(path), length, crc if check else None)
+    return Run(path, sections, (length, crc), data["keeps_from"], has_records, data["summary"])
+
+
+def _holds(path: Path, length: int, crc: int | None) -> bool:
+    """Whether the file of records is there, and, if a CRC is given, intact."""
+    if not length:
+        return True
+    try:
+        with open(path, "rb", buffering=0) as file:
+            whole = os.fstat(file.fileno()).st_size == length
+            return whole and (crc is None or _intact(file, 0, length, crc))
+    except FileNotFoundError:
+        return False
 
 
 def read_section(run: Run, name: str) -> bytes:
@@ -214,26 +279,38 @@ def _read_rows(run: Run, section: str, row: np.dtype[np.void], start: int, stop:
         return np.frombuffer(_pread(file, at, (stop - start) * row.itemsize), dtype=row)
 
 
-def read_records_into(run: Run, offset: int, target: memoryview) -> None:
-    """Fill `target` with the bytes of the records section from `offset`."""
-    with open(run.path, "rb", buffering=0) as file:
-        file.seek(run.sections["records"][0] + offset)
+def read_kept(run: Run, start: int, stop: int) -> npt.NDArray[np.bool_]:
+    """Which of the records `start` to `stop` the shards of `keeps_from` hold, bool (n,)."""
+    if run.keeps_from is None:
+        return np.zeros(stop - start, np.bool_)
+    bits = np.frombuffer(read_section(run, "kept"), np.uint8)
+    return np.unpackbits(bits, count=stop)[start:].astype(np.bool_)
+
+
+def read_file_into(path: Path, offset: int, target: memoryview) -> None:
+    """Fill `target` with the bytes of a file of records from `offset`."""
+    with open(path, "rb", buffering=0) as file:
+        file.seek(offset)
         while len(target):
             count = file.readinto(target)
             if not count:
-                raise OSError(f"{run.path} is shorter than its index says")
+                raise OSError(f"{path} is shorter than its index says")
             target = target[count:]
 
 
 def _sort(content: RunContent) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The index in sorted order, the order itself, and the split of each sorted record."""
-    if not content.records:
+    kept = [] if content.kept is None else [content.kept.index]
+    kept_splits = [] if content.kept is None else [content.kept.splits]
+    if not content.records and not kept:
         empty = np.zeros(0, dtype=np.int64)
         return np.zeros(0, dtype=INDEX_DTYPE), empty, empty
-    hashes = np.concatenate(content.hashes, dtype=KEY_HASH_DTYPE)
-    splits = np.concatenate(content.splits)
-    rows = np.concatenate(content.rows)
-    lengths = np.concatenate([np.diff(offsets_of(chunk)) for chunk in content.records])
+    hashes = np.concatenate([*content.hashes, *(part["hash"] for part in kept)], dtype=KEY_HASH_DTYPE)
+    splits = np.concatenate([*content.splits, *kept_splits])
+    rows = np.concatenate([*content.rows, *(part["row"] for part in kept)])
+    lengths = np.concatenate(
+        [*(np.diff(offsets_of(chunk)) for chunk in content.records), *(part["length"] for part in kept)]
+    )
     order = np.lexsort((rows, hashes["lo"], hashes["hi"], splits))
     index = np.zeros(len(order), dtype=INDEX_DTYPE)
     index["hash"], index["length"], index["row"] = hashes[order], lengths[order], rows[order]
@@ -241,9 +318,11 @@ def _sort(content: RunContent) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int
 
 
 def _indexed_in_order(content: RunContent, order: npt.NDArray[np.int64]) -> bytes:
-    if not content.indexed:
+    kept = content.kept.indexed if content.kept is not None else None
+    parts = [*content.indexed, *([] if kept is None else [kept])]
+    if not parts:
         return b""
-    return np.concatenate(content.indexed, dtype=content.indexed[0].dtype)[order].tobytes()
+    return np.concatenate(parts, dtype=parts[0].dtype)[order].tobytes()
 
 
 def _pread(file: BinaryIO, offset: int, length: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import fsspec
@@ -20,15 +21,12 @@ def wanted(file: File, limit: int) -> int:
     return 0 if _refused(file, limit) else file.size
 
 
-def read_files(
-    root: str, files: list[File], first: int, limit: int
-) -> tuple[pa.Array, list[int], list[Fault]]:
+def read_files(root: str, files: Mapping[int, File], limit: int) -> tuple[pa.Array, list[int], list[Fault]]:
     """Read listed files.
 
     Args:
       root: the folder they lie below.
-      files: as listed.
-      first: the row of the first of them.
+      files: as listed, by row.
       limit: files with more bytes are refused unread.
 
     Returns:
@@ -36,7 +34,7 @@ def read_files(
     """
     rows, ends, faults = [], [0], []
     planned = []
-    for row, file in enumerate(files, first):
+    for row, file in files.items():
         refused = _refused(file, limit)
         if refused:
             faults.append(Fault(row, *refused))

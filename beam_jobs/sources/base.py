@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -90,4 +90,21 @@ class Source(Protocol):
 
     def columns(self) -> list[str]:
         """Names of the columns that `read` yields."""
+        ...
+
+
+@runtime_checkable
+class Selective(Source, Protocol):
+    """A source whose records can be read one by one, so that a changed partition is not read anew as a whole."""
+
+    def identities(self, partition: Partition) -> list[bytes]:
+        """For every row of the partition 16 bytes, which change whenever its record, or its key, may have."""
+        ...
+
+    def bounds(self, partition: Partition) -> tuple[str, str]:
+        """The first and the last of the partition's names, by which partitions are sorted and do not overlap."""
+        ...
+
+    def read_rows(self, partition: Partition, rows: Sequence[int]) -> Iterator[SourceBatch]:
+        """As `read`, but of these rows only, which rise."""
         ...

@@ -57,15 +57,31 @@ class ImageFolder:
 
     def read(self, partition: Partition) -> Iterator[SourceBatch]:
         """The files of one partition, in batches of at most 8 MiB or one file."""
+        return self.read_rows(partition, range(len(_files_of(partition))))
+
+    def read_rows(self, partition: Partition, rows: Sequence[int]) -> Iterator[SourceBatch]:
+        """Some of the files of one partition, in batches of at most 8 MiB or one file."""
         files = _files_of(partition)
         start = 0
-        while start < len(files):
+        while start < len(rows):
             end, total = start, 0
-            while end < len(files) and (end == start or total + max(files[end].size, 0) <= _BATCH_BYTES):
-                total += wanted(files[end], self.spec.max_file_bytes)
+            while end < len(rows) and (end == start or total + max(files[rows[end]].size, 0) <= _BATCH_BYTES):
+                total += wanted(files[rows[end]], self.spec.max_file_bytes)
                 end += 1
-            yield self._batch(files[start:end], start)
+            yield self._batch({row: files[row] for row in rows[start:end]})
             start = end
+
+    def identities(self, partition: Partition) -> list[bytes]:
+        """A hash of each file's path, size and times."""
+        return [
+            hashlib.blake2b(json.dumps(file).encode(), digest_size=16).digest()
+            for file in _files_of(partition)
+        ]
+
+    def bounds(self, partition: Partition) -> tuple[str, str]:
+        """The first and the last path."""
+        files = _files_of(partition)
+        return files[0].path, files[-1].path
 
     def origin(self, partition: Partition, row: int) -> str:
         """The file's path, relative to the folder."""
@@ -93,9 +109,9 @@ class ImageFolder:
             )
         return files
 
-    def _batch(self, files: list[File], first: int) -> SourceBatch:
-        images, kept, faults = read_files(self.root, files, first, self.spec.max_file_bytes)
-        good = [files[row - first].path for row in kept]
+    def _batch(self, files: dict[int, File]) -> SourceBatch:
+        images, kept, faults = read_files(self.root, files, self.spec.max_file_bytes)
+        good = [files[row].path for row in kept]
         paths = [shown(path) for path in good]
         names = [path.rpartition("/")[2] for path in paths]
         columns = [

@@ -76,7 +76,7 @@ def test_full_disk_leaves_the_older_version(data: Path, small_disk: Callable[[in
     disk = small_disk(900)
     before = digests(run(make_job(data), disk).path)
     with pytest.raises(HeadraceError, match="No space left on device"):
-        run(make_job(data, **{"version: 1.0.0": "version: 2.0.0"}), disk)
+        run(make_job(data, **{"version: 1.0.0": "version: 2.0.0"}), disk, from_scratch=True)
     make_job(data)
     assert digests(disk / "cells" / "1.0.0") == before
     assert not (disk / "cells" / "2.0.0").exists()
@@ -130,14 +130,18 @@ def test_second_run_does_nothing(data: Path, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in second.path.rglob("*")} == stamps
 
 
-def test_work_is_cleaned_unless_asked_to_stay(data: Path, tmp_path: Path) -> None:
-    run(make_job(data), tmp_path / "a")
-    assert {path.name for path in (tmp_path / "a/cells/.headrace").iterdir()} == {"inputs-1.0.0.json", "lock"}
-    kept = run(make_job(data), tmp_path / "b", keep_work=True)
-    assert len(list((tmp_path / "b/cells/.headrace/runs").iterdir())) == kept.partitions
-    again = run(make_job(data, **{"version: 1.0.0": "version: 1.0.1"}), tmp_path / "b")
-    make_job(data)
-    assert again.partitions_reused == again.partitions
+def test_of_the_work_only_what_later_versions_take_over_stays(data: Path, tmp_path: Path) -> None:
+    made = run(make_job(data), tmp_path)
+    work = tmp_path / "cells/.headrace"
+    assert {path.name for path in work.iterdir()} == {
+        "inputs-1.0.0.json",
+        "lock",
+        "partitions-1.0.0.jsonl",
+        "runs",
+    }
+    runs = list((work / "runs").iterdir())
+    assert len(runs) == made.partitions
+    assert {path.suffix for path in runs} == {".run"}
 
 
 def test_damaged_run_is_made_again(data: Path, expected: dict[str, bytes], tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""What became of every row of a partition, and on what that depended: kept in its run for a later version's job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from beam_jobs.join import DIGEST_BYTES
+
+UNUSABLE, WRITTEN = -1, 0  # and from 1 on the rules, in the order of their names, that dropped it
+_NO_DIGEST = b"\0" * DIGEST_BYTES  # of a row that is not in the table
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass
+class Outcomes:
+    """Of a partition's n rows.
+
+    Attributes:
+      identities: 16 bytes each; see `Selective.identities`.
+      codes: int32 (n,): UNUSABLE for dead letters, WRITTEN, or which rule dropped it.
+      rules: those that dropped rows, in order.
+      keys: what each row looked for in a table, by table; None where it looked for nothing.
+      digests: of the row of the table that it found, by table.
+    """
+
+    identities: list[bytes]
+    codes: npt.NDArray[np.int32]
+    rules: list[str]
+    keys: dict[str, list[str | None]]
+    digests: dict[str, list[bytes]]
+
+    @staticmethod
+    def of(identities: list[bytes], tables: Sequence[str]) -> Outcomes:
+        """Of rows of which nothing is known yet."""
+        count = len(identities)
+        return Outcomes(
+            identities,
+            np.full(count, UNUSABLE, np.int32),
+            [],
+            {table: [None] * count for table in tables},
+            {table: [_NO_DIGEST] * count for table in tables},
+        )
+
+    def looked(self, table: str, rows: Rows, keys: Sequence[str | None], digests: Sequence[bytes]) -> None:
+        """Notes what rows looked for in a table, and what they found."""
+        for row, key, digest in zip(rows.tolist(), keys, digests, strict=True):
+            self.keys[table][row] = key
+            self.digests[table][row] = digest
+
+    def settle(self, written: Rows, dropped: dict[str, Rows]) -> None:
+        """Notes what became of all rows."""
+        self.codes[written] = WRITTEN
+        self.rules = sorted(dropped)
+        for code, rule in enumerate(self.rules, 1):
+            self.codes[dropped[rule]] = code
+
+    def encode(self) -> bytes:
+        """As an Arrow stream."""
+        columns: dict[str, pa.Array] = {
+            "identity": pa.array(self.identities, pa.binary(16)),
+            "code": pa.array(self.codes),
+        }
+        for table in self.keys:
+            columns[f"key:{table}"] = pa.array(self.keys[table], pa.string())
+            columns[f"digest:{table}"] = pa.array(self.digests[table], pa.binary(DIGEST_BYTES))
+        batch = pa.record_batch(columns)
+        batch = batch.replace_schema_metadata({"rules": json.dumps(self.rules)})
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        return bytes(sink.getvalue())
+
+    @staticmethod
+    def decode(data: bytes) -> Outcomes:
+        """What `encode` gave."""
+        with pa.ipc.open_stream(data) as reader:
+            table = reader.read_all()
+        columns: dict[str, list[Any]] = table.to_pydict()
+        names = [name.removeprefix("key:") for name in columns if name.startswith("key:")]
+        return Outcomes(
+            columns["identity"],
+            np.array(columns["code"], np.int32),
+            json.loads(table.schema.metadata[b"rules"]),
+            {name: columns[f"key:{name}"] for name in names},
+            {name: columns[f"digest:{name}"] for name in names},
+        )
+
+
+def digests_at(digests: npt.NDArray[np.uint8], places: Rows) -> list[bytes]:
+    """The digest of the table's row at each place; of none for -1."""
+    return [digests[place].tobytes() if place >= 0 else _NO_DIGEST for place in places.tolist()]

@@ -1,0 +1,201 @@
+"""The version before: what it was made of, and its records, which a later one takes over where nothing changed.
+
+Runs of a committed version stay without their records, since its shards hold these. A job of a later version takes
+over whole runs of unchanged partitions; of changed ones the records whose source, and whose rows of joined tables,
+are as they were; and, by a hard link, shards of which every record is taken over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from beam_jobs.listing import Listed, read_partitions
+from beam_jobs.plan import JobPlan, Previous, Workspace
+from beam_jobs.sources.base import Partition, Selective
+from schemas import HeadraceError, read_manifest
+from schemas.hashing import KEY_HASH_DTYPE, as_sortable, shard_bounds
+from schemas.index import read_index
+from schemas.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is kept of a committed version beside it.
+
+    Attributes:
+      inputs, code, records: fingerprints; see `JobPlan`.
+      sequence: later commits have higher numbers.
+      fingerprint: of the version's manifest.
+      taken_over: partitions, records and shards of the version before, for the summary.
+    """
+
+    inputs: str
+    code: str
+    records: str = ""
+    sequence: int = 0
+    fingerprint: str = ""
+    taken_over: Mapping[str, int] | None = None
+
+
+def read_note(path: Path) -> Note | None:
+    """The note in a file, or None where there is none."""
+    try:
+        return Note(**json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise HeadraceError(
+            "A note in the work directory is damaged.",
+            where=str(path),
+            hint="Remove it: what it tells of is then taken for unknown.",
+        ) from error
+
+
+def notes(root: Path) -> dict[str, Note]:
+    """The notes of all committed versions of a data set, by version."""
+    found = {}
+    for path in sorted((root / ".headrace").glob("inputs-*.json")):
+        version = path.stem.removeprefix("inputs-")
+        note = read_note(path) if (root / version).is_dir() else None
+        if note is not None:
+            found[version] = note
+    return found
+
+
+def find_previous(plan: JobPlan) -> Previous | None:
+    """The version committed last of those whose records would come out the same from the same sources."""
+    workspace = plan.workspace
+    found = [
+        (note.sequence, version)
+        for version, note in notes(workspace.root).items()
+        if note.records == plan.records and version != workspace.version
+    ]
+    for _, version in sorted(found, reverse=True):
+        old = Workspace(workspace.root, version)
+        if not old.partitions.exists():
+            continue
+        manifest = read_manifest(old.dataset)
+        shards = [len(manifest.splits[name].shards) for name in plan.split_names]
+        return Previous(version, manifest.fingerprint, shards)
+    return None
+
+
+def list_partitions(plan: JobPlan, partitions: Sequence[Partition]) -> list[Listed]:
+    """Every partition with its run, and what of the version before can be taken over."""
+    runs = [plan.run_path(partition).name for partition in partitions]
+    if plan.previous is None:
+        return [Listed(partition, run) for partition, run in zip(partitions, runs, strict=True)]
+    source = plan.source(plan.spec.main_name)
+    wanted, old, rest = set(runs), set[str](), []
+    for listed in read_partitions(Workspace(plan.workspace.root, plan.previous.version).partitions):
+        old.add(listed.run)
+        if isinstance(source, Selective) and listed.run not in wanted:
+            rest.append((*source.bounds(listed.partition), listed.run))
+    rest.sort()
+    lasts = np.array([last for _, last, _ in rest], object)
+    found = []
+    for partition, run in zip(partitions, runs, strict=True):
+        similar = []
+        if run not in old and isinstance(source, Selective) and rest:
+            first, last = source.bounds(partition)
+            place = int(np.searchsorted(lasts, first))
+            while place < len(rest) and rest[place][0] <= last:
+                similar.append(rest[place][2])
+                place += 1
+        found.append(Listed(partition, run, run in old, similar))
+    return found
+
+
+def repeated_hashes(path: Path) -> npt.NDArray[np.void]:
+    """Key hashes that occurred more than once in a version, sorted, `KEY_HASH_DTYPE`: its shards hold one of each."""
+    try:
+        return np.frombuffer(path.read_bytes(), KEY_HASH_DTYPE)
+    except FileNotFoundError:
+        return np.zeros(0, KEY_HASH_DTYPE)
+
+
+def is_among(hashes: npt.NDArray[np.void], among: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Which of `hashes` are among sorted ones, bool (n,)."""
+    if not len(among):
+        return np.zeros(len(hashes), np.bool_)
+    places = np.minimum(np.searchsorted(among, hashes), len(among) - 1)
+    found: npt.NDArray[np.bool_] = among[places] == hashes
+    return found
+
+
+class OldShards:
+    """The shards of one split of the version before.
+
+    Attributes:
+      directory: of that version.
+      entries: of its manifest.
+    """
+
+    def __init__(self, plan: JobPlan, split: int) -> None:
+        assert plan.previous is not None
+        self.directory = plan.workspace.root / plan.previous.version
+        manifest = _manifest(self.directory)
+        if manifest.fingerprint != plan.previous.fingerprint:
+            raise HeadraceError(
+                "The version whose records were to be taken over has been replaced.",
+                where=str(self.directory),
+                hint="Run the same command again.",
+            )
+        self.entries = manifest.splits[plan.split_names[split]].shards
+
+    def path(self, number: int) -> Path:
+        """The file of a shard."""
+        return self.directory / self.entries[number].path
+
+    def locate(
+        self, hashes: npt.NDArray[np.void], lengths: npt.NDArray[np.uint64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """In which shard each record lies, and at which byte: int64 (n,) each.
+
+        Raises:
+          HeadraceError: one is not there, or has another length.
+        """
+        shards = np.searchsorted(shard_bounds(len(self.entries)), hashes, side="right").astype(np.int64) - 1
+        offsets = np.zeros(len(hashes), np.int64)
+        for number in np.unique(shards).tolist():
+            index = read_index(self.directory / self.entries[number].index.path)
+            here = np.flatnonzero(shards == number)
+            known = as_sortable(index.key_hashes)
+            places = np.minimum(np.searchsorted(known, hashes[here]), max(0, len(known) - 1))
+            good = len(known) > 0 and bool(
+                ((known[places] == hashes[here]) & (index.lengths[places] == lengths[here])).all()
+            )
+            if not good:
+                raise self._damaged(number)
+            offsets[here] = index.offsets[places]
+        return shards, offsets
+
+    def check(self, number: int) -> None:
+        """Compares the bytes of a shard with the manifest.
+
+        Raises:
+          HeadraceError: they differ.
+        """
+        with open(self.path(number), "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != self.entries[number].sha256:
+                raise self._damaged(number)
+
+    def _damaged(self, number: int) -> HeadraceError:
+        return HeadraceError(
+            "A shard of the version whose records were to be taken over is not as it was committed.",
+            where=str(self.path(number)),
+            hint=f"Run `headrace verify {self.directory}`; remove that version, or run with --from-scratch.",
+        )
+
+
+@lru_cache(maxsize=4)
+def _manifest(directory: Path) -> Manifest:
+    return read_manifest(directory)

@@ -1,0 +1,124 @@
+"""What a changed partition takes over of the version before: records that would come out as they did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from beam_jobs.join import Table, look_up
+from beam_jobs.making import Making
+from beam_jobs.outcomes import UNUSABLE, WRITTEN, Outcomes, digests_at
+from beam_jobs.plan import JobPlan, Workspace
+from beam_jobs.previous import is_among, repeated_hashes
+from beam_jobs.runs import (
+    INDEX_DTYPE,
+    KeptRecords,
+    Run,
+    open_run,
+    read_index,
+    read_indexed,
+    read_section,
+)
+
+Rows = npt.NDArray[np.int64]
+
+
+def is_finished(plan: JobPlan, run: Run) -> bool:
+    """Whether all records of a run that an earlier, unfinished job left can be read."""
+    previous = None if plan.previous is None else plan.previous.version
+    return run.has_records and run.keeps_from in (None, previous)
+
+
+def is_taken_over(plan: JobPlan, run: Run) -> bool:
+    """Whether the version before, which was made of the run, holds all records of it: of a repeated key, only one."""
+    return not bool(is_among(read_index(run)["hash"], _repeated(plan)).any())
+
+
+def take_over(making: Making, similar: Sequence[str]) -> list[int]:
+    """Adds to a run what can be taken over; gives the rows that must be read.
+
+    Args:
+      making: the run; its outcomes say which rows its partition has.
+      similar: runs of the version before that may hold some of them.
+    """
+    plan, outcomes = making.plan, making.outcomes
+    assert outcomes is not None
+    rows_of = {identity: row for row, identity in enumerate(outcomes.identities)}
+    fresh = np.ones(len(rows_of), np.bool_)
+    parts = []
+    for name in similar:
+        run = open_run(plan.workspace.runs / name, check=True)
+        if run is None or not (data := read_section(run, "outcomes")):
+            continue  # damaged or gone: read again
+        old = Outcomes.decode(data)
+        pairs = [(row, rows_of[i]) for row, i in enumerate(old.identities) if i in rows_of]
+        was, now = np.array(pairs, np.int64).reshape(-1, 2).T
+        index = read_index(run)
+        place = np.full(len(old.identities), -1, np.int64)  # of each row in the index
+        place[index["row"]] = np.arange(len(index))
+        good = old.codes[was] != UNUSABLE
+        for join in plan.spec.join:
+            good &= _finds_the_same(making.table(join.table), old, join.table, was)
+        written = old.codes[was] == WRITTEN
+        good[written] &= ~is_among(index["hash"][place[was[written]]], _repeated(plan))
+        was, now = was[good], now[good]
+        fresh[now] = False
+        _note(making, old, was, now)
+        written = old.codes[was] == WRITTEN
+        parts.append(_records(plan, run, index, place[was[written]], now[written]))
+    making.content.kept = _together(plan, parts)
+    making.ledger.read += int((~fresh).sum())
+    return np.flatnonzero(fresh).tolist()
+
+
+def _finds_the_same(table: Table, old: Outcomes, name: str, was: Rows) -> npt.NDArray[np.bool_]:
+    """Whether the rows of a table are today what records found when they looked for them, bool (n,)."""
+    keys = [old.keys[name][row] for row in was.tolist()]
+    found = digests_at(table.digests, look_up(table, keys))
+    same = [digest == old.digests[name][row] for digest, row in zip(found, was.tolist(), strict=True)]
+    return np.array(same, np.bool_)
+
+
+def _note(making: Making, old: Outcomes, was: Rows, now: Rows) -> None:
+    """Notes of rows that are taken over what dropped them, and which rows of tables they use."""
+    assert making.outcomes is not None
+    codes = old.codes[was]
+    for code, rule in enumerate(old.rules, 1):
+        if (codes == code).any():
+            making.ledger.dropped[rule].append(now[codes == code])
+    for join in making.plan.spec.join:
+        name = join.table
+        keys = [old.keys[name][row] for row in was.tolist()]
+        making.outcomes.looked(name, now, keys, [old.digests[name][row] for row in was.tolist()])
+        places = look_up(making.table(name), keys)
+        making.matched[name].append(places)
+        making.written[name].append(places[codes == WRITTEN])
+
+
+def _records(plan: JobPlan, run: Run, index: npt.NDArray[np.void], places: Rows, rows: Rows) -> KeptRecords:
+    """The records at `places` of a run's index, which are `rows` of the partition now."""
+    assert plan.previous is not None
+    kept = np.zeros(len(places), INDEX_DTYPE)
+    kept["hash"], kept["length"], kept["row"] = index["hash"][places], index["length"][places], rows
+    splits = np.repeat(np.arange(len(run.splits)), [records for records, _ in run.splits])[places]
+    indexed = read_indexed(run, plan.index_row, 0, len(index))[places] if plan.index_row.names else None
+    return KeptRecords(plan.previous.version, kept, splits, indexed)
+
+
+def _together(plan: JobPlan, parts: list[KeptRecords]) -> KeptRecords | None:
+    if not parts:
+        return None
+    indexed = [part.indexed for part in parts if part.indexed is not None]
+    return KeptRecords(
+        parts[0].version,
+        np.concatenate([part.index for part in parts], dtype=INDEX_DTYPE),
+        np.concatenate([part.splits for part in parts]),
+        np.concatenate(indexed, dtype=plan.index_row) if indexed else None,
+    )
+
+
+def _repeated(plan: JobPlan) -> npt.NDArray[np.void]:
+    assert plan.previous is not None
+    return repeated_hashes(Workspace(plan.workspace.root, plan.previous.version).repeated)
