@@ -97,6 +97,7 @@ def _add_run(commands: Any) -> None:
             "headrace run job.yaml --var data=photos --out sets # paths from here",
             "headrace run job.yaml --direct_num_workers=4       # any option of Beam's",
             "headrace run job.yaml --direct_running_mode=multi_processing",
+            "headrace run job.yaml --dry-run                    # what would be read, reused and written",
         ],
     )
     parser.add_argument("job", metavar="JOB.yaml")
@@ -104,6 +105,7 @@ def _add_run(commands: Any) -> None:
     parser.add_argument(
         "--var", action="append", default=[], metavar="NAME=VALUE", help="value of a ${variable}"
     )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be read, reused and written")
     parser.add_argument(
         "--from-scratch", action="store_true", help="take nothing over from an earlier version"
     )
@@ -206,8 +208,14 @@ def _run(arguments: argparse.Namespace) -> int:
     _bound_memory()
     from beam_jobs.job import run, summary_lines
     from beam_jobs.plan import load_job
+    from beam_jobs.preview import preview, preview_lines
 
     job = load_job(arguments.job, _variables(arguments.var))
+    if arguments.dry_run:
+        found = preview(job, arguments.out, arguments.beam_options, from_scratch=arguments.from_scratch)
+        text = "\n".join(preview_lines(found, job.spec.main_name))
+        print(json.dumps(found.to_json(), indent=1) if arguments.json else text)
+        return 0
     result = run(
         job,
         arguments.out,

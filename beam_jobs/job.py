@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from beam_jobs.files import clear_errors
 from beam_jobs.listing import Listed, write_partitions
 from beam_jobs.lock import exclusive
 from beam_jobs.pipeline import build_pipeline
-from beam_jobs.plan import Job, JobPlan, plan_job
+from beam_jobs.plan import Job, JobPlan, import_from_here, plan_job
 from beam_jobs.previous import find_previous, list_partitions, read_note
 from beam_jobs.progress import observe, shown
 from beam_jobs.runners import parse_options, run_pipeline
@@ -102,7 +101,7 @@ def run(
       HeadraceError: anything a user can mend.
     """
     started = time.monotonic()
-    _import_from_here()
+    import_from_here()
     beam_options = parse_options(options)
     plan, partitions = plan_job(job, Path(out).resolve())
     workspace = plan.workspace
@@ -146,13 +145,6 @@ def run(
         None if plan.previous is None else plan.previous.version,
         {} if note is None else note.taken_over or {},
     )
-
-
-def _import_from_here() -> None:
-    """User functions may lie in the current folder, as they may for `python -m`."""
-    here = str(Path.cwd())
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
 
 
 def _existing(plan: JobPlan) -> tuple[Manifest, bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -222,6 +223,13 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, list[Partition]]:
     plan = JobPlan(spec, features, roots, tables, partitions, workspace, code, records, basis, inputs)
     _check_columns(plan)
     return plan, main
+
+
+def import_from_here() -> None:
+    """User functions may lie in the current folder, as they may for `python -m`."""
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
 
 
 def function_fingerprints(spec: JobSpec) -> dict[str, str]:

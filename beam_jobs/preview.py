@@ -1,0 +1,165 @@
+"""What a job would do, without doing it: `headrace run --dry-run`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from beam_jobs.listing import Listed
+from beam_jobs.outcomes import UNUSABLE, Outcomes
+from beam_jobs.plan import Job, JobPlan, import_from_here, plan_job
+from beam_jobs.previous import find_previous, list_partitions, read_note
+from beam_jobs.runners import parse_options
+from beam_jobs.runs import open_run, read_section
+from beam_jobs.settle import shard_count
+from beam_jobs.sources.base import Selective
+from beam_jobs.take_over import is_finished
+from schemas.units import format_bytes
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a job would do.
+
+    Attributes:
+      path: of the version.
+      state: "new", "up to date" or "in the way", as another job made the version that exists.
+      partitions, bytes: of the main source, and how much they hold.
+      records: that they hold, where that is known beforehand.
+      previous: the version from which records would be taken over.
+      unchanged: partitions that are as they were then.
+      finished: partitions that an unfinished job has done.
+      kept: records of all other partitions that would be taken over, at most: joined tables may have changed.
+      to_read: bytes of the main source that would be read.
+      tables: bytes of each joined table, which is read in full.
+      shards: of each split.
+      exact: whether the numbers of shards are asked for, rather than guessed from the sizes of sources.
+    """
+
+    path: Path
+    state: str
+    partitions: int
+    bytes: int
+    records: int | None
+    previous: str | None
+    unchanged: int
+    finished: int
+    kept: int
+    to_read: int
+    tables: dict[str, int]
+    shards: dict[str, int]
+    exact: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The preview for scripts."""
+        return {**dataclasses.asdict(self), "path": str(self.path)}
+
+
+def preview(
+    job: Job, out: str | Path = "out", options: Sequence[str] = (), *, from_scratch: bool = False
+) -> Preview:
+    """Looks at sources and at what there is already; reads no record and writes nothing. Arguments as of `run`.
+
+    Raises:
+      HeadraceError: as `run`, for all that is known before a record is read.
+    """
+    import_from_here()
+    parse_options(options)
+    plan, partitions = plan_job(job, Path(out).resolve())
+    if not from_scratch:
+        plan = dataclasses.replace(plan, previous=find_previous(plan))
+    listed = list_partitions(plan, partitions)
+    unchanged = finished = kept_records = to_read = 0
+    for each in listed:
+        if each.committed:
+            unchanged += 1
+        elif (run := open_run(plan.workspace.runs / each.run)) is not None and is_finished(plan, run):
+            finished += 1
+        else:
+            kept = _kept(plan, each)
+            kept_records += kept
+            share = 1 - kept / each.partition.records if each.partition.records else 1.0
+            to_read += round(share * each.partition.bytes)
+    counts = [partition.records for partition in partitions]
+    size = sum(partition.bytes for partition in partitions)
+    write = plan.spec.write
+    return Preview(
+        path=plan.workspace.dataset,
+        state=_state(plan),
+        partitions=len(partitions),
+        bytes=size,
+        records=None if None in counts else sum(count or 0 for count in counts),
+        previous=None if plan.previous is None else plan.previous.version,
+        unchanged=unchanged,
+        finished=finished,
+        kept=kept_records,
+        to_read=to_read,
+        tables={name: sum(p.bytes for p in found) for name, found in plan.table_partitions.items()},
+        shards={
+            name: shard_count(write, name, round(share * size))
+            for name, share in plan.spec.split.fractions.items()
+        },
+        exact=write.shards is not None,
+    )
+
+
+def _state(plan: JobPlan) -> str:
+    if not plan.workspace.dataset.exists():
+        return "new"
+    note = read_note(plan.workspace.inputs)
+    return "up to date" if note is not None and note.inputs == plan.inputs else "in the way"
+
+
+def _kept(plan: JobPlan, listed: Listed) -> int:
+    """Records of a changed partition whose source is as it was."""
+    source = plan.source(listed.partition.source)
+    if not listed.similar or not isinstance(source, Selective):
+        return 0
+    usable: set[bytes] = set()
+    for name in listed.similar:
+        run = open_run(plan.workspace.runs / name)
+        if run is not None and (data := read_section(run, "outcomes")):
+            old = Outcomes.decode(data)
+            pairs = zip(old.identities, old.codes.tolist(), strict=True)
+            usable |= {identity for identity, code in pairs if code != UNUSABLE}
+    return sum(identity in usable for identity in source.identities(listed.partition))
+
+
+def preview_lines(found: Preview, source: str) -> list[str]:
+    """The preview as a person wants to read it."""
+    name, version = found.path.parent.name, found.path.name
+    head = {
+        "new": f"{name} {version} would be prepared. Nothing was read or written.",
+        "up to date": f"{name} {version} is up to date: nothing would be read or written again.",
+        "in the way": f"{name} {version} exists already, made from other inputs; give the job a new `version:`.",
+    }[found.state]
+    records = "" if found.records is None else f"{found.records:,} records in "
+    rows = [
+        (source, f"{records}{_count(found.partitions, 'partition')}, {format_bytes(found.bytes)}"),
+        *((table, f"{format_bytes(size)}, a table, read in full") for table, size in found.tables.items()),
+    ]
+    if found.state == "new":
+        if found.previous is not None:
+            more = f", and at most {_count(found.kept, 'record')} of others" if found.kept else ""
+            unchanged = _count(found.unchanged, "partition")
+            rows.append(("taken over", f"from {found.previous}: {unchanged} as they were{more}"))
+        if found.finished:
+            rows.append(("finished", f"{_count(found.finished, 'partition')}, by a job that was stopped"))
+        rows.append(("to read", format_bytes(found.to_read)))
+        for split, shards in found.shards.items():
+            guess = "as asked" if found.exact else "about, by the size of the source"
+            rows.append((split, f"{_count(shards, 'shard')}, {guess}"))
+    return [
+        head,
+        "",
+        *(f"  {what:<12} {text}" for what, text in rows),
+        "",
+        f"  {'data set':<12} {found.path}",
+    ]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
