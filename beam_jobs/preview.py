@@ -143,15 +143,15 @@ def preview_lines(found: Preview, source: str) -> list[str]:
     ]
     if found.state == "new":
         if found.previous is not None:
-            more = f", and at most {_count(found.kept, 'record')} of others" if found.kept else ""
-            unchanged = _count(found.unchanged, "partition")
-            rows.append(("taken over", f"from {found.previous}: {unchanged} as they were{more}"))
+            parts = [f"{_count(found.unchanged, 'partition')} as a whole"] if found.unchanged else []
+            parts += [f"of the others {_count(found.kept, 'record')} at most"] if found.kept else []
+            rows.append(("taken over", f"from {found.previous}: {', '.join(parts) or 'nothing'}"))
         if found.finished:
             rows.append(("finished", f"{_count(found.finished, 'partition')}, by a job that was stopped"))
         rows.append(("to read", format_bytes(found.to_read)))
         for split, shards in found.shards.items():
-            guess = "as asked" if found.exact else "about, by the size of the source"
-            rows.append((split, f"{_count(shards, 'shard')}, {guess}"))
+            text = _count(shards, "shard")
+            rows.append((split, text if found.exact else f"about {text}, by the size of the source"))
     return [
         head,
         "",

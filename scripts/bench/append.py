@@ -104,17 +104,11 @@ def prepare(level: str, folder: Path, version: str, out: Path) -> dict[str, Any]
     job = out.parent / "job.yaml"
     job.write_text(JOB.replace("VERSION", version).replace("IMAGE", LEVELS[level]))
     os.sync()
-    command = [
-        Path(sys.executable).with_name("headrace"),
-        "run",
-        job,
-        "--var",
-        f"data={folder}",
-        "--out",
-        out,
-    ]
+    headrace = Path(sys.executable).with_name("headrace")
+    command = [str(part) for part in (headrace, "run", job, "--var", f"data={folder}", "--out", out)]
+    command += ["--json", "--quiet"]
     start = time.perf_counter()
-    ran = subprocess.run([*command, "--json", "--quiet"], capture_output=True, text=True, check=True)
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
     wall = time.perf_counter() - start
     result = json.loads(ran.stdout)
     return {
