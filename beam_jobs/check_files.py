@@ -23,7 +23,7 @@ from schemas.index import decode_index
 from schemas.manifest import FileEntry, ShardEntry
 
 MAX_PROBLEMS = 10  # told of one file in full; a file of other bytes has as many as it has records
-_MAX_INDEX_BYTES = 4 << 30  # 4 GiB: more than a hundred million records
+MAX_INDEX_BYTES = 4 << 30  # 4 GiB: more than a hundred million records
 
 Progress = Callable[[int], None]
 
@@ -148,14 +148,25 @@ def _check_index(
     directory: Path, manifest: Manifest, entry: ShardEntry, number: int, shards: int
 ) -> tuple[Checked, ShardIndex | None]:
     checked = check_file(directory, entry.index)
-    if checked.sha256 is None or checked.bytes > _MAX_INDEX_BYTES:
+    if checked.sha256 is None or checked.bytes > MAX_INDEX_BYTES:
         return checked, None
     try:
-        index = decode_index((directory / entry.index.path).read_bytes(), entry.index.path)
-    except (HeadraceError, OSError) as error:
-        what = error.what if isinstance(error, HeadraceError) else "cannot be read"
-        checked.problem(what, found=error.value if isinstance(error, HeadraceError) else str(error))
+        data = (directory / entry.index.path).read_bytes()
+    except OSError as error:
+        checked.problem("cannot be read", found=str(error))
         return checked, None
+    return checked, check_index(checked, data, manifest, entry, number=number, shards=shards)
+
+
+def check_index(
+    checked: Checked, data: bytes, manifest: Manifest, entry: ShardEntry, *, number: int, shards: int
+) -> ShardIndex | None:
+    """The index in `data`, its problems noted: against itself, the manifest, and its place among `shards`."""
+    try:
+        index = decode_index(data, entry.index.path)
+    except HeadraceError as error:
+        checked.problem(error.what, found=error.value)
+        return None
     if len(index) != entry.records:
         checked.problem(
             "its rows are not the shard's records", expected=str(entry.records), found=str(len(index))
@@ -168,7 +179,7 @@ def _check_index(
     differs = type_problem(index, manifest)
     if differs is not None:
         checked.problem("its columns are not the manifest's", expected=differs[0], found=differs[1])
-    return checked, index
+    return index
 
 
 def _check_hashes(checked: Checked, index: ShardIndex, number: int, shards: int) -> None:

@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_validate(commands)
     _add_inspect(commands)
     _add_verify(commands)
+    _add_diff(commands)
     _add_profile(commands)
     schema = _add(
         commands, "schema", _schema, "print the JSON Schema of job files, for editors", ["headrace schema"]
@@ -153,6 +154,22 @@ def _add_verify(commands: Any) -> None:
     )
     parser.add_argument("directory", metavar="DIR", help="directory of one version")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def _add_diff(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "diff",
+        _diff,
+        "show what changed between two versions: records, shards, features, job, books",
+        ["headrace diff out/elpv/1.0.0 out/elpv/1.1.0", "headrace diff OLD NEW --records 5 --json"],
+    )
+    for which in ("before", "after"):
+        parser.add_argument(which, metavar=which.upper(), help="directory of one version, or its URL")
+    parser.add_argument(
+        "--records", type=int, default=0, metavar="N", help="examples of each kind of change (default: none)"
+    )
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
 
 
 def _add_profile(commands: Any) -> None:
@@ -258,6 +275,12 @@ def _verify(arguments: argparse.Namespace) -> int:
     from beam_jobs.verify import verify_command
 
     return verify_command(arguments.directory, as_json=arguments.json)
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from beam_jobs.diff import diff_command
+
+    return diff_command(arguments.before, arguments.after, records=arguments.records, as_json=arguments.json)
 
 
 def _profile(arguments: argparse.Namespace) -> int:

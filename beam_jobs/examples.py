@@ -13,7 +13,7 @@ from pathlib import Path
 import google_crc32c
 
 from schemas import ShardIndex
-from schemas.framing import masked_crc
+from schemas.framing import FOOTER_BYTES, HEADER_BYTES, masked_crc
 
 Values = list[bytes] | list[int] | list[float]
 
@@ -38,10 +38,19 @@ def read_record(shard: Path, index: ShardIndex, number: int) -> bytes:
     with open(shard, "rb") as file:
         file.seek(offset)
         frame = file.read(length)
+    return data_of(frame, offset, length)
+
+
+def data_of(frame: bytes, offset: int, length: int) -> bytes:
+    """The serialized example in what was read of a frame of `length` bytes at `offset` of its file.
+
+    Raises:
+      DamagedRecordError: the file ends before the frame does, or its CRC differs.
+    """
     if len(frame) < length:
         raise DamagedRecordError(f"the file ends within the record at byte {offset}")
-    data = frame[12:-4]
-    if masked_crc(google_crc32c.value(data)) != int.from_bytes(frame[-4:], "little"):
+    data = frame[HEADER_BYTES:-FOOTER_BYTES]
+    if masked_crc(google_crc32c.value(data)) != int.from_bytes(frame[-FOOTER_BYTES:], "little"):
         raise DamagedRecordError(f"the CRC of the record at byte {offset} differs")
     return data
 
