@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import json
 import logging
 import math
@@ -15,7 +14,6 @@ from typing import Any
 
 from schemas import HeadraceError, __version__
 
-_M_ARENA_MAX = -8  # of glibc's malloc.h
 _EXIT_CODES = "Exit codes: 0 done, 1 an error or a difference found, 2 wrong usage, 130 stopped by Ctrl-C."
 
 
@@ -201,7 +199,9 @@ def _run(arguments: argparse.Namespace) -> int:
     logging.getLogger().addHandler(logging.NullHandler())
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     _need_etl()
-    _bound_memory()
+    from beam_jobs.memory import bound_memory
+
+    bound_memory()
     from beam_jobs.job import run, summary_lines
     from beam_jobs.plan import load_job
 
@@ -297,15 +297,6 @@ def _variables(pairs: list[str]) -> dict[str, str]:
             )
         values[name] = value
     return values
-
-
-def _bound_memory() -> None:
-    """Keeps freed memory from piling up: glibc would give every new thread of Beam's a heap of its own."""
-    arenas = "2"
-    os.environ.setdefault("MALLOC_ARENA_MAX", arenas)  # for worker processes
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # other C libraries have no such function
-        mallopt(_M_ARENA_MAX, int(arenas))
 
 
 def _need_etl() -> None:
