@@ -95,6 +95,8 @@ def _add_run(commands: Any) -> None:
             "headrace run job.yaml --var data=photos --out sets # paths from here",
             "headrace run job.yaml --direct_num_workers=4       # any option of Beam's",
             "headrace run job.yaml --direct_running_mode=multi_processing",
+            "headrace run job.yaml --runner=PrismRunner --prism_location=…/prism",
+            "headrace run job.yaml --runner=FlinkRunner --flink_master=HOST:8081 --flink_job_server_jar=….jar",
         ],
     )
     parser.add_argument("job", metavar="JOB.yaml")
@@ -206,6 +208,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from beam_jobs.plan import load_job
 
     job = load_job(arguments.job, _variables(arguments.var))
+    if any(option.startswith("--dry_run") for option in arguments.beam_options):
+        return _check_graph(arguments, job)
     result = run(
         job,
         arguments.out,
@@ -217,6 +221,14 @@ def _run(arguments: argparse.Namespace) -> int:
         print(json.dumps(result.to_json(), indent=1))
     elif not arguments.quiet:
         print("\n".join(summary_lines(result)))
+    return 0
+
+
+def _check_graph(arguments: argparse.Namespace, job: Any) -> int:
+    from beam_jobs.graph import check_graph
+
+    graph = check_graph(job, arguments.out, arguments.beam_options)
+    print(json.dumps(vars(graph)) if arguments.json else graph.line())
     return 0
 
 

@@ -93,17 +93,25 @@ def complete(options: PipelineOptions) -> None:
             raise HeadraceError(
                 "Headrace does not run on that runner.", value=f"--runner={other}", allowed=", ".join(OFFERED)
             )
-    if options.view_as(TestOptions).dry_run and runner_name(options) != "DataflowRunner":
-        raise HeadraceError(
-            "Only Dataflow has a dry run of Beam's.",
-            value=f"--dry_run with {runner_name(options)}",
-            allowed="--runner=DataflowRunner",
-        )
     environment = options.view_as(PortableOptions)
     if environment.environment_type == "PROCESS" and not (
         environment.environment_config or environment.environment_options
     ):
         environment.environment_config = json.dumps(worker_process())
+
+
+def check_dry_run(options: PipelineOptions) -> None:
+    """Refuses Beam's dry run where Beam would run the job all the same.
+
+    Raises:
+      HeadraceError: the runner has no dry run.
+    """
+    if options.view_as(TestOptions).dry_run and not is_graph_check(options):
+        raise HeadraceError(
+            "Only Dataflow has a dry run of Beam's.",
+            value=f"--dry_run with {runner_name(options)}",
+            allowed="--runner=DataflowRunner",
+        )
 
 
 def worker_process() -> dict[str, Any]:

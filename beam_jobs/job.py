@@ -23,7 +23,7 @@ from beam_jobs.lock import exclusive
 from beam_jobs.pipeline import build_pipeline
 from beam_jobs.plan import Job, JobPlan, Workspace, plan_job
 from beam_jobs.progress import observe, shown
-from beam_jobs.runners import parse_options, run_pipeline
+from beam_jobs.runners import check_output, parse_options, run_pipeline
 from beam_jobs.runs import open_run
 from beam_jobs.settle import BUDGET_FIELD, read_letters
 from beam_jobs.sources.base import Partition
@@ -95,8 +95,9 @@ def run(
       HeadraceError: anything a user can mend.
     """
     started = time.monotonic()
-    _import_from_here()
+    import_from_here()
     beam_options = parse_options(options)
+    check_output(beam_options, out)
     plan, partitions = plan_job(job, Path(out).resolve())
     workspace = plan.workspace
     with exclusive(workspace.work / "lock"):
@@ -128,7 +129,7 @@ def run(
     )
 
 
-def _import_from_here() -> None:
+def import_from_here() -> None:
     """User functions may lie in the current folder, as they may for `python -m`."""
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
@@ -19,10 +20,20 @@ from apache_beam.runners.runner import PipelineState
 from apache_beam.runners.worker.statesampler import DEFAULT_SAMPLING_PERIOD_MS, StateSampler
 
 from beam_jobs.embedded import embedded_runner, run_watched
-from beam_jobs.engines import FLINK_OPTIONS, complete, cores, is_embedded, runner_name
+from beam_jobs.engines import (
+    FLINK_OPTIONS,
+    check_dry_run,
+    check_output,
+    complete,
+    cores,
+    is_embedded,
+    runner_name,
+)
 from beam_jobs.servers import JobServer, job_server
 from schemas import HeadraceError
 from schemas.errors import error_in_text
+
+__all__ = ["check_output", "parse_options", "run_pipeline"]
 
 _SAMPLING_PERIOD_MS = 10
 _TOLD_LINES = 12  # of what a runner says of a failure that is none of ours
@@ -47,6 +58,7 @@ def parse_options(flags: Sequence[str]) -> PipelineOptions:
             value=", ".join([f"--{name}" for name in sorted(strange)] + stray),
             hint="`headrace run --help` lists the options; Beam's own are written --name=value.",
         )
+    check_dry_run(options)
     if is_embedded(options):
         direct = options.view_as(DirectOptions)
         if not any(flag.startswith("--direct_running_mode") for flag in flags):
@@ -86,8 +98,8 @@ def _run_elsewhere(
     """Runs on an engine of its own, which is told to stop when we are, and whose failures are said in a few lines."""
     name = runner_name(options)
     try:
-        with _known_errors():
-            pipeline = beam.Pipeline(options=options)
+        with _known_errors(), _quiet_threads():
+            pipeline = _checked_pipeline(options)
             build(pipeline)
             result = pipeline.run()
             if server is not None:
@@ -107,11 +119,37 @@ def _run_elsewhere(
         raise HeadraceError("\n".join([what, *_told(error, server)]), hint=_GO_ON) from error
 
 
+def _checked_pipeline(options: PipelineOptions) -> beam.Pipeline:
+    try:
+        return beam.Pipeline(options=options)
+    except ValueError as error:
+        raise HeadraceError(f"Beam does not take these options. {error}".strip()) from error
+
+
 def _told(error: Exception, server: JobServer | None) -> list[str]:
-    """The last lines of what is known of a failure."""
+    """What is known of a failure, in a few lines."""
     if isinstance(error, grpc.RpcError):
-        return server.last_words(_TOLD_LINES) if server is not None else [str(error.details())]
-    return str(error).strip().splitlines()[-_TOLD_LINES:]
+        return server.last_words(_TOLD_LINES) if server is not None else [f"  {error.details()}"]
+    lines = [f"  {line}" for line in str(error).strip().splitlines()]
+    if len(lines) > _TOLD_LINES:
+        lines = [*lines[: _TOLD_LINES // 2], "  …", *lines[-_TOLD_LINES // 2 :]]
+    return lines
+
+
+@contextlib.contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """No tracebacks of Beam's threads whose connection is gone: that it is, the main thread tells."""
+    before = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not isinstance(arguments.exc_value, grpc.RpcError):
+            before(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 @contextlib.contextmanager

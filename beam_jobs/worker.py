@@ -74,7 +74,7 @@ def provision(worker_id: str, endpoint: str) -> Any:
 
 def environment(worker_id: str, arguments: argparse.Namespace, info: Any) -> dict[str, str]:
     """The variables in which Beam's worker looks for its endpoints and options."""
-    from google.protobuf import json_format, text_format
+    from google.protobuf import json_format, text_format  # type: ignore[import-untyped]
 
     variables = {
         "WORKER_ID": worker_id,
