@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import json
 import logging
 import math
@@ -15,7 +14,6 @@ from typing import Any
 
 from schemas import HeadraceError, __version__
 
-_M_ARENA_MAX = -8  # of glibc's malloc.h
 _EXIT_CODES = "Exit codes: 0 done, 1 an error or a difference found, 2 wrong usage, 130 stopped by Ctrl-C."
 
 
@@ -99,6 +97,8 @@ def _add_run(commands: Any) -> None:
             "headrace run job.yaml --direct_num_workers=4       # any option of Beam's",
             "headrace run job.yaml --direct_running_mode=multi_processing",
             "headrace run job.yaml --dry-run                    # what would be read, reused and written",
+            "headrace run job.yaml --runner=PrismRunner --prism_location=…/prism",
+            "headrace run job.yaml --runner=FlinkRunner --flink_master=HOST:8081 --flink_job_server_jar=….jar",
         ],
     )
     parser.add_argument("job", metavar="JOB.yaml")
@@ -222,7 +222,9 @@ def _run(arguments: argparse.Namespace) -> int:
     logging.getLogger().addHandler(logging.NullHandler())
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     _need_etl()
-    _bound_memory()
+    from beam_jobs.memory import bound_memory
+
+    bound_memory()
     from beam_jobs.job import run, summary_lines
     from beam_jobs.plan import load_job
     from beam_jobs.preview import preview, preview_lines
@@ -233,6 +235,8 @@ def _run(arguments: argparse.Namespace) -> int:
         text = "\n".join(preview_lines(found, job.spec.main_name))
         print(json.dumps(found.to_json(), indent=1) if arguments.json else text)
         return 0
+    if any(option.startswith("--dry_run") for option in arguments.beam_options):
+        return _check_graph(arguments, job)
     result = run(
         job,
         arguments.out,
@@ -244,6 +248,14 @@ def _run(arguments: argparse.Namespace) -> int:
         print(json.dumps(result.to_json(), indent=1))
     elif not arguments.quiet:
         print("\n".join(summary_lines(result)))
+    return 0
+
+
+def _check_graph(arguments: argparse.Namespace, job: Any) -> int:
+    from beam_jobs.graph import check_graph
+
+    graph = check_graph(job, arguments.out, arguments.beam_options)
+    print(json.dumps(vars(graph)) if arguments.json else graph.line())
     return 0
 
 
@@ -330,15 +342,6 @@ def _variables(pairs: list[str]) -> dict[str, str]:
             )
         values[name] = value
     return values
-
-
-def _bound_memory() -> None:
-    """Keeps freed memory from piling up: glibc would give every new thread of Beam's a heap of its own."""
-    arenas = "2"
-    os.environ.setdefault("MALLOC_ARENA_MAX", arenas)  # for worker processes
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # other C libraries have no such function
-        mallopt(_M_ARENA_MAX, int(arenas))
 
 
 def _need_etl() -> None:

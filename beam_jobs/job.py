@@ -22,7 +22,7 @@ from beam_jobs.pipeline import build_pipeline
 from beam_jobs.plan import Job, JobPlan, import_from_here, plan_job
 from beam_jobs.previous import find_previous, list_partitions, read_note
 from beam_jobs.progress import observe, shown
-from beam_jobs.runners import parse_options, run_pipeline
+from beam_jobs.runners import check_output, parse_options, run_pipeline
 from beam_jobs.runs import open_run
 from beam_jobs.settle import BUDGET_FIELD, read_letters
 from beam_jobs.sweep import strip, sweep
@@ -103,6 +103,7 @@ def run(
     started = time.monotonic()
     import_from_here()
     beam_options = parse_options(options)
+    check_output(beam_options, out)
     plan, partitions = plan_job(job, Path(out).resolve())
     workspace = plan.workspace
     with exclusive(workspace.work / "lock"):

@@ -1,108 +1,163 @@
 """From a runner's name and Beam options to a pipeline that runs, and fails when it should.
 
 The embedded default is Beam's `FnApiRunner`, always named explicitly: `DirectRunner` first looks for Prism, and
-downloads it where it is missing.
+downloads it where it is missing. What other runners need is in `engines`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import apache_beam as beam
-import psutil
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
-from apache_beam.portability.api import beam_provision_api_pb2
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
-from apache_beam.runners.portability.portable_runner import JobServiceHandle
-from apache_beam.runners.runner import PipelineRunner
+import grpc
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+from apache_beam.runners.runner import PipelineState
 from apache_beam.runners.worker.statesampler import DEFAULT_SAMPLING_PERIOD_MS, StateSampler
 
+from beam_jobs.embedded import embedded_runner, run_watched
+from beam_jobs.engines import (
+    FLINK_OPTIONS,
+    check_dry_run,
+    check_output,
+    complete,
+    cores,
+    is_embedded,
+    runner_name,
+)
+from beam_jobs.servers import JobServer, job_server
 from schemas import HeadraceError
 from schemas.errors import error_in_text
 
-EMBEDDED_NAMES = ("DirectRunner", "FnApiRunner", "EmbeddedRunner")
-# What a worker process is given to end by itself once the pipeline is done.
-_GRACE_SECONDS = 10.0
-_POLL_SECONDS = 0.2
+__all__ = ["check_output", "parse_options", "run_pipeline"]
+
 _SAMPLING_PERIOD_MS = 10
-_WORKER_THREAD = "run_worker"  # as Beam names the thread that waits for a worker process
-_WORKER_MODULE = "apache_beam.runners.worker.sdk_worker_main"
+_TOLD_LINES = 12  # of what a runner says of a failure that is none of ours
+_GO_ON = "What is finished is kept; run the same command again."
 
 
 def parse_options(flags: Sequence[str]) -> PipelineOptions:
     """Beam options from command-line flags, with the embedded runner on all cores as the default.
 
     Raises:
-      HeadraceError: a flag is not one of Beam's.
+      HeadraceError: a flag is not one of Beam's, or the runner needs something that is missing.
     """
     options = PipelineOptions(list(flags))
     known = options.get_all_options(drop_default=True)
-    strange = sorted(
-        set(options.get_all_options(drop_default=True, retain_unknown_options=True)) - set(known)
-    )
+    strange = set(options.get_all_options(drop_default=True, retain_unknown_options=True)) - set(known)
+    if runner_name(options) == "FlinkRunner":
+        strange -= FLINK_OPTIONS
     stray = [flag for flag in flags if not flag.startswith("-")] if not known else []
     if strange or stray:
         raise HeadraceError(
             "Unknown option.",
-            value=", ".join([f"--{name}" for name in strange] + stray),
+            value=", ".join([f"--{name}" for name in sorted(strange)] + stray),
             hint="`headrace run --help` lists the options; Beam's own are written --name=value.",
         )
-    direct = options.view_as(DirectOptions)
+    check_dry_run(options)
     if is_embedded(options):
+        direct = options.view_as(DirectOptions)
         if not any(flag.startswith("--direct_running_mode") for flag in flags):
             direct.direct_running_mode = "multi_threading"
         if not any(flag.startswith("--direct_num_workers") for flag in flags):
             direct.direct_num_workers = 1 if direct.direct_running_mode == "in_memory" else cores()
+    else:
+        complete(options)
     return options
 
 
-def is_embedded(options: PipelineOptions) -> bool:
-    """Whether the options ask for the embedded runner."""
-    return (options.view_as(StandardOptions).runner or "DirectRunner").split(".")[-1] in EMBEDDED_NAMES
-
-
-def cores() -> int:
-    """The processors this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def run_pipeline(build: Callable[[beam.Pipeline], None], options: PipelineOptions) -> None:
-    """Builds a pipeline and runs it to its end.
+def run_pipeline(build: Callable[[beam.Pipeline], None], options: PipelineOptions) -> Any:
+    """Builds a pipeline and runs it to its end; gives Beam's result.
 
     Raises:
-      HeadraceError: a stage failed with one, or a worker process died.
-      RuntimeError: a stage failed in another way.
+      HeadraceError: a stage failed with one, a worker process died, or the engine failed.
+      RuntimeError: a stage of the embedded runner failed in another way.
     """
-    runner = _embedded_runner(options) if is_embedded(options) else None
-    pipeline = beam.Pipeline(runner=runner, options=options)
+    if not is_embedded(options):
+        with job_server(options) as server:
+            return _run_elsewhere(build, options, server)
+    pipeline = beam.Pipeline(runner=embedded_runner(options), options=options)
     build(pipeline)
-    if runner is not None and options.view_as(DirectOptions).direct_running_mode == "multi_processing":
-        _run_watched(lambda: _run(pipeline))
-    else:
-        _run(pipeline)
-
-
-def _embedded_runner(options: PipelineOptions) -> PipelineRunner:
-    # Worker processes learn the pipeline's options only from the provision service.
-    info = beam_provision_api_pb2.ProvisionInfo(
-        pipeline_options=JobServiceHandle.encode_pipeline_options(options.get_all_options()),
-        retrieval_token="unused",  # noqa: S106 - no artifact is ever retrieved
-    )
-    return FnApiRunner(provision_info=ExtendedProvisionInfo(info))
+    if options.view_as(DirectOptions).direct_running_mode == "multi_processing":
+        return run_watched(lambda: _run(pipeline))
+    return _run(pipeline)
 
 
 def _run(pipeline: beam.Pipeline) -> None:
+    with _known_errors(), _prompt_samplers():
+        pipeline.run().wait_until_finish()
+
+
+def _run_elsewhere(
+    build: Callable[[beam.Pipeline], None], options: PipelineOptions, server: JobServer | None
+) -> Any:
+    """Runs on an engine of its own, which is told to stop when we are, and whose failures are said in a few lines."""
+    name = runner_name(options)
     try:
-        with contextlib.redirect_stderr(_WithoutKnownErrors(sys.stderr)), _prompt_samplers():
-            pipeline.run().wait_until_finish()
+        with _known_errors(), _quiet_threads():
+            pipeline = _checked_pipeline(options)
+            build(pipeline)
+            result = pipeline.run()
+            if server is not None:
+                server.hear_interrupts()
+            try:
+                result.wait_until_finish()
+            except KeyboardInterrupt:
+                with contextlib.suppress(grpc.RpcError):  # it has heard it too, and ended
+                    result.cancel()
+                raise
+            if result.state not in (PipelineState.DONE, PipelineState.UNKNOWN):
+                raise HeadraceError(f"The job ended as {result.state} on {name}.", hint=_GO_ON)
+            return result
+    except (grpc.RpcError, RuntimeError, ValueError) as error:
+        lost = server is not None and server.ended()
+        what = f"{name} ended in the middle of the job." if lost else f"The job failed on {name}."
+        raise HeadraceError("\n".join([what, *_told(error, server)]), hint=_GO_ON) from error
+
+
+def _checked_pipeline(options: PipelineOptions) -> beam.Pipeline:
+    try:
+        return beam.Pipeline(options=options)
+    except ValueError as error:
+        raise HeadraceError(f"Beam does not take these options. {error}".strip()) from error
+
+
+def _told(error: Exception, server: JobServer | None) -> list[str]:
+    """What is known of a failure, in a few lines."""
+    if isinstance(error, grpc.RpcError):
+        return server.last_words(_TOLD_LINES) if server is not None else [f"  {error.details()}"]
+    lines = [f"  {line}" for line in str(error).strip().splitlines()]
+    if len(lines) > _TOLD_LINES:
+        lines = [*lines[: _TOLD_LINES // 2], "  …", *lines[-_TOLD_LINES // 2 :]]
+    return lines
+
+
+@contextlib.contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """No tracebacks of Beam's threads whose connection is gone: that it is, the main thread tells."""
+    before = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not isinstance(arguments.exc_value, grpc.RpcError):
+            before(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+@contextlib.contextmanager
+def _known_errors() -> Iterator[None]:
+    """Lets HeadraceErrors of workers arrive as such, and once."""
+    try:
+        with contextlib.redirect_stderr(_WithoutKnownErrors(sys.stderr)):
+            yield
     except Exception as error:
         known = error if isinstance(error, HeadraceError) else error_in_text(str(error))
         if known is None:
@@ -140,84 +195,3 @@ class _WithoutKnownErrors(io.TextIOBase):
     def flush(self) -> None:
         """Flushes the stream itself."""
         self._stream.flush()
-
-
-def _run_watched(run: Callable[[], None]) -> None:
-    """Runs with an eye on the worker processes: Beam itself waits for ever for one that was killed."""
-    outcome: list[BaseException | None] = []
-
-    def target() -> None:
-        try:
-            run()
-            outcome.append(None)
-        except BaseException as error:  # handed to the caller's thread, whatever it is
-            outcome.append(error)
-
-    with _workers_can_import(), _noticed_deaths() as died:
-        thread = threading.Thread(target=target, name="headrace-pipeline", daemon=True)
-        thread.start()
-        try:
-            while thread.is_alive() and not died.wait(_POLL_SECONDS):
-                pass
-        except BaseException:  # Ctrl-C reaches us alone where nobody types it
-            _kill_workers()
-            raise
-        # A worker may fail while it shuts down, when all is done; then the pipeline ends as well.
-        thread.join(_GRACE_SECONDS)
-    if thread.is_alive():
-        _kill_workers()
-        raise HeadraceError(
-            "A worker process died, so the job was stopped.",
-            hint="It may have run out of memory. What is finished is kept; run the same command again.",
-        )
-    if outcome and outcome[0] is not None:
-        raise outcome[0]
-
-
-@contextlib.contextmanager
-def _noticed_deaths() -> Iterator[threading.Event]:
-    """An event that is set when a worker process dies: the thread of Beam's that waits for it then raises."""
-    died = threading.Event()
-    before = threading.excepthook
-
-    def hook(arguments: threading.ExceptHookArgs) -> None:
-        if arguments.thread is not None and arguments.thread.name == _WORKER_THREAD:
-            died.set()
-        else:
-            before(arguments)
-
-    threading.excepthook = hook
-    try:
-        yield died
-    finally:
-        threading.excepthook = before
-
-
-def _kill_workers() -> None:
-    workers = psutil.Process().children(recursive=True)
-    workers = [worker for worker in workers if _WORKER_MODULE in " ".join(_command_of(worker))]
-    for worker in workers:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            worker.kill()
-    psutil.wait_procs(workers, timeout=_GRACE_SECONDS)
-
-
-def _command_of(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []  # it ended meanwhile
-
-
-@contextlib.contextmanager
-def _workers_can_import() -> Iterator[None]:
-    """Lets worker processes import what this process can, such as user functions in the current folder."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(str(Path(path).resolve()) for path in sys.path))
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before

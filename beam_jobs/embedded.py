@@ -1,0 +1,120 @@
+"""The embedded runner, and an eye on its worker processes: Beam itself waits for ever for one that was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+
+import psutil
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import beam_provision_api_pb2
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
+from apache_beam.runners.portability.portable_runner import JobServiceHandle
+from apache_beam.runners.runner import PipelineRunner
+
+from beam_jobs.engines import import_path
+from schemas import HeadraceError
+
+# What a worker process is given to end by itself once the pipeline is done.
+_GRACE_SECONDS = 10.0
+_POLL_SECONDS = 0.2
+_WORKER_THREAD = "run_worker"  # as Beam names the thread that waits for a worker process
+_WORKER_MODULE = "apache_beam.runners.worker.sdk_worker_main"
+
+
+def embedded_runner(options: PipelineOptions) -> PipelineRunner:
+    """Beam's runner in this process."""
+    # Worker processes learn the pipeline's options only from the provision service.
+    info = beam_provision_api_pb2.ProvisionInfo(
+        pipeline_options=JobServiceHandle.encode_pipeline_options(options.get_all_options()),
+        retrieval_token="unused",  # noqa: S106 - no artifact is ever retrieved
+    )
+    return FnApiRunner(provision_info=ExtendedProvisionInfo(info))
+
+
+def run_watched(run: Callable[[], None]) -> None:
+    """Calls `run`, and ends the workers and the wait for them when one of them dies.
+
+    Raises:
+      HeadraceError: a worker process died.
+    """
+    outcome: list[BaseException | None] = []
+
+    def target() -> None:
+        try:
+            run()
+            outcome.append(None)
+        except BaseException as error:  # handed to the caller's thread, whatever it is
+            outcome.append(error)
+
+    with _workers_can_import(), _noticed_deaths() as died:
+        thread = threading.Thread(target=target, name="headrace-pipeline", daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive() and not died.wait(_POLL_SECONDS):
+                pass
+        except BaseException:  # Ctrl-C reaches us alone where nobody types it
+            _kill_workers()
+            raise
+        # A worker may fail while it shuts down, when all is done; then the pipeline ends as well.
+        thread.join(_GRACE_SECONDS)
+    if thread.is_alive():
+        _kill_workers()
+        raise HeadraceError(
+            "A worker process died, so the job was stopped.",
+            hint="It may have run out of memory. What is finished is kept; run the same command again.",
+        )
+    if outcome and outcome[0] is not None:
+        raise outcome[0]
+
+
+@contextlib.contextmanager
+def _noticed_deaths() -> Iterator[threading.Event]:
+    """An event that is set when a worker process dies: the thread of Beam's that waits for it then raises."""
+    died = threading.Event()
+    before = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if arguments.thread is not None and arguments.thread.name == _WORKER_THREAD:
+            died.set()
+        else:
+            before(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield died
+    finally:
+        threading.excepthook = before
+
+
+def _kill_workers() -> None:
+    workers = psutil.Process().children(recursive=True)
+    workers = [worker for worker in workers if _WORKER_MODULE in " ".join(_command_of(worker))]
+    for worker in workers:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            worker.kill()
+    psutil.wait_procs(workers, timeout=_GRACE_SECONDS)
+
+
+def _command_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []  # it ended meanwhile
+
+
+@contextlib.contextmanager
+def _workers_can_import() -> Iterator[None]:
+    """Lets worker processes import what this process can, such as user functions in the current folder."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = import_path()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before

@@ -1,0 +1,68 @@
+"""Building and checking a job's graph for an engine, without running it: Beam's own dry run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from beam_jobs.listing import write_partitions
+from beam_jobs.pipeline import build_pipeline
+from beam_jobs.plan import Job, import_from_here, plan_job
+from beam_jobs.runners import parse_options, run_pipeline
+from schemas import HeadraceError
+from schemas.units import format_bytes
+
+_DATAFLOW_BYTES = 10 << 20  # what Dataflow takes of a job's description
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A job as an engine would get it.
+
+    Attributes:
+      name, version: of the data set.
+      partitions: of the main source.
+      transforms: nodes of the graph, composites among them.
+      bytes: size of its description.
+    """
+
+    name: str
+    version: str
+    partitions: int
+    transforms: int
+    bytes: int
+
+    def line(self) -> str:
+        """The graph in a sentence."""
+        return (
+            f"The graph of {self.name} {self.version} is sound: {self.partitions:,} partitions, "
+            f"{self.transforms:,} transforms, {format_bytes(self.bytes)}. Nothing was submitted."
+        )
+
+
+def check_graph(job: Job, out: str | Path, options: Sequence[str]) -> Graph:
+    """Builds the graph of a job as Dataflow would get it; reads no data, and needs no network but for its sources.
+
+    Raises:
+      HeadraceError: the job, its options or its graph are not what Dataflow takes.
+    """
+    import_from_here()
+    beam_options = parse_options(options)
+    plan, partitions = plan_job(job, out if "://" in str(out) else Path(out).resolve())
+    with tempfile.TemporaryDirectory() as folder:
+        refs = write_partitions(Path(folder) / "partitions.jsonl", partitions)
+        result = run_pipeline(lambda pipeline: build_pipeline(pipeline, plan, refs), beam_options)
+    proto = result.job.proto_pipeline
+    graph = Graph(
+        plan.spec.name, plan.spec.version, len(partitions), len(proto.components.transforms), proto.ByteSize()
+    )
+    if graph.bytes > _DATAFLOW_BYTES:
+        raise HeadraceError(
+            "The graph is too large for Dataflow.",
+            value=format_bytes(graph.bytes),
+            allowed=format_bytes(_DATAFLOW_BYTES),
+            hint="Give the source larger partitions.",
+        )
+    return graph
