@@ -99,7 +99,8 @@ def run(
     beam_options = parse_options(options)
     plan, partitions = plan_job(job, Path(out).resolve())
     workspace = plan.workspace
-    with exclusive(workspace.work / "lock"):
+    lock = workspace.work / "lock"
+    with exclusive(lock):
         if workspace.dataset.exists():
             manifest, other_code = _existing(plan)
             seconds = time.monotonic() - started
@@ -109,7 +110,7 @@ def run(
         watched = shown(plan, [plan.run_path(p).name for p in partitions]) if show_progress else nullcontext()
         try:
             with watched:
-                run_pipeline(lambda pipeline: build_pipeline(pipeline, plan, refs), beam_options)
+                run_pipeline(lambda pipeline: build_pipeline(pipeline, plan, refs), beam_options, lock)
         except HeadraceError as error:
             if error.where != BUDGET_FIELD:
                 raise

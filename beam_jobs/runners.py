@@ -13,18 +13,20 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import apache_beam as beam
 import psutil
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.portability.api import beam_provision_api_pb2
+from apache_beam.portability.python_urns import SUBPROCESS_SDK
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.runner import PipelineRunner
 from apache_beam.runners.worker.statesampler import DEFAULT_SAMPLING_PERIOD_MS, StateSampler
 
+from beam_jobs import worker
 from schemas import HeadraceError
 from schemas.errors import error_in_text
 
@@ -34,7 +36,6 @@ _GRACE_SECONDS = 10.0
 _POLL_SECONDS = 0.2
 _SAMPLING_PERIOD_MS = 10
 _WORKER_THREAD = "run_worker"  # as Beam names the thread that waits for a worker process
-_WORKER_MODULE = "apache_beam.runners.worker.sdk_worker_main"
 
 
 def parse_options(flags: Sequence[str]) -> PipelineOptions:
@@ -74,14 +75,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def run_pipeline(build: Callable[[beam.Pipeline], None], options: PipelineOptions) -> None:
-    """Builds a pipeline and runs it to its end.
+def run_pipeline(build: Callable[[beam.Pipeline], None], options: PipelineOptions, lock: Path) -> None:
+    """Builds a pipeline and runs it to its end, by a job that holds `lock`.
 
     Raises:
       HeadraceError: a stage failed with one, or a worker process died.
       RuntimeError: a stage failed in another way.
     """
-    runner = _embedded_runner(options) if is_embedded(options) else None
+    runner = _embedded_runner(options, lock) if is_embedded(options) else None
     pipeline = beam.Pipeline(runner=runner, options=options)
     build(pipeline)
     if runner is not None and options.view_as(DirectOptions).direct_running_mode == "multi_processing":
@@ -90,13 +91,28 @@ def run_pipeline(build: Callable[[beam.Pipeline], None], options: PipelineOption
         _run(pipeline)
 
 
-def _embedded_runner(options: PipelineOptions) -> PipelineRunner:
+def _embedded_runner(options: PipelineOptions, lock: Path) -> PipelineRunner:
     # Worker processes learn the pipeline's options only from the provision service.
     info = beam_provision_api_pb2.ProvisionInfo(
         pipeline_options=JobServiceHandle.encode_pipeline_options(options.get_all_options()),
         retrieval_token="unused",  # noqa: S106 - no artifact is ever retrieved
     )
-    return FnApiRunner(provision_info=ExtendedProvisionInfo(info))
+    return _EmbeddedRunner(worker.command(lock), provision_info=ExtendedProvisionInfo(info))
+
+
+class _EmbeddedRunner(FnApiRunner):
+    """Beam's, with our command for worker processes, which has no option."""
+
+    def __init__(self, command: str, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._command = command
+
+    def run_via_runner_api(self, pipeline_proto: Any, options: PipelineOptions) -> Any:
+        """Runs the pipeline, its workers started by our command."""
+        for environment in pipeline_proto.components.environments.values():
+            if environment.urn == SUBPROCESS_SDK:
+                environment.payload = self._command.encode()
+        return super().run_via_runner_api(pipeline_proto, options)
 
 
 def _run(pipeline: beam.Pipeline) -> None:
@@ -195,10 +211,10 @@ def _noticed_deaths() -> Iterator[threading.Event]:
 
 def _kill_workers() -> None:
     workers = psutil.Process().children(recursive=True)
-    workers = [worker for worker in workers if _WORKER_MODULE in " ".join(_command_of(worker))]
-    for worker in workers:
+    workers = [process for process in workers if worker.MODULE in _command_of(process)]
+    for process in workers:
         with contextlib.suppress(psutil.NoSuchProcess):
-            worker.kill()
+            process.kill()
     psutil.wait_procs(workers, timeout=_GRACE_SECONDS)
 
 
