@@ -27,6 +27,7 @@ from beam_jobs.runners import parse_options, run_pipeline
 from beam_jobs.runs import open_run
 from beam_jobs.settle import BUDGET_FIELD, read_letters
 from beam_jobs.sources.base import Partition
+from beam_jobs.wire import end_attempt
 from schemas import HeadraceError, Manifest, read_manifest
 from schemas.errors import shorten
 from schemas.units import format_bytes
@@ -122,6 +123,8 @@ def run(
                 where=str(workspace.work),
                 hint="Run the same command again to go on from here.",
             ) from None
+        finally:
+            end_attempt(plan.attempt)  # while we hold the lock
         manifest = read_manifest(workspace.dataset)
         _clean(workspace, keep_runs=keep_work)
     return Result(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -126,6 +127,7 @@ class JobPlan:
       code: fingerprint of Headrace and the libraries that make the bytes.
       basis: fingerprint of all that changes a run, but for the partition itself.
       inputs: fingerprint of the user's side of the version: spec, functions, sources.
+      attempt: which run of the job it is; it changes no bytes. See `beam_jobs.wire.end_attempt`.
     """
 
     spec: JobSpec
@@ -137,6 +139,7 @@ class JobPlan:
     code: str
     basis: str
     inputs: str
+    attempt: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def source(self, name: str) -> Source:
         """The source of that name, opened."""
