@@ -16,7 +16,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     seed = random.randrange(10**6)
     print("seed", seed)
     chance, tally = random.Random(seed), Tally()
-    bench = make_bench(tmp_path, 300, options("multi_threading", 2))
+    bench = make_bench(tmp_path, 200, options("multi_threading", 2))
     while tally.kills.total() < 8:
         kill_round(bench, (FIRST, SECOND)[tally.kills.total() % 2], chance, tally)
     print(tally.to_json())
