@@ -6,15 +6,19 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import psutil
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_provision_api_pb2
+from apache_beam.portability.python_urns import SUBPROCESS_SDK
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.runner import PipelineRunner
 
+from beam_jobs import embedded_worker
 from beam_jobs.engines import import_path
 from schemas import HeadraceError
 
@@ -22,17 +26,31 @@ from schemas import HeadraceError
 _GRACE_SECONDS = 10.0
 _POLL_SECONDS = 0.2
 _WORKER_THREAD = "run_worker"  # as Beam names the thread that waits for a worker process
-_WORKER_MODULE = "apache_beam.runners.worker.sdk_worker_main"
 
 
-def embedded_runner(options: PipelineOptions) -> PipelineRunner:
-    """Beam's runner in this process."""
+def embedded_runner(options: PipelineOptions, lock: Path | None) -> PipelineRunner:
+    """Beam's runner in this process, by a job that holds `lock`; its worker processes share it."""
     # Worker processes learn the pipeline's options only from the provision service.
     info = beam_provision_api_pb2.ProvisionInfo(
         pipeline_options=JobServiceHandle.encode_pipeline_options(options.get_all_options()),
         retrieval_token="unused",  # noqa: S106 - no artifact is ever retrieved
     )
-    return FnApiRunner(provision_info=ExtendedProvisionInfo(info))
+    return _EmbeddedRunner(embedded_worker.command(lock), provision_info=ExtendedProvisionInfo(info))
+
+
+class _EmbeddedRunner(FnApiRunner):
+    """Beam's, with our command for worker processes, which has no option."""
+
+    def __init__(self, command: str, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._command = command
+
+    def run_via_runner_api(self, pipeline_proto: Any, options: PipelineOptions) -> Any:
+        """Runs the pipeline, its workers started by our command."""
+        for environment in pipeline_proto.components.environments.values():
+            if environment.urn == SUBPROCESS_SDK:
+                environment.payload = self._command.encode()
+        return super().run_via_runner_api(pipeline_proto, options)
 
 
 def run_watched(run: Callable[[], None]) -> None:
@@ -92,7 +110,7 @@ def _noticed_deaths() -> Iterator[threading.Event]:
 
 def _kill_workers() -> None:
     workers = psutil.Process().children(recursive=True)
-    workers = [worker for worker in workers if _WORKER_MODULE in " ".join(_command_of(worker))]
+    workers = [worker for worker in workers if embedded_worker.MODULE in _command_of(worker)]
     for worker in workers:
         with contextlib.suppress(psutil.NoSuchProcess):
             worker.kill()

@@ -26,6 +26,7 @@ from beam_jobs.runners import check_output, parse_options, run_pipeline
 from beam_jobs.runs import open_run
 from beam_jobs.settle import BUDGET_FIELD, read_letters
 from beam_jobs.sweep import strip, sweep
+from beam_jobs.wire import end_attempt
 from schemas import HeadraceError, Manifest, read_manifest
 from schemas.errors import shorten
 from schemas.units import format_bytes
@@ -106,7 +107,8 @@ def run(
     check_output(beam_options, out)
     plan, partitions = plan_job(job, Path(out).resolve())
     workspace = plan.workspace
-    with exclusive(workspace.work / "lock"):
+    lock = workspace.work / "lock"
+    with exclusive(lock):
         if workspace.dataset.exists():
             manifest, other_code = _existing(plan)
             seconds = time.monotonic() - started
@@ -120,7 +122,7 @@ def run(
         watched = shown(plan, [each.run for each in listed]) if show_progress else nullcontext()
         try:
             with watched:
-                run_pipeline(lambda pipeline: build_pipeline(pipeline, plan, refs), beam_options)
+                run_pipeline(lambda pipeline: build_pipeline(pipeline, plan, refs), beam_options, lock)
         except HeadraceError as error:
             if error.where != BUDGET_FIELD:
                 raise
@@ -132,6 +134,8 @@ def run(
                 where=str(workspace.work),
                 hint="Run the same command again to go on from here.",
             ) from None
+        finally:
+            end_attempt(plan.attempt)  # while we hold the lock
         manifest = read_manifest(workspace.dataset)
         note = read_note(workspace.inputs)
         sweep(workspace)

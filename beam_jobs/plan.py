@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import secrets
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -148,6 +149,7 @@ class JobPlan:
       basis: fingerprint of all that changes a run, but for the partition itself.
       inputs: fingerprint of the user's side of the version: spec, functions, sources.
       previous: the version of which unchanged records are taken over, if there is one.
+      attempt: which run of the job it is; it changes no bytes. See `beam_jobs.wire.end_attempt`.
     """
 
     spec: JobSpec
@@ -161,6 +163,7 @@ class JobPlan:
     basis: str
     inputs: str
     previous: Previous | None = None
+    attempt: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def source(self, name: str) -> Source:
         """The source of that name, opened."""

@@ -11,6 +11,7 @@ import io
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 import apache_beam as beam
@@ -70,8 +71,10 @@ def parse_options(flags: Sequence[str]) -> PipelineOptions:
     return options
 
 
-def run_pipeline(build: Callable[[beam.Pipeline], None], options: PipelineOptions) -> Any:
-    """Builds a pipeline and runs it to its end; gives Beam's result.
+def run_pipeline(
+    build: Callable[[beam.Pipeline], None], options: PipelineOptions, lock: Path | None = None
+) -> Any:
+    """Builds a pipeline and runs it to its end, by a job that holds `lock`, if any; gives Beam's result.
 
     Raises:
       HeadraceError: a stage failed with one, a worker process died, or the engine failed.
@@ -80,7 +83,7 @@ def run_pipeline(build: Callable[[beam.Pipeline], None], options: PipelineOption
     if not is_embedded(options):
         with job_server(options) as server:
             return _run_elsewhere(build, options, server)
-    pipeline = beam.Pipeline(runner=embedded_runner(options), options=options)
+    pipeline = beam.Pipeline(runner=embedded_runner(options, lock), options=options)
     build(pipeline)
     if options.view_as(DirectOptions).direct_running_mode == "multi_processing":
         return run_watched(lambda: _run(pipeline))

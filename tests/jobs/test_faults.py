@@ -259,7 +259,7 @@ def _first_worker(pid: int) -> psutil.Process:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for child in psutil.Process(pid).children(recursive=True):
-            if "sdk_worker_main" in " ".join(child.cmdline()) and child.name() != "sh":
+            if "beam_jobs.embedded_worker" in child.cmdline():
                 return child
         time.sleep(0.02)
     raise AssertionError("no worker process was started")
@@ -267,6 +267,6 @@ def _first_worker(pid: int) -> psutil.Process:
 
 def _is_worker_of(process: psutil.Process, pid: int) -> bool:
     try:
-        return process.ppid() == pid and "sdk_worker_main" in " ".join(process.cmdline())
+        return process.ppid() == pid and "beam_jobs.embedded_worker" in process.cmdline()
     except psutil.Error:
         return False

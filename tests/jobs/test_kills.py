@@ -1,0 +1,23 @@
+"""SIGKILL at random moments: every re-run completes, with the same bytes and nothing done twice.
+
+`scripts/soak/kills.py` does the same a hundred times, on a larger job.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from tests.jobs.kills import FIRST, SECOND, Tally, kill_round, make_bench
+from tests.jobs.small_job import options
+
+
+def test_killed_at_random_moments(tmp_path: Path) -> None:
+    seed = random.randrange(10**6)
+    print("seed", seed)
+    chance, tally = random.Random(seed), Tally()
+    bench = make_bench(tmp_path, 200, options("multi_threading", 2))
+    while tally.kills.total() < 8:
+        kill_round(bench, (FIRST, SECOND)[tally.kills.total() % 2], chance, tally)
+    print(tally.to_json())
+    assert tally.polls > 8
