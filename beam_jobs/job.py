@@ -126,7 +126,8 @@ def run(
         finally:
             end_attempt(plan.attempt)  # while we hold the lock
         manifest = read_manifest(workspace.dataset)
-        _clean(workspace, keep_runs=keep_work)
+        with clear_errors(workspace.work):
+            _clean(workspace, keep_runs=keep_work)
     return Result(
         workspace.dataset, manifest, False, False, time.monotonic() - started, len(partitions), reused
     )
