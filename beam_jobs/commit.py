@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from beam_jobs.assemble import Shard
 from beam_jobs.batch import DEAD_LETTER_SCHEMA, DeadLetter
 from beam_jobs.build import RunSummary
-from beam_jobs.files import sync_directory, write_file
+from beam_jobs.files import Whole, atomic_file, clear_errors, sync_directory, write_file
 from beam_jobs.gather import Gather
 from beam_jobs.interop import interop_files
 from beam_jobs.leaks import refuse_straddling_keys
@@ -152,8 +152,9 @@ def all_letters(
 def write_letters(path: Path, tables: Iterator[pa.Table]) -> dict[str, int]:
     """Writes dead letters to a Parquet file; gives their number by `stage.rule`."""
     counts: Counter[str] = Counter()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with pq.ParquetWriter(path, DEAD_LETTER_SCHEMA) as writer:
+    with clear_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path, durable=True) as file, pq.ParquetWriter(Whole(file), DEAD_LETTER_SCHEMA) as writer:
         # Row groups of even size, whatever the sizes of the runs: a table a run would bloat the file.
         for table in _regrouped(tables):
             counts.update(

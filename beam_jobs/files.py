@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -33,13 +35,15 @@ def atomic_file(path: Path, *, durable: bool) -> Iterator[BinaryIO]:
                 os.fsync(file.fileno())
             temporary.rename(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what cannot be written may not be removable either
+            temporary.unlink(missing_ok=True)
         raise
 
 
 def write_file(path: Path, data: bytes, *, durable: bool) -> None:
     """Write `data` to `path`, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with clear_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path, durable=durable) as file:
         write_all(file, data)
 
@@ -80,16 +84,37 @@ def link(source: Path, target: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+class Whole(io.RawIOBase):
+    """An unbuffered file for writers such as Arrow's, which do not look how much of what they wrote was taken."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`."""
+        write_all(self._file, data)
+        return memoryview(data).nbytes
+
+    def tell(self) -> int:
+        """How much was written."""
+        return self._file.tell()
+
+
 def sync_directory(path: Path) -> None:
     """Flush a directory, so that the names in it survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with clear_errors(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
-# What only a write can meet, and what a write below a path can meet.
+# What only a write can meet, and what other calls can meet too.
 _FULL = {
     errno.ENOSPC: "Free some space and run the same command again; what is finished is kept.",
     errno.EDQUOT: "The disk quota is used up; free some space and run the same command again.",
@@ -101,23 +126,30 @@ _REFUSED = {
     errno.ENOTDIR: "A file stands where a folder is needed; choose another --out.",
     errno.EEXIST: "A file stands where a folder is needed; choose another --out.",
     errno.ENAMETOOLONG: "Choose a shorter --out or a shorter name for the data set.",
+    errno.EIO: "The disk, or the way to it, has failed: the system's log says more. Once it is mended, run the same "
+    "command again; what is finished is kept.",
 }
 
 
 @contextmanager
-def clear_errors(path: Path | None = None) -> Iterator[None]:
-    """Turns the operating system's refusals to write below `path` into errors that say what to do.
+def clear_errors(path: Path, *, reads_too: bool = False) -> Iterator[None]:
+    """Turns the operating system's refusals to write at or below `path` into errors that say what to do.
 
-    Without a path, only those that nothing but a write can meet.
+    With `reads_too` the block reads from elsewhere: what does not name a file below `path`, and could come from
+    that, is left as it is.
     """
-    hints = _FULL if path is None else {**_FULL, **_REFUSED}
     try:
         yield
     except OSError as error:
-        if error.errno not in hints:
+        hint = _FULL.get(error.errno or 0)
+        file = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+        named = Path(file).is_relative_to(path)
+        if hint is None and (named or not reads_too):
+            hint = _REFUSED.get(error.errno or 0)
+        if hint is None:
             raise
         raise HeadraceError(
-            f"Cannot write: {os.strerror(error.errno)}.",
-            where=str(error.filename or path),
-            hint=hints[error.errno],
+            f"Cannot write: {os.strerror(error.errno or 0)}.",
+            where=file if named else str(path),
+            hint=hint,
         ) from error

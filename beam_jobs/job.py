@@ -113,7 +113,8 @@ def run(
             manifest, other_code = _existing(plan)
             seconds = time.monotonic() - started
             return Result(workspace.dataset, manifest, True, other_code, seconds, len(partitions), 0)
-        strip(workspace)
+        with clear_errors(workspace.work):
+            strip(workspace)
         if not from_scratch:
             plan = dataclasses.replace(plan, previous=find_previous(plan))
         listed = list_partitions(plan, partitions)
@@ -138,7 +139,8 @@ def run(
             end_attempt(plan.attempt)  # while we hold the lock
         manifest = read_manifest(workspace.dataset)
         note = read_note(workspace.inputs)
-        sweep(workspace)
+        with clear_errors(workspace.work):
+            sweep(workspace)
     return Result(
         workspace.dataset,
         manifest,

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs.batch import OWN_PREFIX, Batch, DeadLetter, Ledger, Problem
-from beam_jobs.files import atomic_file
+from beam_jobs.files import Whole, atomic_file
 from beam_jobs.sources.base import Partition, Source
 from schemas import HeadraceError
 from schemas.errors import shorten
@@ -84,7 +84,7 @@ def write_table(path: Path, join: Join, source: Source, partitions: list[Partiti
     books = {"read": read, "duplicates": len(repeated), "letters": [vars(letter) for letter in letters]}
     rows = rows.append_column(_DIGEST, _digests(rows, join))
     rows = rows.replace_schema_metadata({"headrace": json.dumps(books)})
-    with atomic_file(path, durable=False) as file, pa.ipc.new_file(file, rows.schema) as writer:
+    with atomic_file(path, durable=False) as file, pa.ipc.new_file(Whole(file), rows.schema) as writer:
         writer.write_table(rows)
 
 

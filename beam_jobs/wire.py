@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 from beam_jobs.files import clear_errors
+from beam_jobs.plan import JobPlan
 from schemas import HeadraceError
 from schemas.errors import WireError
 
@@ -28,9 +29,9 @@ def for_runners(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        attempt: str = signature.bind(*args, **kwargs).arguments["plan"].attempt
+        plan: JobPlan = signature.bind(*args, **kwargs).arguments["plan"]
         try:
-            with _counted(attempt), clear_errors():
+            with _counted(plan.attempt), clear_errors(plan.workspace.root, reads_too=True):
                 return function(*args, **kwargs)
         except HeadraceError as error:
             raise WireError(error) from error
