@@ -15,7 +15,6 @@ import apache_beam as beam
 import numpy as np
 
 from beam_jobs.build import RunSummary
-from beam_jobs.files import atomic_file, link, write_all, write_file
 from beam_jobs.indexed import to_columns
 from beam_jobs.merge import Merge, Range, locate, merged_indexed, merged_records, plan_merge
 from beam_jobs.plan import JobPlan
@@ -136,7 +135,7 @@ def assemble_shard(
         "duplicates": shard.duplicates,
         "linked": shard.linked,
     }
-    write_file(plan.workspace.shard_notes / f"{name}.json", json.dumps(note).encode(), durable=False)
+    (plan.workspace.shard_notes / f"{name}.json").write(json.dumps(note).encode(), durable=False)
     return shard
 
 
@@ -167,7 +166,7 @@ def _key(split: int, number: int) -> ShardKey:
 def _finished(plan: JobPlan, split: int, number: int, name: str, wanted: str) -> Shard | None:
     """The shard that an earlier job left in the stage, if it is the one wanted."""
     try:
-        note = json.loads((plan.workspace.shard_notes / f"{name}.json").read_bytes())
+        note = json.loads((plan.workspace.shard_notes / f"{name}.json").read())
     except (FileNotFoundError, ValueError):
         return None
     if note["wanted"] != wanted:
@@ -175,8 +174,7 @@ def _finished(plan: JobPlan, split: int, number: int, name: str, wanted: str) ->
     entry = ShardEntry.model_validate(note["entry"])
     # Both files were flushed to the disk before the note was written, so a size that is right is enough.
     for file in (entry, entry.index):
-        path = plan.workspace.stage / file.path
-        if not path.is_file() or path.stat().st_size != file.bytes:
+        if (plan.workspace.stage / file.path).size() != file.bytes:
             return None
     return Shard(split, number, entry, [tuple(duplicate) for duplicate in note["duplicates"]], note["linked"])
 
@@ -194,7 +192,7 @@ def _make_shard(plan: JobPlan, split: int, number: int, name: str, references: l
         # The name says how many shards there are. All records are taken over, and there are as many: these are all.
         if entry.path == name and len(merge.chosen) == entry.records:
             for file in (entry, entry.index):
-                link(old.directory / file.path, plan.workspace.stage / file.path)
+                (old.directory / file.path).copy_to(plan.workspace.stage / file.path)
             return Shard(split, number, entry, [], linked=True)
     entry = _write_shard(plan, name, merge, old)
     return Shard(split, number, entry, _describe_duplicates(plan, merge), linked=False)
@@ -203,16 +201,16 @@ def _make_shard(plan: JobPlan, split: int, number: int, name: str, references: l
 def _write_shard(plan: JobPlan, name: str, merge: Merge, old: OldShards | None) -> ShardEntry:
     stage = plan.workspace.stage
     digest, size = hashlib.sha256(), 0
-    with atomic_file(stage / name, durable=True) as file:
+    with (stage / name).writing(durable=True) as file:
         for part in merged_records(merge, locate(merge, old)):
             digest.update(part.data)
-            write_all(file, part.data)
+            file.write(part.data)
             size += len(part)
     chosen = merge.index[merge.chosen]
     hashes = np.ascontiguousarray(chosen["hash"]).view(np.uint8).reshape(-1, KEY_HASH_BYTES)
     columns = to_columns(merged_indexed(merge, plan.index_row)) if plan.index_row.names else {}
     index_bytes = encode_index(chosen["length"].astype(np.uint64), hashes, columns)
-    write_file(stage / index_name(name), index_bytes, durable=True)
+    (stage / index_name(name)).write(index_bytes, durable=True)
     index_entry = FileEntry(
         path=index_name(name), bytes=len(index_bytes), sha256=hashlib.sha256(index_bytes).hexdigest()
     )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -18,18 +16,18 @@ import pyarrow.parquet as pq
 from beam_jobs.assemble import Shard
 from beam_jobs.batch import DEAD_LETTER_SCHEMA, DeadLetter
 from beam_jobs.build import RunSummary
-from beam_jobs.files import Whole, atomic_file, clear_errors, sync_directory, write_file
 from beam_jobs.gather import Gather
 from beam_jobs.interop import interop_files
 from beam_jobs.leaks import refuse_straddling_keys
 from beam_jobs.plan import JobPlan
 from beam_jobs.previous import Note, notes
 from beam_jobs.settle import Settled, open_runs, read_letters, table_books
+from beam_jobs.store_path import StorePath
 from beam_jobs.wire import for_runners
 from schemas import Books, HeadraceError, Manifest, __version__
 from schemas.hashing import fingerprint
 from schemas.manifest import FileEntry, SplitEntry, all_files
-from schemas.naming import DEAD_LETTERS, MANIFEST
+from schemas.naming import DEAD_LETTERS
 from schemas.packing import stored_features
 
 _MAX_BATCH_LETTERS = 10_000
@@ -65,9 +63,6 @@ def commit(
     books = _final_books(plan, settled, shards)
     if plan.spec.split.by is not None:
         refuse_straddling_keys(stage, splits, plan.spec.split.by)
-    # A commit that died before its rename may have left these.
-    for leftover in (stage / MANIFEST, stage / DEAD_LETTERS):
-        leftover.unlink(missing_ok=True)
     letters = write_letters(stage / DEAD_LETTERS, all_letters(plan, summaries, shards))
     others = interop_files(
         name=plan.spec.name,
@@ -78,7 +73,7 @@ def commit(
         splits=splits,
     )
     for path, data in others.items():
-        write_file(stage / path, data, durable=True)
+        (stage / path).write(data, durable=True)
     manifest = Manifest(
         headrace_version=__version__,
         name=plan.spec.name,
@@ -99,14 +94,14 @@ def commit(
         files=[_file_entry(stage, path) for path in sorted([*others, DEAD_LETTERS])],
     )
     _remove_strays(stage, manifest)
-    write_file(stage / MANIFEST, manifest.to_json().encode(), durable=True)
     taken_over = {
         "partitions": sum(summary.committed for summary in summaries),
         "records": sum(summary.kept for summary in summaries),
         "shards": sum(shard.linked for shard in shards),
     }
+    # Before the version appears: one that exists always has its notes, wherever the job dies.
     _write_notes(plan, manifest, shards, taken_over)
-    _publish(plan)
+    plan.workspace.root.store.publish(plan.spec.version, manifest.to_json().encode())
     return Committed(path=str(plan.workspace.dataset), fingerprint=manifest.fingerprint)
 
 
@@ -149,12 +144,10 @@ def all_letters(
     )
 
 
-def write_letters(path: Path, tables: Iterator[pa.Table]) -> dict[str, int]:
+def write_letters(path: StorePath, tables: Iterator[pa.Table]) -> dict[str, int]:
     """Writes dead letters to a Parquet file; gives their number by `stage.rule`."""
     counts: Counter[str] = Counter()
-    with clear_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path, durable=True) as file, pq.ParquetWriter(Whole(file), DEAD_LETTER_SCHEMA) as writer:
+    with path.writing(durable=True) as file, pq.ParquetWriter(file, DEAD_LETTER_SCHEMA) as writer:
         # Row groups of even size, whatever the sizes of the runs: a table a run would bloat the file.
         for table in _regrouped(tables):
             counts.update(
@@ -208,50 +201,34 @@ def _final_books(plan: JobPlan, settled: Settled, shards: Sequence[Shard]) -> di
     return books
 
 
-def _file_entry(stage: Path, path: str) -> FileEntry:
-    data = (stage / path).read_bytes()
+def _file_entry(stage: StorePath, path: str) -> FileEntry:
+    data = (stage / path).read()
     return FileEntry(path=path, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def _remove_strays(stage: Path, manifest: Manifest) -> None:
+def _remove_strays(stage: StorePath, manifest: Manifest) -> None:
     """Removes what an attempt with other options, such as another number of shards, has left in the stage."""
-    listed = {stage / entry.path for entry in all_files(manifest)}
-    for path in stage.rglob("*"):
-        if path.is_file() and path not in listed:
-            path.unlink()
+    listed = {entry.path for entry in all_files(manifest)}
+    for path in stage.names():
+        if path not in listed:
+            (stage / path).delete()
 
 
 def _write_notes(
     plan: JobPlan, manifest: Manifest, shards: Sequence[Shard], taken_over: dict[str, int]
 ) -> None:
-    """What a later job has to know of the version. Before the rename: a version that exists always has its notes."""
+    """What a later job has to know of the version."""
     repeated = {bytes.fromhex(key) for shard in shards for key, _, _ in shard.duplicates}
     if repeated:
-        write_file(plan.workspace.repeated, b"".join(sorted(repeated)), durable=True)
+        plan.workspace.repeated.write(b"".join(sorted(repeated)), durable=True)
     else:
-        plan.workspace.repeated.unlink(missing_ok=True)
+        plan.workspace.repeated.delete()
     note = Note(
         inputs=plan.inputs,
         code=plan.code,
         records=plan.records,
-        sequence=1 + max((old.sequence for old in notes(plan.workspace.root).values()), default=0),
+        sequence=1 + max((old.sequence for old in notes(plan.workspace).values()), default=0),
         fingerprint=manifest.fingerprint,
         taken_over=taken_over,
     )
-    write_file(plan.workspace.inputs, json.dumps(vars(note)).encode(), durable=True)
-
-
-def _publish(plan: JobPlan) -> None:
-    workspace = plan.workspace
-    for directory in {path.parent for path in workspace.stage.rglob("*")}:
-        sync_directory(directory)
-    try:
-        workspace.stage.rename(workspace.dataset)
-    except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-            raise
-        raise HeadraceError(
-            "Another job has committed this version meanwhile; it was left as it is.",
-            where=str(workspace.dataset),
-        ) from error
-    sync_directory(workspace.root)
+    plan.workspace.inputs.write(json.dumps(vars(note)).encode(), durable=True)

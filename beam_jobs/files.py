@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -40,14 +39,6 @@ def atomic_file(path: Path, *, durable: bool) -> Iterator[BinaryIO]:
         raise
 
 
-def write_file(path: Path, data: bytes, *, durable: bool) -> None:
-    """Write `data` to `path`, whole or not at all."""
-    with clear_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path, durable=durable) as file:
-        write_all(file, data)
-
-
 def write_all(file: BinaryIO, data: bytes | memoryview) -> None:
     """Write all of `data` to an unbuffered file, which may take several calls."""
     view = memoryview(data).cast("B")
@@ -66,10 +57,10 @@ def write_parts(file: BinaryIO, parts: list[npt.NDArray[np.uint8]]) -> None:
 
 def link(source: Path, target: Path) -> None:
     """Lets `target` be the file `source`, which is never changed; a copy where links cannot be."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
         with clear_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 temporary.hardlink_to(source)
             except OSError as error:
@@ -81,27 +72,8 @@ def link(source: Path, target: Path) -> None:
                     os.fsync(new.fileno())
             temporary.rename(target)
     finally:
-        temporary.unlink(missing_ok=True)
-
-
-class Whole(io.RawIOBase):
-    """An unbuffered file for writers such as Arrow's, which do not look how much of what they wrote was taken."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-
-    def writable(self) -> bool:
-        """Yes."""
-        return True
-
-    def write(self, data: Any) -> int:
-        """Write all of `data`."""
-        write_all(self._file, data)
-        return memoryview(data).nbytes
-
-    def tell(self) -> int:
-        """How much was written."""
-        return self._file.tell()
+        with contextlib.suppress(OSError):  # it stays where both were names of the same file already
+            temporary.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:

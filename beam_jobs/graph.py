@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from beam_jobs.listing import write_partitions
+from beam_jobs.local_store import LocalStore
 from beam_jobs.pipeline import build_pipeline
 from beam_jobs.plan import Job, import_from_here, plan_job
 from beam_jobs.previous import list_partitions
 from beam_jobs.runners import parse_options, run_pipeline
+from beam_jobs.store_path import StorePath
 from schemas import HeadraceError
 from schemas.units import format_bytes
 
@@ -51,9 +53,10 @@ def check_graph(job: Job, out: str | Path, options: Sequence[str]) -> Graph:
     """
     import_from_here()
     beam_options = parse_options(options)
-    plan, partitions = plan_job(job, out if "://" in str(out) else Path(out).resolve())
+    plan, partitions = plan_job(job, out)
     with tempfile.TemporaryDirectory() as folder:
-        refs = write_partitions(Path(folder) / "partitions.jsonl", list_partitions(plan, partitions))
+        scratch = StorePath(LocalStore(Path(folder)), "partitions.jsonl")
+        refs = write_partitions(scratch, list_partitions(plan, partitions))
         result = run_pipeline(lambda pipeline: build_pipeline(pipeline, plan, refs), beam_options)
     proto = result.job.proto_pipeline
     graph = Graph(

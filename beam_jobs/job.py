@@ -15,11 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs.commit import write_letters
-from beam_jobs.files import clear_errors
 from beam_jobs.listing import Listed, write_partitions
-from beam_jobs.lock import exclusive
 from beam_jobs.pipeline import build_pipeline
-from beam_jobs.plan import Job, JobPlan, import_from_here, plan_job
+from beam_jobs.plan import Job, JobPlan, Workspace, import_from_here, plan_job
 from beam_jobs.previous import find_previous, list_partitions, read_note
 from beam_jobs.progress import observe, shown
 from beam_jobs.runners import check_output, parse_options, run_pipeline
@@ -37,7 +35,7 @@ class Result:
     """What a job came to.
 
     Attributes:
-      path: directory of the committed version.
+      path: directory of the committed version; a URL where it lies in an object store.
       manifest: its manifest.
       up_to_date: whether it was there already, made from the same inputs, so that nothing was done.
       other_code: whether an earlier state of Headrace made it.
@@ -47,7 +45,7 @@ class Result:
       taken_over: its partitions, records and shards that were.
     """
 
-    path: Path
+    path: Path | str
     manifest: Manifest
     up_to_date: bool
     other_code: bool
@@ -93,7 +91,7 @@ def run(
 
     Args:
       job: what to prepare; see `load_job`.
-      out: the directory of all data sets.
+      out: the directory of all data sets: a path, or a URL of an object store, gs://… or s3://…
       options: Beam's command-line options, such as `["--direct_num_workers=4"]`.
       from_scratch: take nothing over from an earlier version.
       show_progress: whether to show progress on standard error.
@@ -105,31 +103,35 @@ def run(
     import_from_here()
     beam_options = parse_options(options)
     check_output(beam_options, out)
-    plan, partitions = plan_job(job, Path(out).resolve())
-    workspace = plan.workspace
-    lock = workspace.work / "lock"
-    with exclusive(lock):
-        if workspace.dataset.exists():
+    plan, partitions = plan_job(job, out)
+    with plan.workspace.root.store.exclusive() as store:
+        plan = plan.held(store)
+        workspace = plan.workspace
+        if workspace.is_committed:
             manifest, other_code = _existing(plan)
             seconds = time.monotonic() - started
-            return Result(workspace.dataset, manifest, True, other_code, seconds, len(partitions), 0)
-        with clear_errors(workspace.work):
-            strip(workspace)
+            return Result(_place(workspace), manifest, True, other_code, seconds, len(partitions), 0)
+        strip(workspace)
         if not from_scratch:
             plan = dataclasses.replace(plan, previous=find_previous(plan))
         listed = list_partitions(plan, partitions)
-        reused = _prepare(plan, listed)
+        store.prepare(workspace.version)
+        store.tidy()
+        runs = {each.run for each in listed}
+        finished = {each.run for each in listed if not each.committed} & set(workspace.runs.names())
         refs = write_partitions(workspace.partitions, listed)
-        watched = shown(plan, [each.run for each in listed]) if show_progress else nullcontext()
+        watched = shown(plan, runs) if show_progress else nullcontext()
         try:
             with watched:
-                run_pipeline(lambda pipeline: build_pipeline(pipeline, plan, refs), beam_options, lock)
+                run_pipeline(
+                    lambda pipeline: build_pipeline(pipeline, plan, refs), beam_options, store.lock_file
+                )
         except HeadraceError as error:
             if error.where != BUDGET_FIELD:
                 raise
             raise _with_letters(error, plan, listed) from error
         except KeyboardInterrupt:
-            state = observe(plan, {each.run for each in listed})
+            state = observe(plan, runs)
             raise HeadraceError(
                 f"Stopped. {state.runs} of {state.all_runs} partitions are finished and kept.",
                 where=str(workspace.work),
@@ -137,26 +139,31 @@ def run(
             ) from None
         finally:
             end_attempt(plan.attempt)  # while we hold the lock
-        manifest = read_manifest(workspace.dataset)
+        manifest = read_manifest(str(workspace.dataset))
         note = read_note(workspace.inputs)
-        with clear_errors(workspace.work):
-            sweep(workspace)
+        sweep(workspace)
     return Result(
-        workspace.dataset,
+        _place(workspace),
         manifest,
         False,
         False,
         time.monotonic() - started,
         len(partitions),
-        reused,
+        len(finished),
         None if plan.previous is None else plan.previous.version,
         {} if note is None else note.taken_over or {},
     )
 
 
+def _place(workspace: Workspace) -> Path | str:
+    """The version's directory: a path on this machine, else a URL."""
+    where = str(workspace.dataset)
+    return where if "://" in where else Path(where)
+
+
 def _existing(plan: JobPlan) -> tuple[Manifest, bool]:
     """The manifest of the version that exists, if it was made from the same inputs; whether by other code."""
-    manifest = read_manifest(plan.workspace.dataset)
+    manifest = read_manifest(str(plan.workspace.dataset))
     note = read_note(plan.workspace.inputs)
     if note is None:
         changed = "what it was made from is not known here"
@@ -170,19 +177,6 @@ def _existing(plan: JobPlan) -> tuple[Manifest, bool]:
         where=str(plan.workspace.dataset),
         hint="Give the job a new `version:`, or remove the directory to prepare it again.",
     )
-
-
-def _prepare(plan: JobPlan, listed: list[Listed]) -> int:
-    """Makes the work directories, and clears away what killed writers left; gives the runs that are finished."""
-    workspace = plan.workspace
-    with clear_errors(workspace.work):
-        for directory in (workspace.runs, workspace.tables, workspace.stage, workspace.shard_notes):
-            directory.mkdir(parents=True, exist_ok=True)
-        # The temporary files of writers that were killed; nobody else writes here, since we hold the lock.
-        for leftover in workspace.root.rglob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
-    runs = {each.run for each in listed if not each.committed}
-    return sum((workspace.runs / name).exists() for name in runs)
 
 
 def _with_letters(error: HeadraceError, plan: JobPlan, listed: list[Listed]) -> HeadraceError:

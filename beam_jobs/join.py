@@ -8,7 +8,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs.batch import OWN_PREFIX, Batch, DeadLetter, Ledger, Problem
-from beam_jobs.files import Whole, atomic_file
 from beam_jobs.sources.base import Partition, Source
+from beam_jobs.store_path import StorePath
 from schemas import HeadraceError
 from schemas.errors import shorten
 from schemas.spec import Join
@@ -50,7 +49,7 @@ class Table:
     duplicates: int
 
 
-def write_table(path: Path, join: Join, source: Source, partitions: list[Partition]) -> None:
+def write_table(path: StorePath, join: Join, source: Source, partitions: list[Partition]) -> None:
     """Read a source in full and leave it as a table in `path`, an Arrow file with its books in the metadata."""
     name = join.table
     batches: list[pa.RecordBatch] = []
@@ -84,22 +83,23 @@ def write_table(path: Path, join: Join, source: Source, partitions: list[Partiti
     books = {"read": read, "duplicates": len(repeated), "letters": [vars(letter) for letter in letters]}
     rows = rows.append_column(_DIGEST, _digests(rows, join))
     rows = rows.replace_schema_metadata({"headrace": json.dumps(books)})
-    with atomic_file(path, durable=False) as file, pa.ipc.new_file(Whole(file), rows.schema) as writer:
+    with path.writing(durable=False) as file, pa.ipc.new_file(file, rows.schema) as writer:
         writer.write_table(rows)
 
 
-def open_table(path: Path, join: Join) -> Table:
+def open_table(path: StorePath, join: Join) -> Table:
     """The table that `write_table` left in `path`; read once by each process."""
     with _lock:
-        if path not in _tables:
-            with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+        name = str(path)
+        if name not in _tables:
+            with pa.ipc.open_file(path.read()) as reader:
                 rows = reader.read_all()
             books = json.loads(rows.schema.metadata[b"headrace"])
             keys = rows[join.right_on].cast(pa.string()).to_pylist()
             letters = [DeadLetter(**letter) for letter in books["letters"]]
             if len(_tables) >= _MAX_OPEN_TABLES:
                 _tables.popitem(last=False)
-            _tables[path] = Table(
+            _tables[name] = Table(
                 rows,
                 {key: place for place, key in enumerate(keys)},
                 _as_matrix(rows[_DIGEST]),
@@ -107,11 +107,11 @@ def open_table(path: Path, join: Join) -> Table:
                 books["read"],
                 books["duplicates"],
             )
-        return _tables[path]
+        return _tables[name]
 
 
 _MAX_OPEN_TABLES = 8  # of one process, which may run several jobs one after the other
-_tables: OrderedDict[Path, Table] = OrderedDict()
+_tables: OrderedDict[str, Table] = OrderedDict()
 _lock = threading.Lock()
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from schemas import HeadraceError, read_index
+from beam_jobs.store_path import StorePath
+from schemas import HeadraceError
 from schemas.hashing import KEY_HASH_DTYPE, as_sortable, shard_bounds
+from schemas.index import decode_index
 from schemas.manifest import SplitEntry
 
 _CHUNK_RECORDS = 4_000_000  # whose hashes are held at a time, 24 bytes each
 
 
-def refuse_straddling_keys(directory: Path, splits: Mapping[str, SplitEntry], column: str) -> None:
+def refuse_straddling_keys(directory: StorePath, splits: Mapping[str, SplitEntry], column: str) -> None:
     """Looks through the indexes of all shards, one range of the hash space after the other.
 
     Raises:
@@ -45,19 +46,22 @@ def refuse_straddling_keys(directory: Path, splits: Mapping[str, SplitEntry], co
         )
 
 
-def _hashes(directory: Path, split: SplitEntry, chunk: int, chunks: int) -> npt.NDArray[np.void]:
+def _hashes(directory: StorePath, split: SplitEntry, chunk: int, chunks: int) -> npt.NDArray[np.void]:
     """The key hashes of a split that lie in one of `chunks` equal ranges of the hash space, in order."""
     parts = [np.zeros(0, dtype=KEY_HASH_DTYPE), *_parts(directory, split, chunk, chunks)]
     return np.concatenate(parts, dtype=KEY_HASH_DTYPE)
 
 
-def _parts(directory: Path, split: SplitEntry, chunk: int, chunks: int) -> Iterator[npt.NDArray[np.void]]:
+def _parts(
+    directory: StorePath, split: SplitEntry, chunk: int, chunks: int
+) -> Iterator[npt.NDArray[np.void]]:
     bounds, shards = shard_bounds(chunks), len(split.shards)
     for number, shard in enumerate(split.shards):
         # Shard and chunk are both ranges of the same space: they overlap unless one ends before the other begins.
         if (number + 1) * chunks <= chunk * shards or (chunk + 1) * shards <= number * chunks:
             continue
-        hashes = as_sortable(read_index(directory / shard.index.path).key_hashes)
+        path = directory / shard.index.path
+        hashes = as_sortable(decode_index(path.read(), str(path)).key_hashes)
         low = int(np.searchsorted(hashes, bounds[chunk]))
         high = int(np.searchsorted(hashes, bounds[chunk + 1])) if chunk + 1 < chunks else len(hashes)
         yield hashes[low:high]

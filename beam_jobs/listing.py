@@ -8,10 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from beam_jobs.files import write_file
 from beam_jobs.sources.base import Partition
+from beam_jobs.store_path import StorePath
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,13 @@ class Listed:
     similar: list[str] = field(default_factory=list)
 
 
-def write_partitions(path: Path, listed: Sequence[Listed]) -> list[PartitionRef]:
+def write_partitions(path: StorePath, listed: Sequence[Listed]) -> list[PartitionRef]:
     """Writes the list, a line of JSON a partition; gives the reference to each."""
     lines = [
         json.dumps({**vars(each), "partition": vars(each.partition)}).encode() + b"\n" for each in listed
     ]
     # Kept with the version, for the jobs of later ones.
-    write_file(path, b"".join(lines), durable=True)
+    path.write(b"".join(lines), durable=True)
     refs, offset = [], 0
     for line in lines:
         refs.append(PartitionRef(offset, len(line)))
@@ -53,17 +52,17 @@ def write_partitions(path: Path, listed: Sequence[Listed]) -> list[PartitionRef]
     return refs
 
 
-def read_partition(path: Path, ref: PartitionRef) -> Listed:
+def read_partition(path: StorePath, ref: PartitionRef) -> Listed:
     """The partition that `ref` names."""
-    with open(path, "rb") as file:
-        file.seek(ref.offset)
-        return _decoded(file.read(ref.length))
+    return _decoded(path.read_range(ref.offset, ref.length))
 
 
-def read_partitions(path: Path) -> Iterator[Listed]:
-    """All of a list, one after the other."""
-    with open(path, "rb") as file:
-        yield from map(_decoded, file)
+def read_partitions(path: StorePath) -> Iterator[Listed]:
+    """All of a list, one after the other; none where there is no list."""
+    rest = b""
+    for piece in path.pieces(0, path.size() or 0):
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from map(_decoded, lines)
 
 
 def _decoded(line: bytes) -> Listed:

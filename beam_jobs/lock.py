@@ -24,8 +24,8 @@ _POLL_SECONDS = 0.05
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Holds the lock file while the block runs.
+def exclusive(path: Path, token: str) -> Iterator[None]:
+    """Holds the lock file while the block runs; it holds `token` too.
 
     Raises:
       HeadraceError: another process holds it; the error says which.
@@ -37,7 +37,8 @@ def exclusive(path: Path) -> Iterator[None]:
         _take(descriptor, path)
         with clear_errors(path):
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+            holder = {"pid": os.getpid(), "host": socket.gethostname(), "token": token}
+            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
         if not _try(descriptor, fcntl.LOCK_SH):  # this lets go first: a job that comes in between may have it
             raise _held(path)
         yield

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +14,12 @@ from beam_jobs.runs import (
     INDEX_DTYPE,
     Run,
     in_order,
-    read_file_into,
     read_index,
     read_indexed,
     read_kept,
     records_path,
 )
+from beam_jobs.store_path import StorePath, fill
 
 _WINDOW_BYTES = 16 << 20  # of records held at a time; more where one record is larger
 
@@ -80,7 +79,7 @@ class Places:
       offset: int64 (n,), where in it.
     """
 
-    files: list[Path]
+    files: list[StorePath]
     file: npt.NDArray[np.int64]
     offset: npt.NDArray[np.int64]
 
@@ -162,8 +161,15 @@ def _read(
     buffer = np.empty(int(ends[-1]), dtype=np.uint8)
     apart = (np.diff(file) != 0) | (offset[1:] != offset[:-1] + lengths[wanted[:-1]])
     firsts = np.concatenate([[0], np.flatnonzero(apart) + 1])
-    for first, last in zip(firsts.tolist(), [*firsts[1:].tolist(), len(wanted)], strict=True):
-        target = memoryview(buffer.data)[int(ends[first]) : int(ends[last])]
-        read_file_into(places.files[int(file[first])], int(offset[first]), target)
+    fill(
+        [
+            (
+                places.files[int(file[first])],
+                int(offset[first]),
+                memoryview(buffer.data)[int(ends[first]) : int(ends[last])],
+            )
+            for first, last in zip(firsts.tolist(), [*firsts[1:].tolist(), len(wanted)], strict=True)
+        ]
+    )
     buffers = [None, pa.py_buffer(ends), pa.py_buffer(buffer)]
     return pa.Array.from_buffers(pa.large_binary(), len(wanted), buffers)

@@ -7,7 +7,7 @@ import platform
 import secrets
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -20,11 +20,15 @@ from beam_jobs.runs import RUN_SUFFIX
 from beam_jobs.sources import open_source
 from beam_jobs.sources.base import Partition, Source
 from beam_jobs.sources.image_folder import ImageFolder
+from beam_jobs.store import Store, open_store
+from beam_jobs.store_lock import WORK
+from beam_jobs.store_path import StorePath
 from schemas import HeadraceError, JobSpec, __version__, load_spec
 from schemas.errors import shorten
 from schemas.features import ClassLabelFeature, Feature, ImageFeature
 from schemas.hashing import fingerprint
 from schemas.load import fill_variables
+from schemas.naming import MANIFEST
 from schemas.packing import pack
 from schemas.spec import Join, MapRule
 
@@ -62,58 +66,67 @@ def load_job(path: str | Path, variables: Mapping[str, str] | None = None) -> Jo
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where a data set and its work files lie: everything of one data set is below `<out>/<name>`."""
+    """Where a data set and its work files lie: everything of one data set is below `<out>/<name>`, a store."""
 
-    root: Path
+    root: StorePath
     version: str
 
+    def of(self, version: str) -> Workspace:
+        """That of another version of the data set."""
+        return Workspace(self.root, version)
+
     @property
-    def dataset(self) -> Path:
+    def dataset(self) -> StorePath:
         """The committed version's directory."""
         return self.root / self.version
 
     @property
-    def work(self) -> Path:
-        """Everything that is not a committed version."""
-        return self.root / ".headrace"
+    def is_committed(self) -> bool:
+        """Whether the version exists."""
+        return (self.dataset / MANIFEST).exists()
 
     @property
-    def runs(self) -> Path:
+    def work(self) -> StorePath:
+        """Everything that is not a committed version."""
+        return self.root / WORK
+
+    @property
+    def runs(self) -> StorePath:
         """Sorted runs, by fingerprint."""
         return self.work / "runs"
 
     @property
-    def tables(self) -> Path:
+    def tables(self) -> StorePath:
         """Tables to be joined, by fingerprint."""
         return self.work / "tables"
 
     @property
-    def stage(self) -> Path:
+    def stage(self) -> StorePath:
         """The version while it is being written."""
-        return self.work / f"stage-{self.version}"
+        return StorePath(self.root.store, self.root.store.stage(self.version))
 
     @property
-    def partitions(self) -> Path:
+    def partitions(self) -> StorePath:
         """The list of the job's partitions."""
         return self.work / f"partitions-{self.version}.jsonl"
 
     @property
-    def shard_notes(self) -> Path:
+    def shard_notes(self) -> StorePath:
         """What is known of each finished shard of the stage."""
         return self.work / f"shards-{self.version}"
 
     @property
-    def inputs(self) -> Path:
+    def inputs(self) -> StorePath:
         """What is noted of the committed version; see `previous.Note`."""
         return self.work / f"inputs-{self.version}.json"
 
     @property
-    def repeated(self) -> Path:
+    def repeated(self) -> StorePath:
         """Key hashes that occurred more than once in the committed version."""
         return self.work / f"repeated-{self.version}.bin"
 
     @property
-    def dead_letters(self) -> Path:
+    def dead_letters(self) -> StorePath:
         """Dead letters of a job that was not committed."""
         return self.work / f"dead_letters-{self.version}.parquet"
 
@@ -155,7 +168,7 @@ class JobPlan:
     spec: JobSpec
     features: dict[str, Feature]
     roots: dict[str, str]
-    tables: dict[str, Path]
+    tables: dict[str, StorePath]
     table_partitions: dict[str, list[Partition]]
     workspace: Workspace
     code: str
@@ -165,11 +178,17 @@ class JobPlan:
     previous: Previous | None = None
     attempt: str = field(default_factory=lambda: secrets.token_hex(8))
 
+    def held(self, store: Store) -> JobPlan:
+        """The same, written with `store`, which holds the lock."""
+        workspace = Workspace(StorePath(store, ""), self.workspace.version)
+        tables = {name: StorePath(store, path.path) for name, path in self.tables.items()}
+        return replace(self, workspace=workspace, tables=tables)
+
     def source(self, name: str) -> Source:
         """The source of that name, opened."""
         return open_source(name, self.spec.sources[name], self.roots[name])
 
-    def run_path(self, partition: Partition) -> Path:
+    def run_path(self, partition: Partition) -> StorePath:
         """The run of a partition, named by all that can change its bytes."""
         return self.workspace.runs / f"{_partition_fingerprint(self.basis, partition)}{RUN_SUFFIX}"
 
@@ -206,7 +225,7 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, list[Partition]]:
     main = partitions.pop(spec.main_name)
     features = _resolve(spec, roots, main)
     code, functions = code_fingerprint(), function_fingerprints(spec)
-    workspace = Workspace(Path(out) / spec.name, spec.version)
+    workspace = Workspace(StorePath(open_store(out, spec.name), ""), spec.version)
     tables = {
         join.table: workspace.tables / f"{_table_fingerprint(code, spec, join, partitions[join.table])}.arrow"
         for join in spec.join

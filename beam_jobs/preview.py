@@ -39,7 +39,7 @@ class Preview:
       exact: whether the numbers of shards are asked for, rather than guessed from the sizes of sources.
     """
 
-    path: Path
+    path: str
     state: str
     partitions: int
     bytes: int
@@ -55,7 +55,7 @@ class Preview:
 
     def to_json(self) -> dict[str, Any]:
         """The preview for scripts."""
-        return {**dataclasses.asdict(self), "path": str(self.path)}
+        return dataclasses.asdict(self)
 
 
 def preview(
@@ -68,7 +68,7 @@ def preview(
     """
     import_from_here()
     parse_options(options)
-    plan, partitions = plan_job(job, Path(out).resolve())
+    plan, partitions = plan_job(job, out)
     if not from_scratch:
         plan = dataclasses.replace(plan, previous=find_previous(plan))
     listed = list_partitions(plan, partitions)
@@ -87,7 +87,7 @@ def preview(
     size = sum(partition.bytes for partition in partitions)
     write = plan.spec.write
     return Preview(
-        path=plan.workspace.dataset,
+        path=str(plan.workspace.dataset),
         state=_state(plan),
         partitions=len(partitions),
         bytes=size,
@@ -107,7 +107,7 @@ def preview(
 
 
 def _state(plan: JobPlan) -> str:
-    if not plan.workspace.dataset.exists():
+    if not plan.workspace.is_committed:
         return "new"
     note = read_note(plan.workspace.inputs)
     return "up to date" if note is not None and note.inputs == plan.inputs else "in the way"
@@ -130,7 +130,7 @@ def _kept(plan: JobPlan, listed: Listed) -> int:
 
 def preview_lines(found: Preview, source: str) -> list[str]:
     """The preview as a person wants to read it."""
-    name, version = found.path.parent.name, found.path.name
+    name, version = found.path.split("/")[-2:]
     head = {
         "new": f"{name} {version} would be prepared. Nothing was read or written.",
         "up to date": f"{name} {version} is up to date: nothing would be read or written again.",

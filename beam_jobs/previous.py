@@ -12,7 +12,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +19,10 @@ import numpy.typing as npt
 from beam_jobs.listing import Listed, read_partitions
 from beam_jobs.plan import JobPlan, Previous, Workspace
 from beam_jobs.sources.base import Partition, Selective
+from beam_jobs.store_path import StorePath
 from schemas import HeadraceError, read_manifest
 from schemas.hashing import KEY_HASH_DTYPE, as_sortable, shard_bounds
-from schemas.index import read_index
+from schemas.index import decode_index
 from schemas.manifest import Manifest
 
 
@@ -45,10 +45,10 @@ class Note:
     taken_over: Mapping[str, int] | None = None
 
 
-def read_note(path: Path) -> Note | None:
+def read_note(path: StorePath) -> Note | None:
     """The note in a file, or None where there is none."""
     try:
-        return Note(**json.loads(path.read_bytes()))
+        return Note(**json.loads(path.read()))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
@@ -59,12 +59,14 @@ def read_note(path: Path) -> Note | None:
         ) from error
 
 
-def notes(root: Path) -> dict[str, Note]:
+def notes(workspace: Workspace) -> dict[str, Note]:
     """The notes of all committed versions of a data set, by version."""
     found = {}
-    for path in sorted((root / ".headrace").glob("inputs-*.json")):
-        version = path.stem.removeprefix("inputs-")
-        note = read_note(path) if (root / version).is_dir() else None
+    for name in workspace.work.names():
+        version = name.removeprefix("inputs-").removesuffix(".json")
+        if name != f"inputs-{version}.json" or not workspace.of(version).is_committed:
+            continue
+        note = read_note(workspace.work / name)
         if note is not None:
             found[version] = note
     return found
@@ -75,14 +77,14 @@ def find_previous(plan: JobPlan) -> Previous | None:
     workspace = plan.workspace
     found = [
         (note.sequence, version)
-        for version, note in notes(workspace.root).items()
+        for version, note in notes(workspace).items()
         if note.records == plan.records and version != workspace.version
     ]
     for _, version in sorted(found, reverse=True):
-        old = Workspace(workspace.root, version)
+        old = workspace.of(version)
         if not old.partitions.exists():
             continue
-        manifest = read_manifest(old.dataset)
+        manifest = _manifest(str(old.dataset))
         shards = [len(manifest.splits[name].shards) for name in plan.split_names]
         return Previous(version, manifest.fingerprint, shards)
     return None
@@ -95,7 +97,7 @@ def list_partitions(plan: JobPlan, partitions: Sequence[Partition]) -> list[List
         return [Listed(partition, run) for partition, run in zip(partitions, runs, strict=True)]
     source = plan.source(plan.spec.main_name)
     wanted, old, rest = set(runs), set[str](), []
-    for listed in read_partitions(Workspace(plan.workspace.root, plan.previous.version).partitions):
+    for listed in read_partitions(plan.workspace.of(plan.previous.version).partitions):
         old.add(listed.run)
         if isinstance(source, Selective) and listed.run not in wanted:
             rest.append((*source.bounds(listed.partition), listed.run))
@@ -114,10 +116,10 @@ def list_partitions(plan: JobPlan, partitions: Sequence[Partition]) -> list[List
     return found
 
 
-def repeated_hashes(path: Path) -> npt.NDArray[np.void]:
+def repeated_hashes(path: StorePath) -> npt.NDArray[np.void]:
     """Key hashes that occurred more than once in a version, sorted, `KEY_HASH_DTYPE`: its shards hold one of each."""
     try:
-        return np.frombuffer(path.read_bytes(), KEY_HASH_DTYPE)
+        return np.frombuffer(path.read(), KEY_HASH_DTYPE)
     except FileNotFoundError:
         return np.zeros(0, KEY_HASH_DTYPE)
 
@@ -141,8 +143,8 @@ class OldShards:
 
     def __init__(self, plan: JobPlan, split: int) -> None:
         assert plan.previous is not None
-        self.directory = plan.workspace.root / plan.previous.version
-        manifest = _manifest(self.directory)
+        self.directory = plan.workspace.of(plan.previous.version).dataset
+        manifest = _manifest(str(self.directory))
         if manifest.fingerprint != plan.previous.fingerprint:
             raise HeadraceError(
                 "The version whose records were to be taken over has been replaced.",
@@ -151,7 +153,7 @@ class OldShards:
             )
         self.entries = manifest.splits[plan.split_names[split]].shards
 
-    def path(self, number: int) -> Path:
+    def path(self, number: int) -> StorePath:
         """The file of a shard."""
         return self.directory / self.entries[number].path
 
@@ -166,7 +168,8 @@ class OldShards:
         shards = np.searchsorted(shard_bounds(len(self.entries)), hashes, side="right").astype(np.int64) - 1
         offsets = np.zeros(len(hashes), np.int64)
         for number in np.unique(shards).tolist():
-            index = read_index(self.directory / self.entries[number].index.path)
+            path = self.directory / self.entries[number].index.path
+            index = decode_index(path.read(), str(path))
             here = np.flatnonzero(shards == number)
             known = as_sortable(index.key_hashes)
             places = np.minimum(np.searchsorted(known, hashes[here]), max(0, len(known) - 1))
@@ -184,9 +187,12 @@ class OldShards:
         Raises:
           HeadraceError: they differ.
         """
-        with open(self.path(number), "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != self.entries[number].sha256:
-                raise self._damaged(number)
+        entry, digest = self.entries[number], hashlib.sha256()
+        if self.path(number).size() == entry.bytes:
+            for piece in self.path(number).pieces(0, entry.bytes):
+                digest.update(piece)
+        if digest.hexdigest() != entry.sha256:
+            raise self._damaged(number)
 
     def _damaged(self, number: int) -> HeadraceError:
         return HeadraceError(
@@ -197,5 +203,5 @@ class OldShards:
 
 
 @lru_cache(maxsize=4)
-def _manifest(directory: Path) -> Manifest:
+def _manifest(directory: str) -> Manifest:
     return read_manifest(directory)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
@@ -43,12 +42,12 @@ class State:
 
 
 @contextmanager
-def shown(plan: JobPlan, run_names: list[str], stream: TextIO | None = None) -> Iterator[None]:
+def shown(plan: JobPlan, run_names: set[str], stream: TextIO | None = None) -> Iterator[None]:
     """Shows progress on `stream` (standard error) while the block runs: a bar on a terminal, lines elsewhere."""
     stream = stream or sys.stderr
     done = threading.Event()
     show = _bar if stream.isatty() else _lines
-    thread = threading.Thread(target=show, args=(plan, set(run_names), stream, done), daemon=True)
+    thread = threading.Thread(target=show, args=(plan, run_names, stream, done), daemon=True)
     thread.start()
     try:
         yield
@@ -59,16 +58,9 @@ def shown(plan: JobPlan, run_names: list[str], stream: TextIO | None = None) -> 
 
 def observe(plan: JobPlan, run_names: set[str]) -> State:
     """The state of a job by the files in its work directory."""
-    runs = len(run_names & _names(plan.workspace.runs))
-    shards = sum(name.endswith(".json") for name in _names(plan.workspace.shard_notes))
+    runs = len(run_names & set(plan.workspace.runs.names()))
+    shards = sum(name.endswith(".json") for name in plan.workspace.shard_notes.names())
     return State(runs, len(run_names), shards)
-
-
-def _names(directory: Path) -> set[str]:
-    try:
-        return {path.name for path in directory.iterdir()}
-    except FileNotFoundError:
-        return set()
 
 
 def _bar(plan: JobPlan, run_names: set[str], stream: TextIO, done: threading.Event) -> None:

@@ -19,19 +19,18 @@ Runs are not flushed to the disk one by one: the CRCs tell after a power cut whi
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_jobs.files import atomic_file, write_all, write_parts
+from beam_jobs.store import Sink
+from beam_jobs.store_path import StorePath
 from schemas.hashing import KEY_HASH_DTYPE
 
 # hash: 128-bit key hash; length: bytes of the frame; row: the record's number in its source.
@@ -101,7 +100,7 @@ class Run:
       summary: see `RunSummary`.
     """
 
-    path: Path
+    path: StorePath
     sections: Mapping[str, tuple[int, int, int]]
     records: tuple[int, int]
     keeps_from: str | None
@@ -114,7 +113,7 @@ class Run:
         return [(records, size) for records, size in self.summary["splits"]]
 
 
-def write_run(path: Path, content: RunContent, splits: int) -> Run:
+def write_run(path: StorePath, content: RunContent, splits: int) -> Run:
     """Sort `content` and write it to `path`; adds records and bytes of each split to the summary."""
     index, order, split_of = _sort(content)
     lengths = index["length"]
@@ -124,7 +123,7 @@ def write_run(path: Path, content: RunContent, splits: int) -> Run:
     ]
     records = (int(lengths[own].sum()), 0)
     if records[0]:
-        with atomic_file(records_path(path), durable=False) as file:
+        with records_path(path).writing(durable=False) as file:
             records = (records[0], _write_records(file, content.records, order[own]))
     sections: dict[str, tuple[int, int, int]] = {}
     keeps_from = content.kept.version if content.kept is not None and not bool(own.all()) else None
@@ -132,24 +131,24 @@ def write_run(path: Path, content: RunContent, splits: int) -> Run:
     if keeps_from is not None:
         parts["kept"] = np.packbits(~own).tobytes()
     position = 0
-    with atomic_file(path, durable=False) as file:
+    with path.writing(durable=False) as file:
         for name, data in parts.items():
-            write_all(file, data)
+            file.write(data)
             sections[name] = (position, len(data), google_crc32c.value(data))
             position += len(data)
         footer = json.dumps(
             {"sections": sections, "records": records, "keeps_from": keeps_from, "summary": content.summary}
         ).encode()
-        write_all(file, footer + _TRAILER.pack(len(footer), google_crc32c.value(footer), _MAGIC))
+        file.write(footer + _TRAILER.pack(len(footer), google_crc32c.value(footer), _MAGIC))
     return Run(path, sections, records, keeps_from, True, content.summary)
 
 
-def records_path(path: Path) -> Path:
+def records_path(path: StorePath) -> StorePath:
     """The file of a run's own records, if it has any."""
     return path.with_suffix(RECORDS_SUFFIX)
 
 
-def _write_records(file: BinaryIO, chunks: list[pa.LargeBinaryArray], order: npt.NDArray[np.int64]) -> int:
+def _write_records(file: Sink, chunks: list[pa.LargeBinaryArray], order: npt.NDArray[np.int64]) -> int:
     """Writes the records of all chunks in `order`; gives the CRC32C of what was written."""
     crc = google_crc32c.Checksum()
     if sum(chunk.nbytes for chunk in chunks) >= _LARGE_RECORD_BYTES * max(len(order), 1):
@@ -157,11 +156,11 @@ def _write_records(file: BinaryIO, chunks: list[pa.LargeBinaryArray], order: npt
         for parts in _gathered(chunks, order):
             for part in parts:
                 crc.update(part)
-            write_parts(file, parts)
+            file.writev(parts)
     else:
         for part in in_order(_joined(chunks), order):
             crc.update(part)
-            write_all(file, part.data)
+            file.write(part.data)
     return _value(crc)
 
 
@@ -214,43 +213,30 @@ def _joined(chunks: list[pa.LargeBinaryArray]) -> pa.LargeBinaryArray:
     return values
 
 
-def open_run(path: Path, *, check: bool = False) -> Run | None:
+def open_run(path: StorePath, *, check: bool = False) -> Run | None:
     """The run in `path`, or None where there is none that is whole.
 
     `check` compares every section with its CRC: for runs that an earlier process left behind.
     """
-    try:
-        with open(path, "rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size < _TRAILER.size:
-                return None
-            length, crc, magic = _TRAILER.unpack(_pread(file, size - _TRAILER.size, _TRAILER.size))
-            if magic != _MAGIC or length > min(_MAX_FOOTER_BYTES, size - _TRAILER.size):
-                return None
-            footer = _pread(file, size - _TRAILER.size - length, length)
-            if google_crc32c.value(footer) != crc:
-                return None
-            data = json.loads(footer)
-            sections = {name: (start, count, crc) for name, (start, count, crc) in data["sections"].items()}
-            if check and not all(_intact(file, *section) for section in sections.values()):
-                return None
-    except FileNotFoundError:
+    size = path.size()
+    if size is None or size < _TRAILER.size:
+        return None
+    length, crc, magic = _TRAILER.unpack(path.read_range(size - _TRAILER.size, _TRAILER.size))
+    if magic != _MAGIC or length > min(_MAX_FOOTER_BYTES, size - _TRAILER.size):
+        return None
+    footer = path.read_range(size - _TRAILER.size - length, length)
+    if google_crc32c.value(footer) != crc:
+        return None
+    data = json.loads(footer)
+    sections = {name: (start, count, crc) for name, (start, count, crc) in data["sections"].items()}
+    if check and not all(
+        start + count <= size and _intact(path, start, count, crc) for start, count, crc in sections.values()
+    ):
         return None
     length, crc = data["records"]
-    has_records = _holds(records_path(path), length, crc if check else None)
+    own = records_path(path)
+    has_records = not length or (own.size() == length and (not check or _intact(own, 0, length, crc)))
     return Run(path, sections, (length, crc), data["keeps_from"], has_records, data["summary"])
-
-
-def _holds(path: Path, length: int, crc: int | None) -> bool:
-    """Whether the file of records is there, and, if a CRC is given, intact."""
-    if not length:
-        return True
-    try:
-        with open(path, "rb", buffering=0) as file:
-            whole = os.fstat(file.fileno()).st_size == length
-            return whole and (crc is None or _intact(file, 0, length, crc))
-    except FileNotFoundError:
-        return False
 
 
 def read_section(run: Run, name: str) -> bytes:
@@ -258,8 +244,7 @@ def read_section(run: Run, name: str) -> bytes:
     if name not in run.sections:
         return b""
     start, length, _ = run.sections[name]
-    with open(run.path, "rb", buffering=0) as file:
-        return _pread(file, start, length)
+    return run.path.read_range(start, length)
 
 
 def read_index(run: Run, start: int = 0, stop: int | None = None) -> npt.NDArray[np.void]:
@@ -274,9 +259,8 @@ def read_indexed(run: Run, row: np.dtype[np.void], start: int, stop: int) -> npt
 
 
 def _read_rows(run: Run, section: str, row: np.dtype[np.void], start: int, stop: int) -> npt.NDArray[np.void]:
-    with open(run.path, "rb", buffering=0) as file:
-        at = run.sections[section][0] + start * row.itemsize
-        return np.frombuffer(_pread(file, at, (stop - start) * row.itemsize), dtype=row)
+    at = run.sections[section][0] + start * row.itemsize
+    return np.frombuffer(run.path.read_range(at, (stop - start) * row.itemsize), dtype=row)
 
 
 def read_kept(run: Run, start: int, stop: int) -> npt.NDArray[np.bool_]:
@@ -285,17 +269,6 @@ def read_kept(run: Run, start: int, stop: int) -> npt.NDArray[np.bool_]:
         return np.zeros(stop - start, np.bool_)
     bits = np.frombuffer(read_section(run, "kept"), np.uint8)
     return np.unpackbits(bits, count=stop)[start:].astype(np.bool_)
-
-
-def read_file_into(path: Path, offset: int, target: memoryview) -> None:
-    """Fill `target` with the bytes of a file of records from `offset`."""
-    with open(path, "rb", buffering=0) as file:
-        file.seek(offset)
-        while len(target):
-            count = file.readinto(target)
-            if not count:
-                raise OSError(f"{path} is shorter than its index says")
-            target = target[count:]
 
 
 def _sort(content: RunContent) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -325,23 +298,10 @@ def _indexed_in_order(content: RunContent, order: npt.NDArray[np.int64]) -> byte
     return np.concatenate(parts, dtype=parts[0].dtype)[order].tobytes()
 
 
-def _pread(file: BinaryIO, offset: int, length: int) -> bytes:
-    parts, end = [], offset + length
-    while offset < end:
-        part = os.pread(file.fileno(), end - offset, offset)
-        if not part:
-            raise OSError(f"{file.name} ends before byte {end}")
-        parts.append(part)
-        offset += len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _intact(file: BinaryIO, start: int, length: int, crc: int) -> bool:
+def _intact(path: StorePath, start: int, length: int, crc: int) -> bool:
     checksum = google_crc32c.Checksum()
-    if start + length > os.fstat(file.fileno()).st_size:
-        return False
-    for offset in range(start, start + length, _SLICE_BYTES):
-        checksum.update(_pread(file, offset, min(_SLICE_BYTES, start + length - offset)))
+    for piece in path.pieces(start, length):
+        checksum.update(piece)
     return _value(checksum) == crc
 
 

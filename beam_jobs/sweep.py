@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 from beam_jobs.listing import read_partitions
 from beam_jobs.plan import Workspace
 from beam_jobs.previous import notes
@@ -12,26 +10,29 @@ from beam_jobs.runs import RECORDS_SUFFIX
 
 def strip(workspace: Workspace) -> set[str]:
     """Removes the records of runs that committed versions were made of: their shards hold them. Gives the runs."""
-    committed: set[str] = set()
-    for version in notes(workspace.root):
-        listed = Workspace(workspace.root, version).partitions
-        if listed.exists():
-            committed |= {each.run for each in read_partitions(listed)}
-    for run in committed:
-        (workspace.runs / run).with_suffix(RECORDS_SUFFIX).unlink(missing_ok=True)
+    committed = {
+        listed.run
+        for version in notes(workspace)
+        for listed in read_partitions(workspace.of(version).partitions)
+    }
+    for name in workspace.runs.names():
+        run, _, suffix = name.rpartition(".")
+        if f".{suffix}" == RECORDS_SUFFIX and f"{run}.run" in committed:
+            (workspace.runs / name).delete()
     return committed
 
 
 def sweep(workspace: Workspace) -> None:
     """Leaves what later jobs take over from committed versions: their notes, and their runs without records."""
-    committed, versions = strip(workspace), notes(workspace.root)
-    for run in workspace.runs.iterdir():
-        if run.name not in committed:
-            run.unlink(missing_ok=True)
-    shutil.rmtree(workspace.tables)
-    shutil.rmtree(workspace.shard_notes)
-    workspace.dead_letters.unlink(missing_ok=True)
-    for kind in ("partitions-*.jsonl", "inputs-*.json", "repeated-*.bin"):
-        for file in workspace.work.glob(kind):
-            if file.stem.partition("-")[2] not in versions:
-                file.unlink(missing_ok=True)
+    committed, versions = strip(workspace), notes(workspace)
+    for name in workspace.runs.names():
+        if name not in committed:
+            (workspace.runs / name).delete()
+    for directory in (workspace.tables, workspace.shard_notes):
+        directory.delete_tree()
+    workspace.dead_letters.delete()
+    for name in workspace.work.names():
+        kind, _, rest = name.partition("-")
+        version = rest.rpartition(".")[0]
+        if kind in ("partitions", "inputs", "repeated") and "/" not in name and version not in versions:
+            (workspace.work / name).delete()

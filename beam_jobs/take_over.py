@@ -10,7 +10,7 @@ import numpy.typing as npt
 from beam_jobs.join import Table, look_up
 from beam_jobs.making import Making
 from beam_jobs.outcomes import UNUSABLE, WRITTEN, Outcomes, digests_at
-from beam_jobs.plan import JobPlan, Workspace
+from beam_jobs.plan import JobPlan
 from beam_jobs.previous import is_among, repeated_hashes
 from beam_jobs.runs import (
     INDEX_DTYPE,
@@ -121,4 +121,4 @@ def _together(plan: JobPlan, parts: list[KeptRecords]) -> KeptRecords | None:
 
 def _repeated(plan: JobPlan) -> npt.NDArray[np.void]:
     assert plan.previous is not None
-    return repeated_hashes(Workspace(plan.workspace.root, plan.previous.version).repeated)
+    return repeated_hashes(plan.workspace.of(plan.previous.version).repeated)

@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from beam_jobs.files import clear_errors
@@ -31,7 +32,7 @@ def for_runners(function: Callable[P, R]) -> Callable[P, R]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         plan: JobPlan = signature.bind(*args, **kwargs).arguments["plan"]
         try:
-            with _counted(plan.attempt), clear_errors(plan.workspace.root, reads_too=True):
+            with _counted(plan.attempt), clear_errors(Path(str(plan.workspace.root)), reads_too=True):
                 return function(*args, **kwargs)
         except HeadraceError as error:
             raise WireError(error) from error

@@ -157,7 +157,7 @@ def test_damaged_run_is_made_again(data: Path, expected: dict[str, bytes], tmp_p
 
 def test_two_jobs_on_one_output(data: Path, tmp_path: Path) -> None:
     with (
-        exclusive(tmp_path / "cells" / ".headrace" / "lock"),
+        exclusive(tmp_path / "cells" / ".headrace" / "lock", "token"),
         pytest.raises(HeadraceError, match="Another job is writing to this output") as caught,
     ):
         run(make_job(data), tmp_path)

@@ -64,7 +64,7 @@ def test_worker_processes_die_with_their_job(data: Path, expected: dict[str, byt
 def test_job_waits_for_the_worker_processes_of_a_dead_one(tmp_path: Path) -> None:
     with _left_behind(tmp_path) as (path, worker):
         threading.Timer(0.3, worker.kill).start()
-        with exclusive(path):
+        with exclusive(path, "token"):
             worker.wait(10)  # it is dead, but no one has asked yet
             assert json.loads(path.read_text())["pid"] == os.getpid()
 
@@ -74,7 +74,7 @@ def test_worker_process_of_a_dead_job_that_stays(tmp_path: Path, monkeypatch: py
     with (
         _left_behind(tmp_path) as (path, _),
         pytest.raises(HeadraceError, match="Worker processes of a job that has died") as caught,
-        exclusive(path),
+        exclusive(path, "token"),
     ):
         pass
     assert "process 999999999 on" in (caught.value.value or "")
@@ -101,7 +101,7 @@ def _left_behind(folder: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
 
 def test_worker_that_comes_too_late(tmp_path: Path) -> None:
     """Its job has died before it took the lock; it may be another job's by now."""
-    with exclusive(tmp_path / "lock"):
+    with exclusive(tmp_path / "lock", "token"):
         late = subprocess.run(
             [sys.executable, "-m", "beam_jobs.embedded_worker", "999999999", str(tmp_path / "lock")],
             cwd=ROOT,

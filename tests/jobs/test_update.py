@@ -13,7 +13,9 @@ import pytest
 from beam_jobs import run
 from beam_jobs.job import Result
 from beam_jobs.listing import read_partitions
+from beam_jobs.local_store import LocalStore
 from beam_jobs.preview import preview, preview_lines
+from beam_jobs.store_path import StorePath
 from beam_jobs.verify import verify
 from schemas import HeadraceError
 from tests.jobs.small_job import (
@@ -301,7 +303,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(data: Path, tmp_path
     assert (found.previous, found.unchanged) == ("1.0.0", done.taken_over["partitions"])
     kept = found.kept + sum(
         each.partition.records or 0
-        for each in read_partitions(out / "cells/.headrace/partitions-2.0.0.jsonl")
+        for each in read_partitions(StorePath(LocalStore(out / "cells"), ".headrace/partitions-2.0.0.jsonl"))
         if each.committed
     )
     assert kept == done.taken_over["records"]
