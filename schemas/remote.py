@@ -25,7 +25,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -77,9 +77,9 @@ class RemotePlace:
         url, mark, query = url.partition("?")
         self._url, self._query = url.rstrip("/"), mark + query
         self._patience = patience or Patience()
-        self._files, self._root = _file_system(self._url, dict(options or {}))
+        self.files, self.root = _file_system(self._url, dict(options or {}))
         self._many = asyncio.Semaphore(REQUESTS)
-        self._pool = None if self._files.async_impl else ThreadPoolExecutor(REQUESTS, "headrace-remote")
+        self._pool = None if self.files.async_impl else ThreadPoolExecutor(REQUESTS, "headrace-remote")
         self.reads = self.retries = 0
 
     def __str__(self) -> str:
@@ -91,27 +91,31 @@ class RemotePlace:
 
     def size(self, path: str) -> int:
         """See `Place`."""
-        return self._run(self._size(path))
+        return self.run(self._size(path))
 
     def read_bytes(self, path: str, limit: int) -> bytes:
         """See `Place`."""
         size = self.size(path)
         if size > limit:
             raise too_large(self.where(path), size, limit)
-        return self._run(self._read(path, 0, size))
+        return self.run(self._read(path, 0, size))
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         """See `Place`."""
         try:
-            return self._run(self._read_ranges(ranges))
+            return self.run(self._read_ranges(ranges))
         except FileNotFoundError as error:
             raise missing(str(error)) from None
 
-    def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Have fsspec's own thread do it, and wait."""
+    def begin(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
+        """Have fsspec's own thread do it."""
         import fsspec.asyn
 
-        future = asyncio.run_coroutine_threadsafe(work, fsspec.asyn.get_loop())
+        return asyncio.run_coroutine_threadsafe(work, fsspec.asyn.get_loop())
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Have fsspec's own thread do it, and wait."""
+        future = self.begin(work)
         try:
             return future.result()
         except BaseException:
@@ -152,7 +156,7 @@ class RemotePlace:
 
         async def once() -> bytes:
             try:
-                data = bytes(await self._call("cat_file", path, start=start, end=stop))
+                data = bytes(await self.call("cat_file", path, start=start, end=stop))
             except Exception as error:
                 if status_of(error) == 416:  # the range begins behind the end
                     return b""
@@ -162,26 +166,32 @@ class RemotePlace:
                     self.where(path), f"{len(data)} bytes came where {stop - start} were asked for"
                 )
             if len(data) < stop - start:
-                there = min(stop, int((await self._call("info", path))["size"] or stop)) - start
+                there = min(stop, int((await self.call("info", path))["size"] or stop)) - start
                 if len(data) < there:
                     raise EOFError(f"{len(data)} of {there} bytes came")
             return data
 
         if start == stop:
             return b""
-        return await self._persist(path, once, (stop - start) / (1 << 20))
+        return await self.persist(path, once, (stop - start) / (1 << 20))
 
     async def _size(self, path: str) -> int:
         async def once() -> int:
-            size = (await self._call("info", path))["size"]
+            size = (await self.call("info", path))["size"]
             if size is None:
                 raise undelivered(self.where(path), "the server does not say how large the file is")
             return int(size)
 
-        return await self._persist(path, once)
+        return await self.persist(path, once)
 
-    async def _persist(self, path: str, once: Callable[[], Awaitable[_T]], mib: float = 0) -> _T:
-        """What `once` gives, tried until it comes or the patience ends."""
+    async def persist(self, path: str, once: Callable[[], Awaitable[_T]], mib: float = 0) -> _T:
+        """What `once` gives, a request about `path` that moves `mib`, tried until it comes or the patience ends.
+
+        Raises:
+          FileNotFoundError: nothing is there.
+          FileExistsError: the request's precondition does not hold.
+          HeadraceError: the store refuses the request, or does not deliver.
+        """
         begun, patience = time.monotonic(), self._patience
         for attempt in range(1, patience.attempts + 1):
             try:
@@ -204,12 +214,12 @@ class RemotePlace:
             await asyncio.sleep(delay)
         raise undelivered(self.where(path), f"{attempt} attempts in {spent:.1f} s, the last: {problem}")
 
-    async def _call(self, method: str, path: str, **options: Any) -> Any:
+    async def call(self, method: str, path: str, **options: Any) -> Any:
         """A method of the file system, on this thread's loop or in a thread of its own as it is made for."""
-        name = f"{self._root}/{path}{self._query}"
+        name = f"{self.root}/{path}{self._query}"
         if self._pool is None:
-            return await getattr(self._files, f"_{method}")(name, **options)
-        work = functools.partial(getattr(self._files, method), name, **options)
+            return await getattr(self.files, f"_{method}")(name, **options)
+        work = functools.partial(getattr(self.files, method), name, **options)
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
 
@@ -284,5 +294,10 @@ def _file_system(url: str, options: dict[str, Any]) -> tuple[Any, str]:
 def _defaults(scheme: str, options: dict[str, Any]) -> dict[str, Any]:
     if scheme not in ("s3", "s3a"):
         return options
-    ours = {"retries": {"total_max_attempts": 1}, "max_pool_connections": REQUESTS}
+    ours = {
+        "retries": {"total_max_attempts": 1},
+        "max_pool_connections": REQUESTS,
+        # What beam_jobs writes carries its MD5; not every server knows the CRC that botocore would add.
+        "request_checksum_calculation": "when_required",
+    }
     return {**options, "config_kwargs": {**ours, **options.get("config_kwargs", {})}}

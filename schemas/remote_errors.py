@@ -8,10 +8,16 @@ import re
 from schemas.errors import HeadraceError
 
 _AGAIN = {408, 425, 429}  # and 5xx
+# What was sent came damaged (S3, GCS); a token has expired; two conditional writes met.
+_AGAIN_IF = {
+    400: re.compile("BadDigest|match calculated"),
+    401: re.compile("Invalid Credentials"),
+    409: re.compile("ConditionalRequestConflict"),
+}
 # Errors without an HTTP status that mean the network: by name, so that no client has to be imported to know them.
 _NETWORK = {
     "ClientError",  # aiohttp
-    "HTTPClientError", "IncompleteRead", "ResponseParserError",  # botocore
+    "ConnectionError", "HTTPClientError", "IncompleteRead", "ResponseParserError",  # botocore
     "RequestException", "RefreshError", "TransportError", "ChecksumError",  # requests, google.auth, gcsfs
     "JSONDecodeError",  # of what a store tells of a file
 }  # fmt: skip
@@ -25,12 +31,15 @@ def undelivered(where: str, problem: str) -> HeadraceError:
         where=where,
         value=problem,
         hint="Check that it can be reached from here and answers range requests; training can go on from "
-        "its last state once it does.",
+        "its last state once it does, and a job by the same command.",
     )
 
 
 def refusal(where: str, error: Exception, status: int | None) -> Exception:
-    """The error for what is not worth another try: FileNotFoundError where nothing is there."""
+    """The error for what is not worth another try.
+
+    FileNotFoundError where nothing is there, FileExistsError where a precondition of the request does not hold.
+    """
     if isinstance(error, HeadraceError):
         return error
     if status in (401, 403) or isinstance(error, PermissionError) or "redentials" in type(error).__name__:
@@ -43,6 +52,8 @@ def refusal(where: str, error: Exception, status: int | None) -> Exception:
         )
     if isinstance(error, FileNotFoundError) or status == 404:
         return FileNotFoundError(where)
+    if isinstance(error, FileExistsError) or status == 412:
+        return FileExistsError(where)
     return HeadraceError("The store refuses the request.", where=where, value=told(error))
 
 
@@ -71,10 +82,13 @@ def status_of(error: BaseException | None) -> int | None:
 def is_transient(error: BaseException, status: int | None) -> bool:
     """Whether the same request may well succeed in a moment."""
     if status is not None and status >= 400:
-        return status >= 500 or status in _AGAIN or (status == 401 and "Invalid Credentials" in str(error))
+        sign = _AGAIN_IF.get(status)
+        return status >= 500 or status in _AGAIN or bool(sign and sign.search(f"{error} {error.__cause__}"))
     if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
         return is_transient(error.__cause__, None)  # over HTTP fsspec calls every failure so
-    if isinstance(error, HeadraceError | FileNotFoundError | PermissionError | IsADirectoryError):
+    if isinstance(
+        error, HeadraceError | FileNotFoundError | FileExistsError | PermissionError | IsADirectoryError
+    ):
         return False
     names = {base.__name__ for kind in (error, error.__cause__) for base in type(kind).__mro__}
     return isinstance(error, OSError | TimeoutError | asyncio.TimeoutError | EOFError) or bool(

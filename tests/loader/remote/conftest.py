@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from remote.servers import (
+from tests.servers import (
     BUCKET,
     Faults,
     FileServer,

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from loader import load
 from loader.dataset import Split
 from loader.read import Reader
-from remote.servers import FileServer, files, free_port
 from schemas import HeadraceError, read_manifest
 from schemas.remote import GAP_BYTES, REQUEST_BYTES, REQUESTS, Patience, RemotePlace, merged
 from schemas.remote_errors import redacted
 from schemas.storage import LocalPlace, open_place
+from tests.servers import FileServer, files, free_port
 
 SHARD = "toy-train.tfrecord-00000-of-00003"
 

@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import random
+import re
 import socket
 import struct
 import subprocess
@@ -61,7 +62,8 @@ def s3_server() -> contextlib.AbstractContextManager[int]:
 
 
 def gcs_server() -> contextlib.AbstractContextManager[int]:
-    return running("-m", "gcp_storage_emulator", "start", "-H", "127.0.0.1", "--port", "{port}", "-M", "-q")
+    emulator = str(Path(__file__).with_name("gcs_emulator.py"))
+    return running(emulator, "start", "-H", "127.0.0.1", "--port", "{port}", "-M", "-q")
 
 
 def call(port: int, method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
@@ -105,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.answer(self)
 
-    do_HEAD = do_GET
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
 
     def log_message(self, *_: object) -> None:
         """Silence."""
@@ -123,9 +125,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[:send])
         if send is not None:
             self.wfile.flush()
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.close_connection = True
-            self.connection.close()  # a reset
+            self.reset()
+
+    def reset(self) -> None:
+        """Breaks the connection."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+        self.connection.close()
 
 
 class _Server(ThreadingHTTPServer):
@@ -135,7 +141,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.port = self.server_address[1]
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that goes away is nothing to print."""
@@ -179,12 +185,15 @@ class Faults(_Server):
       port: of the server behind it.
       seed: decides, with the request and how often it came, whether and how it fails.
       shares: of requests that fail in each way: "503", "429", "403" …; "reset": the connection breaks in the middle
-        of the body; "short": half of the body, as if it were all; "slow": 2 s late; "stall": never.
+        of the body; "short": half of the body, as if it were all; "slow": 2 s late; "stall": never; "lost": the
+        server has done it, and the answer never comes; "cut": the connection breaks before the server hears of it;
+        "flip": a bit of what was sent is another one.
       at_most: failures of the same request.
 
     Attributes:
       count: failures, by their way.
       asked: requests, by method and path, as `Store.requests` names them.
+      frozen: whether listings are as they were when first asked for.
     """
 
     def __init__(self, port: int, seed: int, shares: Mapping[str, float], at_most: int = 2) -> None:
@@ -193,9 +202,16 @@ class Faults(_Server):
         self._seen: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
         self.asked: Counter[str] = Counter()
+        self.frozen = False
+        self._listings: dict[str, tuple[int, bytes, dict[str, str]]] = {}
         super().__init__()
 
     def answer(self, handler: _Handler) -> None:
+        length = int(handler.headers.get("Content-Length") or 0)
+        sent = handler.rfile.read(length)
+        if len(sent) < length:  # the client has gone
+            handler.close_connection = True
+            return None
         fault = self._fault(handler)
         if fault == "stall":
             time.sleep(5)
@@ -205,22 +221,49 @@ class Faults(_Server):
             return handler.reply(int(fault), b"<Error><Code>SlowDown</Code></Error>", {"Retry-After": "0"})
         if fault == "slow":
             time.sleep(SLOW_SECONDS)
+        if fault == "cut":
+            return handler.reset()
+        if fault == "flip" and sent:
+            middle = len(sent) // 2
+            sent = sent[:middle] + bytes([sent[middle] ^ 1]) + sent[middle + 1 :]
+        status, body, headers = self._listed(handler) or self._forward(handler, sent)
+        if fault == "lost":
+            return handler.reset()
+        if fault == "reset":
+            return handler.reply(status, body, headers, send=len(body) // 2)
+        if fault == "short" and status < 300 and handler.command == "GET":
+            headers.pop("Content-Range", None)
+            return handler.reply(status, body[: len(body) // 2], headers)
+        return handler.reply(status, body, headers)
+
+    def _forward(self, handler: _Handler, sent: bytes) -> tuple[int, bytes, dict[str, str]]:
+        # Writes one after the other: moto looks and then writes, and two of its threads may both find nothing there.
+        turn = contextlib.nullcontext() if handler.command in ("GET", "HEAD") else self._lock
         connection = http.client.HTTPConnection("127.0.0.1", self.behind, timeout=30)
         try:
-            connection.request(handler.command, handler.path, headers=dict(handler.headers))
-            response = connection.getresponse()
-            body, headers = response.read(), dict(response.getheaders())
+            headers = {name: value for name, value in handler.headers.items() if name != "Expect"}
+            with turn:
+                connection.request(handler.command, handler.path, sent or None, headers)
+                response = connection.getresponse()
+                body = response.read()
+            return response.status, body, dict(response.getheaders())
         finally:
             connection.close()
-        if fault == "reset":
-            return handler.reply(response.status, body, headers, send=len(body) // 2)
-        if fault == "short" and response.status < 300 and handler.command == "GET":
-            headers.pop("Content-Range", None)
-            return handler.reply(response.status, body[: len(body) // 2], headers)
-        return handler.reply(response.status, body, headers)
+
+    def _listed(self, handler: _Handler) -> tuple[int, bytes, dict[str, str]] | None:
+        """The answer to a listing, where listings are frozen."""
+        path = handler.path
+        if not self.frozen or handler.command != "GET" or not ("list-type=" in path or "/o?" in path):
+            return None
+        if path not in self._listings:
+            self._listings[path] = self._forward(handler, b"")
+        return self._listings[path]
 
     def _fault(self, handler: _Handler) -> str:
-        key = (handler.path, handler.headers.get("Range", handler.command))
+        # The name of an upload is a random number.
+        path = re.sub(r"upload_?id=[^&]*", "", handler.path, flags=re.IGNORECASE)
+        range_ = handler.headers.get("Range") or handler.headers.get("Content-Range") or ""
+        key = (path, range_ if handler.command == "GET" and range_ else handler.command + range_)
         with self._lock:
             self.asked[f"{handler.command} {handler.path}"] += 1
             self._seen[key] += 1

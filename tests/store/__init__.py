@@ -1,0 +1,1 @@
+"""Directories and object stores that data sets are written to, and servers that fail on purpose."""
