@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.files import atomic_file, clear_errors, sync_directory, write_all, write_parts
+from beam_jobs.files import atomic_file, clear_errors, link, sync_directory, write_all, write_parts
+from beam_jobs.lock import exclusive
 from beam_jobs.store import Part, Sink, in_the_way, published_meanwhile
-from beam_jobs.store_lock import LOCK, MAX_LOCK_BYTES, WORK, flocked, lost, token_of
+from beam_jobs.store_lock import LOCK, MAX_LOCK_BYTES, WORK, lost, token_of
 from schemas.naming import MANIFEST
 from schemas.storage import too_large
-
-_NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 class LocalStore:
@@ -88,20 +87,7 @@ class LocalStore:
     def copy(self, source: str, target: str) -> None:
         """See `Store`."""
         self._check_lock()
-        new = self._root / target
-        temporary = new.with_name(f".{new.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-        with clear_errors(new):
-            new.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(self._root / source, temporary)
-            except OSError as error:
-                if error.errno not in _NO_LINKS:
-                    raise
-                with open(self._root / source, "rb") as old, self.writing(target, durable=True) as sink:
-                    shutil.copyfileobj(old, sink, 1 << 20)
-            else:
-                temporary.rename(new)
-                temporary.unlink(missing_ok=True)  # it stays where both were names of the same file already
+        link(self._root / source, self._root / target)
 
     def names(self, prefix: str) -> list[str]:
         """See `Store`."""
@@ -112,24 +98,32 @@ class LocalStore:
     def delete(self, path: str) -> None:
         """See `Store`."""
         self._check_lock()
-        (self._root / path).unlink(missing_ok=True)
+        with clear_errors(self._root):
+            (self._root / path).unlink(missing_ok=True)
 
     def delete_tree(self, prefix: str) -> None:
         """See `Store`."""
         self._check_lock()
-        if (self._root / prefix).exists():
-            shutil.rmtree(self._root / prefix)
+        with clear_errors(self._root):
+            if (self._root / prefix).exists():
+                shutil.rmtree(self._root / prefix)
 
     def tidy(self) -> None:
         """See `Store`."""
-        for leftover in self._root.rglob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        with clear_errors(self._root):
+            for leftover in self._root.rglob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
+
+    @property
+    def lock_file(self) -> Path | None:
+        """See `Store`."""
+        return self._root / LOCK
 
     @contextmanager
     def exclusive(self) -> Iterator[LocalStore]:
         """See `Store`."""
         token = secrets.token_hex(8)
-        with flocked(self._root / LOCK, token):
+        with exclusive(self._root / LOCK, token):
             yield LocalStore(self._root, token)
 
     def stage(self, version: str) -> str:
@@ -149,12 +143,13 @@ class LocalStore:
         self.write(f"{self.stage(version)}/{MANIFEST}", manifest, durable=True)
         for directory in {path.parent for path in stage.rglob("*")}:
             sync_directory(directory)
-        try:
-            stage.rename(final)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
-            raise published_meanwhile(str(final)) from error
+        with clear_errors(final):
+            try:
+                stage.rename(final)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                raise published_meanwhile(str(final)) from error
         sync_directory(self._root)
 
     def _check_lock(self) -> None:

@@ -74,6 +74,11 @@ class RemoteStore:
         """The URL and the lock's token."""
         return RemoteStore, (self._url, self._token)
 
+    @property
+    def lock_file(self) -> None:
+        """See `Store`."""
+        return
+
     def where(self, path: str) -> str:
         """See `Store`."""
         return self._place.where(path)

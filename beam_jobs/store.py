@@ -52,6 +52,11 @@ class Store(Protocol):
 
     durable: bool
 
+    @property
+    def lock_file(self) -> Path | None:
+        """The file that the operating system locks for a job, and that its worker processes share; None elsewhere."""
+        ...
+
     def where(self, path: str) -> str:
         """The full name of a file, for people; without secrets."""
         ...

@@ -12,7 +12,6 @@ writes the lock anew first, so that who looks on has to begin again.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -25,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from beam_jobs.files import clear_errors
 from schemas import HeadraceError
 
 WORK = ".headrace"  # the directory of everything that is no version
@@ -58,28 +56,6 @@ class Swaps(Protocol):
     def swap(self, path: str, data: bytes, tag: str) -> str | None:
         """Writes an object whose state has that tag, or is `ABSENT`; gives its new tag, None if that is not so."""
         ...
-
-
-@contextmanager
-def flocked(path: Path, token: str) -> Iterator[None]:
-    """Holds the lock file while the block runs.
-
-    Raises:
-      HeadraceError: another process holds it; the error says which.
-    """
-    with clear_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _busy(str(path.parent.parent), _parsed(path.read_bytes())) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, _content(token, 0), 0)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
