@@ -40,7 +40,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="headrace-kills-") as folder:
         bench = make_bench(Path(folder), args.records, args.options)
         if not args.json:
-            print(f"seed {args.seed}; partitions {bench.partitions}, shards {bench.shards}, seconds {bench.seconds}")
+            print(
+                f"seed {args.seed}; partitions {bench.partitions}, shards {bench.shards}, seconds {bench.seconds}"
+            )
         while tally.kills.total() < args.kills:
             version = (FIRST, SECOND)[tally.kills.total() % 2]
             phase = kill_round(bench, version, chance, tally)

@@ -43,7 +43,9 @@ class Watch:
         """Looks once; every byte is read of a version that is new, or of all of them."""
         self.polls += 1
         names = {path.name for path in self.root.iterdir()} if self.root.exists() else set()
-        self._complain(f"{name} is no version" for name in names - {".headrace"} if not _VERSION.fullmatch(name))
+        self._complain(
+            f"{name} is no version" for name in names - {".headrace"} if not _VERSION.fullmatch(name)
+        )
         self._complain(f"{name} has vanished" for name in self.seen.keys() - names)
         for name in names - {".headrace"}:
             before = self.seen.get(name)
