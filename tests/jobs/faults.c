@@ -1,4 +1,5 @@
-/* Preloaded into a job: lets one of its calls below a directory fail, or its wall clock jump.
+/* Preloaded into a job: lets one of its calls below a directory fail, kills it there, or lets
+   its wall clock jump.
 
    HEADRACE_FAULT_FILE   a file of struct state, shared by all processes of the job: what is to fail, how many
                          calls there were
@@ -13,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -27,14 +29,14 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { ONCE = 0, FROM_THEN_ON = 1, HALF = 2 };
+enum { ONCE = 0, FROM_THEN_ON = 1, HALF = 2, DIE = 3 };
 
 /* As struct.pack("<6q") of tests/jobs/faults.py makes it. */
 struct state {
   _Atomic int64_t calls;  /* counted so far */
   int64_t fail_at;        /* the number of the call that fails, from 1; 0: none */
   int64_t error;          /* its errno */
-  int64_t how;            /* once; from then on; or, of a write, half of it is written, without an error */
+  int64_t how;            /* once; from then on; half of a write is done, without an error; the process is killed */
   _Atomic int64_t failed; /* calls that have failed */
   int64_t clock_seed;     /* 0: the clock does not jump */
 };
@@ -69,6 +71,7 @@ static int fails(const char *call, const char *path) {
   }
   if (!hit) return 0;
   atomic_fetch_add(&state->failed, 1);
+  if (state->how == DIE) kill(getpid(), SIGKILL);
   if (state->how == HALF) return strstr(call, "write") ? 2 : 0;
   errno = (int)state->error;
   return 1;

@@ -26,7 +26,7 @@ from tests.jobs.small_job import digests, make_data, make_job
 
 NAME, FIRST, SECOND = "cells", "0.9.0", "1.0.0"
 ROOT = Path(__file__).resolve().parents[2]
-ONCE, FROM_THEN_ON, HALF = range(3)  # as in faults.c
+ONCE, FROM_THEN_ON, HALF, DIE = range(4)  # as in faults.c
 ERRORS = {name: getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EIO")}
 _STATE = struct.Struct("<6q")
 _JOB_SECONDS = 120
@@ -39,7 +39,7 @@ class Fault:
     Attributes:
       call: the number of the call that fails, from 1; 0 for none.
       error: the name of its errno.
-      how: only that call, all from then on, or half of that write without an error.
+      how: only that call, all from then on, half of that write without an error, or SIGKILL in place of the call.
       clock: seed of the clock's jumps; 0 for none.
     """
 
@@ -160,10 +160,11 @@ class Bench:
         return found
 
     def draw(self, chance: random.Random) -> Iterator[Fault]:
-        """Every distinct call with every error, once or from then on, and every write cut short; at random."""
+        """Every distinct call, with every error, once or from then on, cut short, and killed there; at random."""
         sites = self.sites()
         kinds = [(site, error, how) for site in sites for error in ERRORS for how in (ONCE, FROM_THEN_ON)]
         kinds += [(site, "ENOSPC", HALF) for site in sites if site.startswith(("write", "pwrite"))]
+        kinds += [(site, "ENOSPC", DIE) for site in sites]
         chance.shuffle(kinds)
         for site, error, how in kinds:
             yield Fault(chance.choice(sites[site]), error, how)
@@ -195,7 +196,9 @@ def check_fault(bench: Bench, fault: Fault) -> str:
     out = bench.faults.out / NAME
     done = bench.faults.run(fault, bench.data)
     said = f"{fault} {done.failed[:1]} → {done.code}\n{done.output}{done.errors}"
-    if done.code:
+    if fault.how == DIE:
+        assert done.code == -signal.SIGKILL, said
+    elif done.code:
         assert done.code == 1, said
         assert done.errors.strip() == "", said
         error = json.loads(done.output)["error"]
@@ -206,14 +209,14 @@ def check_fault(bench: Bench, fault: Fault) -> str:
     assert digests(out / FIRST) == bench.first, said
     if done.code == 0 or (out / SECOND).exists():
         assert digests(out / SECOND) == bench.second, said
-    if fault.how != FROM_THEN_ON:  # else nothing can be removed either
+    if fault.how not in (FROM_THEN_ON, DIE):  # else nothing can be removed either
         assert not list(out.rglob("*.tmp")), said
     again = bench.faults.run(Fault(), bench.data)
     assert again.code == 0, said + again.output + again.errors
     assert digests(out / SECOND) == bench.second, said
     assert digests(out / FIRST) == bench.first, said
     assert not list(out.rglob("*.tmp")), said
-    return f"{fault.error} {done.failed[0] if done.failed else 'nothing'} → {done.code}"
+    return f"{'killed at' if fault.how == DIE else fault.error} {done.failed[0] if done.failed else 'nothing'} → {done.code}"
 
 
 def main() -> None:
