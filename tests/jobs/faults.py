@@ -216,7 +216,8 @@ def check_fault(bench: Bench, fault: Fault) -> str:
     assert digests(out / SECOND) == bench.second, said
     assert digests(out / FIRST) == bench.first, said
     assert not list(out.rglob("*.tmp")), said
-    return f"{'killed at' if fault.how == DIE else fault.error} {done.failed[0] if done.failed else 'nothing'} → {done.code}"
+    what = "killed at" if fault.how == DIE else fault.error
+    return f"{what} {done.failed[0] if done.failed else 'nothing'} → {done.code}"
 
 
 def main() -> None:
