@@ -169,6 +169,8 @@ def _add_batch(batch: Batch, making: Making) -> None:
         if not len(batch):
             return  # a user's function adds its columns only where there are records
         batch = apply_rule(batch, rule, ledger)
+    if not len(batch):
+        return
     batch, columns = to_features(batch, plan.features, ledger)
     if not len(batch):
         return

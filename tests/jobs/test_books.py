@@ -82,6 +82,14 @@ def test_raising_the_budget_goes_on_from_the_runs(tmp_path: Path) -> None:
     assert result.partitions_reused == result.partitions > 1
 
 
+def test_partitions_of_which_nothing_is_left(tmp_path: Path) -> None:
+    """The user's function adds the label, and has no record to add it to."""
+    job = make_job(make_data(tmp_path, faults=True), **{"partition_files: 16": "partition_files: 1"})
+    result = run(job, tmp_path / "out")
+    assert result.partitions > RECORDS // 2
+    assert result.manifest.books["photos"].written == RECORDS - RECORDS // 20
+
+
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
     job = make_job(make_data(tmp_path), **{"values: [withdrawn]": "values: [used]"})
     with pytest.raises(HeadraceError, match="No record is left to write"):

@@ -1,0 +1,110 @@
+"""Whatever call of a job the system refuses: a clear error, versions untouched, and a re-run that completes.
+
+`scripts/soak/faults.py` does all calls with all errors; here is a sample of them.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from beam_jobs import run
+from schemas import HeadraceError
+from tests.jobs.faults import ERRORS, FIRST, HALF, NAME, ONCE, SECOND, Bench, Fault, bench, check_fault
+from tests.jobs.small_job import digests, make_data, make_job, options
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with bench(tmp_path_factory.mktemp("bench"), 40) as made:
+        yield made
+
+
+def test_calls_are_counted(small: Bench) -> None:
+    """Those of Python and those of Arrow alike, of every stage."""
+    verbs = {call.split()[0] for call in small.calls}
+    assert {"mkdir", "open", "write", "pwrite", "truncate", "fsync", "rename", "unlink", "rmdir"} <= verbs
+    places = " ".join(small.calls)
+    for place in (
+        "lock",
+        "tables/*.arrow",
+        "runs/*.run",
+        "-of-00003.arrow",
+        "dead_letters.parquet",
+        "manifest",
+    ):
+        assert place in places
+
+
+def test_sample_of_all_calls_and_errors(small: Bench) -> None:
+    seed = random.randrange(10**6)
+    print("seed", seed)
+    for _, fault in zip(range(25), small.draw(random.Random(seed)), strict=False):
+        print(fault, check_fault(small, fault), flush=True)
+
+
+@pytest.mark.parametrize("error", sorted(ERRORS))
+def test_commit_that_is_refused(error: str, small: Bench) -> None:
+    """The rename that makes the version."""
+    (call,) = small.sites()[f"rename {NAME}/{SECOND}"]
+    assert check_fault(small, Fault(call, error, ONCE)).endswith("→ 1")
+
+
+def test_joined_table_that_is_cut_short(small: Bench) -> None:
+    """Every one of its writes: a table that lacked some bytes was never made again."""
+    calls = [
+        n
+        for call, ns in small.sites().items()
+        for n in ns
+        if call.startswith(f"write {NAME}/.headrace/tables")
+    ]
+    for call in calls[:: max(len(calls) // 6, 1)]:
+        check_fault(small, Fault(call, how=HALF))
+
+
+@pytest.mark.parametrize("mode", ["multi_threading", "multi_processing"])
+def test_clock_that_jumps(mode: str, small: Bench) -> None:
+    """By hours and years to either side, twenty times a second."""
+    seed = random.randrange(1, 10**6)
+    print("seed", seed)
+    small.restart()
+    done = small.faults.run(Fault(clock=seed), small.data, options(mode, 2))
+    assert done.code == 0, done.output + done.errors
+    out = small.faults.out / NAME
+    assert digests(out / SECOND) == small.second
+    assert digests(out / FIRST) == small.first
+    again = small.faults.run(Fault(clock=seed + 1), small.data)
+    assert json.loads(again.output)["up_to_date"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_data(tmp_path_factory.mktemp("data"), faults=True)
+    make_job(folder)
+    return folder
+
+
+@pytest.mark.parametrize("place", [".", ".headrace", ".headrace/runs", ".headrace/stage-1.0.0"])
+def test_folder_that_may_not_be_written(place: str, data: Path, tmp_path: Path) -> None:
+    """Root may write everywhere but in what is marked as immutable."""
+    job = make_job(data)
+    first = run(job, tmp_path / "out", keep_work=True)
+    before = digests(first.path)
+    second = make_job(data, **{"version: 1.0.0": "version: 1.0.1"})
+    folder = tmp_path / "out" / "cells" / place.replace("1.0.0", "1.0.1")
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["chattr", "+i", folder], check=True)
+    try:
+        with pytest.raises(HeadraceError, match="Cannot write: Operation not permitted") as caught:
+            run(make_job(data, **{"version: 1.0.0": "version: 1.0.1"}), tmp_path / "out")
+        assert "change its permissions" in (caught.value.hint or "")
+        assert digests(first.path) == before
+    finally:
+        subprocess.run(["chattr", "-i", folder], check=True)
+    assert digests(run(second, tmp_path / "out").path)
+    make_job(data)
