@@ -93,11 +93,17 @@ def complete(options: PipelineOptions) -> None:
             raise HeadraceError(
                 "Headrace does not run on that runner.", value=f"--runner={other}", allowed=", ".join(OFFERED)
             )
-    environment = options.view_as(PortableOptions)
-    if environment.environment_type == "PROCESS" and not (
-        environment.environment_config or environment.environment_options
+    if runner_name(options) != "DataflowRunner":
+        _complete_environment(options.view_as(PortableOptions))
+
+
+def _complete_environment(portable: PortableOptions) -> None:
+    """Workers are processes of this installation: they end when their runner does, as threads of ours would not."""
+    portable.environment_type = portable.environment_type or "PROCESS"
+    if portable.environment_type == "PROCESS" and not (
+        portable.environment_config or portable.environment_options
     ):
-        environment.environment_config = json.dumps(worker_process())
+        portable.environment_config = json.dumps(_worker_process())
 
 
 def check_dry_run(options: PipelineOptions) -> None:
@@ -114,7 +120,7 @@ def check_dry_run(options: PipelineOptions) -> None:
         )
 
 
-def worker_process() -> dict[str, Any]:
+def _worker_process() -> dict[str, Any]:
     """Beam's PROCESS environment with this installation's worker, which others must have at the same path."""
     command = Path(sys.executable).with_name(COMMAND)
     if not command.exists():
@@ -175,11 +181,8 @@ def _complete_flink(options: PipelineOptions) -> None:
                 value=launcher,
                 hint="On Debian: apt-get install default-jre-headless",
             )
-    if flink.flink_master in MAGIC_HOST_NAMES:
-        if flink.parallelism < 1:
-            flink.parallelism = cores()
-    elif not portable.environment_type:
-        portable.environment_type = "PROCESS"
+    if flink.flink_master in MAGIC_HOST_NAMES and flink.parallelism < 1:
+        flink.parallelism = cores()
 
 
 def _check_job_server(jar: str | None) -> None:
