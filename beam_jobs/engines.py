@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -26,7 +27,7 @@ from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES, Flink
 from apache_beam.version import __version__ as beam_version
 
 from beam_jobs.memory import ARENAS, ARENAS_VARIABLE
-from beam_jobs.worker import COMMAND
+from beam_jobs.worker import COMMAND, TASKS
 from schemas import HeadraceError
 
 EMBEDDED_NAMES = ("DirectRunner", "FnApiRunner", "EmbeddedRunner")
@@ -211,6 +212,7 @@ def check_cluster(options: PipelineOptions) -> None:
         with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:  # noqa: S310
             overview = json.load(answer)
         slots, free = int(overview["slots-total"]), int(overview["slots-available"])
+        managers = int(overview["taskmanagers"])
     except (OSError, urllib.error.URLError, ValueError, KeyError, TypeError) as error:
         raise HeadraceError(
             "No Flink cluster answers there.",
@@ -227,6 +229,9 @@ def check_cluster(options: PipelineOptions) -> None:
         )
     if flink.parallelism < 1:
         flink.parallelism = free or slots
+    if "sdk_worker_parallelism" not in options.get_all_options(drop_default=True):
+        # Worker processes of a task manager, so that its slots find a worker that has a turn for them.
+        options.view_as(PortableOptions).sdk_worker_parallelism = math.ceil(slots / managers / TASKS)
 
 
 def _check_dataflow(options: PipelineOptions) -> None:
