@@ -22,7 +22,7 @@ taskmanager:
   bind-host: localhost
   host: localhost
   numberOfTaskSlots: 2
-  memory: {{process: {{size: 900m}}}}
+  memory: {{process: {{size: 1200m}}}}
 heartbeat: {{interval: 1000, timeout: 8000}}
 parallelism: {{default: 1}}
 io: {{tmp: {{dirs: {folder}}}}}
