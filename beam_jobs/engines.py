@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -26,7 +27,7 @@ from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES, Flink
 from apache_beam.version import __version__ as beam_version
 
 from beam_jobs.memory import ARENAS, ARENAS_VARIABLE
-from beam_jobs.worker import COMMAND
+from beam_jobs.worker import COMMAND, TASKS
 from schemas import HeadraceError
 
 EMBEDDED_NAMES = ("DirectRunner", "FnApiRunner", "EmbeddedRunner")
@@ -93,11 +94,17 @@ def complete(options: PipelineOptions) -> None:
             raise HeadraceError(
                 "Headrace does not run on that runner.", value=f"--runner={other}", allowed=", ".join(OFFERED)
             )
-    environment = options.view_as(PortableOptions)
-    if environment.environment_type == "PROCESS" and not (
-        environment.environment_config or environment.environment_options
+    if runner_name(options) != "DataflowRunner":
+        _complete_environment(options.view_as(PortableOptions))
+
+
+def _complete_environment(portable: PortableOptions) -> None:
+    """Workers are processes of this installation: they end when their runner does, as threads of ours would not."""
+    portable.environment_type = portable.environment_type or "PROCESS"
+    if portable.environment_type == "PROCESS" and not (
+        portable.environment_config or portable.environment_options
     ):
-        environment.environment_config = json.dumps(worker_process())
+        portable.environment_config = json.dumps(_worker_process())
 
 
 def check_dry_run(options: PipelineOptions) -> None:
@@ -114,7 +121,7 @@ def check_dry_run(options: PipelineOptions) -> None:
         )
 
 
-def worker_process() -> dict[str, Any]:
+def _worker_process() -> dict[str, Any]:
     """Beam's PROCESS environment with this installation's worker, which others must have at the same path."""
     command = Path(sys.executable).with_name(COMMAND)
     if not command.exists():
@@ -175,11 +182,8 @@ def _complete_flink(options: PipelineOptions) -> None:
                 value=launcher,
                 hint="On Debian: apt-get install default-jre-headless",
             )
-    if flink.flink_master in MAGIC_HOST_NAMES:
-        if flink.parallelism < 1:
-            flink.parallelism = cores()
-    elif not portable.environment_type:
-        portable.environment_type = "PROCESS"
+    if flink.flink_master in MAGIC_HOST_NAMES and flink.parallelism < 1:
+        flink.parallelism = cores()
 
 
 def _check_job_server(jar: str | None) -> None:
@@ -208,6 +212,7 @@ def check_cluster(options: PipelineOptions) -> None:
         with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:  # noqa: S310
             overview = json.load(answer)
         slots, free = int(overview["slots-total"]), int(overview["slots-available"])
+        managers = int(overview["taskmanagers"])
     except (OSError, urllib.error.URLError, ValueError, KeyError, TypeError) as error:
         raise HeadraceError(
             "No Flink cluster answers there.",
@@ -224,6 +229,9 @@ def check_cluster(options: PipelineOptions) -> None:
         )
     if flink.parallelism < 1:
         flink.parallelism = free or slots
+    if "sdk_worker_parallelism" not in options.get_all_options(drop_default=True):
+        # Worker processes of a task manager, so that its slots find a worker that has a turn for them.
+        options.view_as(PortableOptions).sdk_worker_parallelism = math.ceil(slots / managers / TASKS)
 
 
 def _check_dataflow(options: PipelineOptions) -> None:

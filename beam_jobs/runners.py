@@ -37,6 +37,9 @@ from schemas.errors import error_in_text
 __all__ = ["check_output", "parse_options", "run_pipeline"]
 
 _SAMPLING_PERIOD_MS = 10
+_GRACE_SECONDS = 5.0
+# As Beam names its threads that wait for a job server.
+_WORKER_THREADS = ("run_worker_", "read_state", "read_grpc_client_inputs", "wait_until_finish_read")
 _TOLD_LINES = 12  # of what a runner says of a failure that is none of ours
 _GO_ON = "What is finished is kept; run the same command again."
 
@@ -81,7 +84,7 @@ def run_pipeline(
       RuntimeError: a stage of the embedded runner failed in another way.
     """
     if not is_embedded(options):
-        with job_server(options) as server:
+        with _quiet_threads(), job_server(options) as server:
             return _run_elsewhere(build, options, server)
     pipeline = beam.Pipeline(runner=embedded_runner(options, lock), options=options)
     build(pipeline)
@@ -101,7 +104,7 @@ def _run_elsewhere(
     """Runs on an engine of its own, which is told to stop when we are, and whose failures are said in a few lines."""
     name = runner_name(options)
     try:
-        with _known_errors(), _quiet_threads():
+        with _known_errors():
             pipeline = _checked_pipeline(options)
             build(pipeline)
             result = pipeline.run()
@@ -152,6 +155,10 @@ def _quiet_threads() -> Iterator[None]:
     try:
         yield
     finally:
+        # Those of a worker in this process, which notice only now that the job server is gone.
+        for thread in threading.enumerate():
+            if thread.name.startswith(_WORKER_THREADS):
+                thread.join(_GRACE_SECONDS)
         threading.excepthook = before
 
 

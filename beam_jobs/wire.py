@@ -1,9 +1,10 @@
-"""Stages among runners: errors that survive them, and no stage that goes on when its job has ended."""
+"""Stages among runners: errors that survive them, how many tasks run at a time, and none when their job has ended."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,20 +20,27 @@ from schemas.errors import WireError
 P = ParamSpec("P")
 R = TypeVar("R")
 
+# How many tasks a worker process does at a time, whatever its runner hands it: what bounds its memory.
+TASKS_VARIABLE = "HEADRACE_WORKER_TASKS"
+_thread = threading.local()
 _calls = threading.Condition()
 _running: Counter[str] = Counter()  # stages at work in this process, by the attempt that they belong to
 _ended: set[str] = set()
 
 
 def for_runners(function: Callable[P, R]) -> Callable[P, R]:
-    """Makes a stage's function, which has a `plan`, raise HeadraceErrors in a form that survives every runner."""
+    """Makes a stage's function, which has a `plan`, raise errors in a form that survives every runner, in its turn."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         plan: JobPlan = signature.bind(*args, **kwargs).arguments["plan"]
         try:
-            with _counted(plan.attempt), clear_errors(Path(str(plan.workspace.root)), reads_too=True):
+            with (
+                _turn(),
+                _counted(plan.attempt),
+                clear_errors(Path(str(plan.workspace.root)), reads_too=True),
+            ):
                 return function(*args, **kwargs)
         except HeadraceError as error:
             raise WireError(error) from error
@@ -64,3 +72,24 @@ def _counted(attempt: str) -> Iterator[None]:
         with _calls:
             _running[attempt] -= 1
             _calls.notify_all()
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """Waits until fewer than the allowed number of tasks are at work, of which this thread's may be one."""
+    tasks = _tasks()
+    if tasks is None or getattr(_thread, "at_work", False):
+        yield
+        return
+    with tasks:
+        _thread.at_work = True
+        try:
+            yield
+        finally:
+            _thread.at_work = False
+
+
+@functools.cache
+def _tasks() -> threading.BoundedSemaphore | None:
+    tasks = os.environ.get(TASKS_VARIABLE)
+    return None if tasks is None else threading.BoundedSemaphore(int(tasks))

@@ -17,8 +17,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from beam_jobs.memory import bound_memory
+from beam_jobs.wire import TASKS_VARIABLE
 
 COMMAND = "headrace-worker"
+# At a time. Prism hands a worker 8, Flink as many as a task manager has slots; each may hold a hundred megabytes, and
+# Python makes little of more of them in one process.
+TASKS = 4
 _ANSWER_SECONDS = 60.0
 _POLL_SECONDS = 0.5
 
@@ -27,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a worker until its runner dismisses it."""
     arguments = _parser().parse_args(argv)
     bound_memory()
+    os.environ.setdefault(TASKS_VARIABLE, str(TASKS))
     end_with(os.getppid())
     # Beam's worker pool gives its workers a pipe for standard output that it never reads: 64 KiB of a user
     # function's prints, and they would wait for ever.

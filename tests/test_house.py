@@ -20,7 +20,7 @@ import schemas
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("beam_jobs", "loader", "schemas")
-SCRIPTS = ("install", "check", "test", "build", "schema", "quickstart", "bench/run")
+SCRIPTS = ("install", "check", "test", "build", "schema", "quickstart", "bench/run", "engines")
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -39,6 +39,7 @@ class Run:
     rss_mb: float  # peak of the sum over the process tree, in 10^6 bytes
     pss_mb: float | None  # the same with shared pages counted once, sampled more rarely
     records: int | None
+    process_mb: float | None = None  # peak RSS of the largest single process, such as a worker
 
 
 class Contender:
@@ -85,6 +86,7 @@ class Contender:
             rss_mb=round(watch.peak_rss / 1e6, 1),
             pss_mb=round(watch.peak_pss / 1e6, 1) if pss else None,
             records=told.get("records"),
+            process_mb=round(watch.peak_process / 1e6, 1),
         )
 
 
@@ -92,7 +94,7 @@ class MemoryWatch:
     """Peak memory of a process and all its descendants, sampled from /proc in a thread."""
 
     def __init__(self, pid: int, *, interval: float = 0.02, pss: bool = False):
-        self.peak_rss = self.peak_pss = 0
+        self.peak_rss = self.peak_pss = self.peak_process = 0
         self._root, self._interval, self._pss = psutil.Process(pid), interval, pss
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -109,7 +111,9 @@ class MemoryWatch:
             now = time.monotonic()
             if now >= next_look:  # walking /proc is dear, reading one file of it is not
                 pids, next_look = self._tree(pids), now + max(0.2, self._interval)
-            self.peak_rss = max(self.peak_rss, sum(_resident(pid) for pid in pids))
+            sizes = [_resident(pid) for pid in pids]
+            self.peak_rss = max(self.peak_rss, sum(sizes))
+            self.peak_process = max(self.peak_process, *sizes)
             if self._pss and now >= next_pss:
                 self.peak_pss = max(self.peak_pss, sum(_proportional(pid) for pid in pids))
                 next_pss = now + 0.5

@@ -7,6 +7,7 @@ processes share once, every half second.
 Examples:
   python scripts/bench/memory.py                        0.5, 2 and 8 GB: needs 25 GB of disk
   python scripts/bench/memory.py --sizes 500MB 1GB --links
+  python scripts/bench/memory.py --sizes 2GB -- --runner=PrismRunner --environment_type=PROCESS
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def main() -> None:
         for _ in range(args.rounds):
             run = common.Contender(size, command, output=output).run(interval=0.02, pss=True)
             common.note(
-                f"{size:>6}: RSS {run.rss_mb:.0f} MB, PSS {run.pss_mb:.0f} MB, {run.wall_seconds:.1f} s"
+                f"{size:>6}: RSS {run.rss_mb:.0f} MB, PSS {run.pss_mb:.0f} MB, "
+                f"largest process {run.process_mb:.0f} MB, {run.wall_seconds:.1f} s"
             )
             runs.append(run)
             peaks[size].append(run.rss_mb)
@@ -56,11 +58,21 @@ def main() -> None:
     mean = statistics.mean(middle.values())
     spread = 100 * max(abs(value - mean) for value in middle.values()) / mean
     goals = [
-        common.Goal("peak RSS of the process tree", max(middle.values()), 700, at_least=False, unit="MB"),
+        common.Goal(
+            "peak RSS of the largest process",
+            max(run.process_mb or 0 for run in runs),
+            700,
+            at_least=False,
+            unit="MB",
+        ),
         common.Goal(
             "spread around the mean over the sizes, +-", round(spread, 1), 15, at_least=False, unit="%"
         ),
     ]
+    if not any(option.startswith("--runner") for option in args.options):  # else there are more than one
+        goals.append(
+            common.Goal("peak RSS of the process tree", max(middle.values()), 700, at_least=False, unit="MB")
+        )
     common.report(args, runs, goals, peak_rss_mb=middle)
     if not args.json:
         print("peak RSS:", ", ".join(f"{s} -> {format_bytes(m * 1e6)}" for s, m in middle.items()))
