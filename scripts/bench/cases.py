@@ -74,6 +74,7 @@ CASES = (
     Case("1 B rows of 200 bytes", 2e11, 1e9, 4 * MIB, 64 * MIB, False),
     Case("  in 256 MiB and 256 MiB", 2e11, 1e9, 256 * MIB, 256 * MIB, False),
 )
+WINDOW = 16 * MIB  # of a shard merged at a time: its part of a run takes a read of its own
 COMMIT_READS = 3  # of each run, one run after the other: its footer in two, its dead letters
 CROSSINGS = 4  # of each byte: source to worker, to its run, back, to its shard
 
@@ -105,7 +106,9 @@ def estimate(case: Case, found: dict[str, Cost], args: argparse.Namespace) -> Es
     """The measured costs times the case's numbers."""
     runs, shards = case.bytes / case.partition, 2 ** math.ceil(math.log2(case.bytes / case.shard))
     references, files = expected_references(runs, shards, case.records), case.files * case.records
-    reads = references * found["reference"].reads + runs * found["run"].reads + files
+    # A reference of the measured jobs lies in one window.
+    windows = expected_references(1, max(1.0, case.bytes / shards / WINDOW), case.records / references)
+    reads = references * (found["reference"].reads + windows - 1) + runs * found["run"].reads + files
     records = (case.bytes / 1e6, "MB of files") if case.files else (case.records, "row of a table")
     work = ((runs, "run"), (shards, "shard"), (references, "reference"), records)
     plan = ((runs, "partition planned"), (files, "file listed"))
