@@ -1,0 +1,131 @@
+"""Jobs that write to object stores that fail, lose answers and list late: the bytes of a local job, or a clear error."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from beam_jobs import run
+from beam_jobs.job import Result
+from schemas import HeadraceError, read_manifest
+from tests.jobs.small_job import JOB, RECORDS, digests, make_data, make_job, options
+from tests.store.conftest import BAD_DAY, REMOTE, Bucket
+
+ROOT = Path(__file__).resolve().parents[2]
+THREADS = options("multi_threading", 2)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return make_data(tmp_path / "data", faults=True)
+
+
+def prepare(data: Path, out: str | Path, version: str = "1.0.0", **more) -> Result:
+    job = make_job(data, JOB.replace("version: 1.0.0", f"version: {version}"))
+    return run(job, str(out), more.pop("options", THREADS), **more)
+
+
+def objects(url: str) -> dict[str, bytes]:
+    """Every object below a URL."""
+    fs, base = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
+    return {path.removeprefix(f"{base}/"): fs.cat_file(path) for path in fs.find(base)}
+
+
+def out_of(bucket: Bucket) -> str:
+    return bucket.url.rpartition("/")[0]
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+@pytest.mark.parametrize("faults", [{}, BAD_DAY], ids=["good", "bad day"])
+def test_the_bytes_of_a_local_job(
+    data: Path, tmp_path: Path, make_bucket: Callable[..., Bucket], kind: str, faults: Mapping[str, float]
+) -> None:
+    bucket = make_bucket(kind, faults)
+    local = prepare(data, tmp_path / "out")
+    done = prepare(data, out_of(bucket))
+    bucket.proxy.shares = {}
+    assert str(done.path) == f"{out_of(bucket)}/cells/1.0.0"
+    assert objects(str(done.path)) == digests(local.path)
+    assert dataclasses.replace(done, path="", seconds=0) == dataclasses.replace(local, path="", seconds=0)
+    assert prepare(data, out_of(bucket)).up_to_date
+    left = {path.rpartition(".")[2] for path in objects(f"{out_of(bucket)}/cells/.headrace/runs")}
+    assert left == {"run"}
+
+
+def test_a_later_version_takes_over(data: Path, tmp_path: Path, bucket: Bucket) -> None:
+    prepare(data, out_of(bucket))
+    next(path for path in (data / "photos/a").iterdir() if path.stat().st_size > 1000).unlink()
+    updated = prepare(data, out_of(bucket), "2.0.0")
+    assert updated.taken_over["records"] > RECORDS / 2
+    assert updated.taken_over["shards"] > 0
+    assert objects(str(updated.path)) == digests(prepare(data, tmp_path / "out", "2.0.0").path)
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+def test_a_listing_that_lags(
+    data: Path, tmp_path: Path, make_bucket: Callable[..., Bucket], kind: str
+) -> None:
+    bucket = make_bucket(kind)
+    bucket.proxy.lag = 3600.0
+    prepare(data, out_of(bucket))
+    assert prepare(data, out_of(bucket)).up_to_date
+    updated = prepare(data, out_of(bucket), "2.0.0")
+    bucket.proxy.lag = 0.0
+    assert objects(str(updated.path)) == digests(prepare(data, tmp_path / "out", "2.0.0").path)
+
+
+def test_a_version_is_not_visible_before_it_is_whole(data: Path, bucket: Bucket) -> None:
+    strict = JOB.replace("max_dead_letters: 20%", "max_dead_letters: 0")
+    with pytest.raises(HeadraceError, match="Too many dead letters"):
+        run(make_job(data, strict), out_of(bucket), THREADS)
+    with pytest.raises(HeadraceError, match="There is no data set here"):
+        read_manifest(f"{bucket.url.rpartition('/')[0]}/cells/1.0.0")
+    done = prepare(data, out_of(bucket))
+    assert done.partitions_reused == done.partitions
+    assert read_manifest(str(done.path)) == done.manifest
+
+
+@pytest.mark.parametrize("moment", [0.3, 0.6, 0.9])
+def test_a_killed_job_goes_on(data: Path, tmp_path: Path, bucket: Bucket, moment: float) -> None:
+    """Its lock is that of a dead process of this machine, and taken at once."""
+    asked = bucket.proxy.asked
+    prepare(data, f"{out_of(bucket)}/first")
+    whole = bucket.proxy.asked - asked
+    make_job(data)
+    command = "import sys; from beam_jobs.cli import entry; sys.exit(entry())"
+    arguments = ["run", str(data / "job.yaml"), f"--var=data={data}", f"--out={out_of(bucket)}", "--quiet"]
+    asked = bucket.proxy.asked
+    with subprocess.Popen([sys.executable, "-c", command, *arguments, *THREADS], cwd=ROOT) as process:
+        while process.poll() is None and bucket.proxy.asked - asked < moment * whole:
+            pass
+        process.kill()
+    done = prepare(data, out_of(bucket))
+    assert objects(str(done.path)) == digests(prepare(data, tmp_path / "out").path)
+
+
+def test_two_jobs_on_one_output(data: Path, bucket: Bucket) -> None:
+    with bucket.open().exclusive():
+        pass
+    store = Bucket(bucket.kind, bucket.proxy, bucket.environment, f"{out_of(bucket)}/cells").open()
+    with store.exclusive(), pytest.raises(HeadraceError, match="Another job is writing") as caught:
+        prepare(data, out_of(bucket))
+    assert "process " in str(caught.value.value)
+    assert not prepare(data, out_of(bucket)).up_to_date
+
+
+def test_a_store_that_is_gone(data: Path, bucket: Bucket) -> None:
+    with pytest.raises(HeadraceError, match=r"bucket|not reach|cannot be reached|no such"):
+        prepare(data, f"{bucket.url.partition('://')[0]}://no-such-bucket/out")
+
+
+def test_worker_processes(data: Path, tmp_path: Path, bucket: Bucket) -> None:
+    done = prepare(data, out_of(bucket), options=options("multi_processing", 2))
+    assert objects(str(done.path)) == digests(prepare(data, tmp_path / "out").path)
+    assert "geheim" not in json.dumps({k: v.decode("latin1") for k, v in objects(out_of(bucket)).items()})
