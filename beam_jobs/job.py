@@ -109,6 +109,8 @@ def run(
         workspace = plan.workspace
         if workspace.is_committed:
             manifest, other_code = _existing(plan)
+            if workspace.shard_notes.names():
+                sweep(workspace)  # its job was killed after the commit
             seconds = time.monotonic() - started
             return Result(_place(workspace), manifest, True, other_code, seconds, len(partitions), 0)
         strip(workspace)

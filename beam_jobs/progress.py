@@ -75,7 +75,8 @@ def _bar(plan: JobPlan, run_names: set[str], stream: TextIO, done: threading.Eve
     with Progress(*columns, console=Console(file=stream), transient=True) as progress:
         preparing = progress.add_task("Preparing", total=len(run_names), unit="partitions")
         writing = progress.add_task("Writing", total=None, unit="shards", visible=False)
-        while not done.wait(_POLL_SECONDS):
+        # Elsewhere, each look is a few requests.
+        while not done.wait(_LINE_SECONDS if plan.workspace.root.store.durable else _POLL_SECONDS):
             state = observe(plan, run_names)
             progress.update(preparing, completed=state.runs)
             progress.update(writing, completed=state.shards, visible=state.shards > 0)

@@ -216,8 +216,10 @@ def _joined(chunks: list[pa.LargeBinaryArray]) -> pa.LargeBinaryArray:
 def open_run(path: StorePath, *, check: bool = False) -> Run | None:
     """The run in `path`, or None where there is none that is whole.
 
-    `check` compares every section with its CRC: for runs that an earlier process left behind.
+    `check` compares every section with its CRC, for runs that an earlier process left behind: on this machine they may
+    not have outlived a power cut.
     """
+    check = check and not path.store.durable
     size = path.size()
     if size is None or size < _TRAILER.size:
         return None

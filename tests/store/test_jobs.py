@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -73,11 +74,11 @@ def test_a_listing_that_lags(
     data: Path, tmp_path: Path, make_bucket: Callable[..., Bucket], kind: str
 ) -> None:
     bucket = make_bucket(kind)
-    bucket.proxy.lag = 3600.0
+    bucket.proxy.frozen = True
     prepare(data, out_of(bucket))
     assert prepare(data, out_of(bucket)).up_to_date
     updated = prepare(data, out_of(bucket), "2.0.0")
-    bucket.proxy.lag = 0.0
+    bucket.proxy.frozen = False
     assert objects(str(updated.path)) == digests(prepare(data, tmp_path / "out", "2.0.0").path)
 
 
@@ -95,16 +96,16 @@ def test_a_version_is_not_visible_before_it_is_whole(data: Path, bucket: Bucket)
 @pytest.mark.parametrize("moment", [0.3, 0.6, 0.9])
 def test_a_killed_job_goes_on(data: Path, tmp_path: Path, bucket: Bucket, moment: float) -> None:
     """Its lock is that of a dead process of this machine, and taken at once."""
-    asked = bucket.proxy.asked
+    asked = bucket.proxy.asked.total()
     prepare(data, f"{out_of(bucket)}/first")
-    whole = bucket.proxy.asked - asked
+    whole = bucket.proxy.asked.total() - asked
     make_job(data)
     command = "import sys; from beam_jobs.cli import entry; sys.exit(entry())"
     arguments = ["run", str(data / "job.yaml"), f"--var=data={data}", f"--out={out_of(bucket)}", "--quiet"]
-    asked = bucket.proxy.asked
+    asked = bucket.proxy.asked.total()
     with subprocess.Popen([sys.executable, "-c", command, *arguments, *THREADS], cwd=ROOT) as process:
-        while process.poll() is None and bucket.proxy.asked - asked < moment * whole:
-            pass
+        while process.poll() is None and bucket.proxy.asked.total() - asked < moment * whole:
+            time.sleep(0.01)
         process.kill()
     done = prepare(data, out_of(bucket))
     assert objects(str(done.path)) == digests(prepare(data, tmp_path / "out").path)

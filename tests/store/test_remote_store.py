@@ -64,6 +64,13 @@ def test_store_that_never_gets_better(bucket: Bucket, fault: str) -> None:
         store.write("a", b"x", durable=True)
 
 
+def test_dead_server(bucket: Bucket) -> None:
+    bucket.proxy.__exit__()
+    store = bucket.open(THRICE)
+    with pytest.raises(HeadraceError, match=r"(?s)does not deliver.*toy/a.*3 attempts"):
+        store.write("a", b"x", durable=True)
+
+
 def test_refused_access_is_said_at_once_and_without_secrets(bucket: Bucket) -> None:
     bucket.proxy.shares, bucket.proxy.at_most = {"403": 1.0}, 10**6
     store = bucket.open()
