@@ -1,4 +1,4 @@
-"""Jobs that write to object stores that fail, lose answers and list late: the bytes of a local job, or a clear error."""
+"""Jobs that write to object stores which fail, lose answers and list late: the bytes of a local job, or a clear error."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ import pytest
 from beam_jobs import run
 from beam_jobs.job import Result
 from schemas import HeadraceError, read_manifest
-from tests.jobs.small_job import JOB, RECORDS, digests, make_data, make_job, options
+from tests.jobs.small_job import JOB, digests, make_data, make_job, options
 from tests.store.conftest import BAD_DAY, REMOTE, Bucket
 
 ROOT = Path(__file__).resolve().parents[2]
+RECORDS = 60
 THREADS = options("multi_threading", 2)
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return make_data(tmp_path / "data", faults=True)
+    return make_data(tmp_path / "data", records=RECORDS, faults=True)
 
 
 def prepare(data: Path, out: str | Path, version: str = "1.0.0", **more) -> Result:
