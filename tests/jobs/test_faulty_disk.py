@@ -93,7 +93,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_folder_that_may_not_be_written(place: str, data: Path, tmp_path: Path) -> None:
     """Root may write everywhere but in what is marked as immutable."""
     job = make_job(data)
-    first = run(job, tmp_path / "out", keep_work=True)
+    first = run(job, tmp_path / "out")
     before = digests(first.path)
     second = make_job(data, **{"version: 1.0.0": "version: 1.0.1"})
     folder = tmp_path / "out" / "cells" / place.replace("1.0.0", "1.0.1")

@@ -1,4 +1,4 @@
-"""Jobs that write to object stores which fail, lose answers and list late: the bytes of a local job, or a clear error."""
+"""Jobs that write to object stores which fail, lose answers, list late: the bytes of a local job, or a clear error."""
 
 from __future__ import annotations
 
