@@ -168,7 +168,9 @@ class Bench:
         """Peak memory of a fresh process that does one thing."""
         shutil.rmtree(self.work / "probe", ignore_errors=True)
         command = [sys.executable, __file__, "--probe", *map(str, arguments), str(self.work / "probe")]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
+        if done.returncode:
+            sys.exit(f"{' '.join(command)} ended with {done.returncode}\n{done.stderr[-4000:]}")
         return int(done.stdout.split()[-1])
 
 
