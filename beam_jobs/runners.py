@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import apache_beam as beam
 import grpc
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PortableOptions
 from apache_beam.runners.runner import PipelineState
 from apache_beam.runners.worker.statesampler import DEFAULT_SAMPLING_PERIOD_MS, StateSampler
 
@@ -110,6 +110,8 @@ def _run_elsewhere(
             result = pipeline.run()
             if server is not None:
                 server.hear_interrupts()
+                if name == "PrismRunner" and options.view_as(PortableOptions).environment_type == "PROCESS":
+                    server.watch_workers()
             try:
                 result.wait_until_finish()
             except KeyboardInterrupt:
@@ -120,8 +122,11 @@ def _run_elsewhere(
                 raise HeadraceError(f"The job ended as {result.state} on {name}.", hint=_GO_ON)
             return result
     except (grpc.RpcError, RuntimeError, ValueError) as error:
-        lost = server is not None and server.ended()
-        what = f"{name} ended in the middle of the job." if lost else f"The job failed on {name}."
+        what = f"The job failed on {name}."
+        if server is not None and server.lost.is_set():
+            what = f"The worker that {name} started has ended, and no other took its place."
+        elif server is not None and server.ended():
+            what = f"{name} ended in the middle of the job."
         raise HeadraceError("\n".join([what, *_told(error, server)]), hint=_GO_ON) from error
 
 

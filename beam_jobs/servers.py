@@ -10,10 +10,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+import psutil
 from apache_beam.options.pipeline_options import JobServerOptions, PipelineOptions, PortableOptions
 from apache_beam.runners.portability.flink_runner import FlinkJarJobServer
 from apache_beam.runners.portability.prism_runner import PrismJobServer
@@ -22,6 +23,7 @@ from beam_jobs.engines import check_cluster, runner_name
 from schemas import HeadraceError
 
 _STOP_SECONDS = 10.0
+_WORKERLESS_SECONDS = 15.0
 _POLL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 _LIBC = ctypes.CDLL(None)
@@ -29,10 +31,11 @@ _LIBC = ctypes.CDLL(None)
 
 @dataclass(frozen=True)
 class JobServer:
-    """A running job server, and the file of all that it and its workers print."""
+    """A running job server, the file of all that it and its workers print, and whether it has lost its workers."""
 
     process: subprocess.Popen[bytes]
     log: Path
+    lost: threading.Event = field(default_factory=threading.Event)
 
     def ended(self) -> bool:
         """Whether the process is there no more."""
@@ -44,6 +47,22 @@ class JobServer:
         """The last lines that it printed."""
         printed = self.log.read_text(errors="replace").strip().splitlines()
         return [f"  {line}" for line in printed[-lines:]]
+
+    def watch_workers(self) -> None:
+        """Ends the server when it has no worker process any more, which are its children: Prism may wait for ever."""
+
+        def watch() -> None:
+            seen = time.monotonic()
+            while self.process.poll() is None:
+                with contextlib.suppress(psutil.Error):
+                    if psutil.Process(self.process.pid).children():
+                        seen = time.monotonic()
+                if time.monotonic() > seen + _WORKERLESS_SECONDS:
+                    self.lost.set()
+                    self.process.kill()
+                time.sleep(_POLL_SECONDS)
+
+        threading.Thread(target=watch, name="headrace-workers", daemon=True).start()
 
     @staticmethod
     def hear_interrupts() -> None:

@@ -54,6 +54,7 @@ def output(process: subprocess.Popen[str], *, code: int, timeout: float = 120) -
         printed = process.communicate(timeout=timeout)[0]
     except subprocess.TimeoutExpired:
         process.kill()
+        process.communicate()
         raise
     print(printed)
     assert process.returncode == code, printed
