@@ -98,7 +98,7 @@ class Bench:
         def once() -> Cost:
             out = self.work / "out"
             shutil.rmtree(out, ignore_errors=True)
-            cost = measured(lambda: kept.append(run(load_job(file), out, keep_work=True)))
+            cost = measured(lambda: kept.append(run(load_job(file), out)))
             if again:
                 return measured(lambda: kept.append(run(load_job(file), out)))
             size = sum(path.stat().st_size for path in out.glob("*/.headrace/**/*") if path.is_file())
