@@ -101,7 +101,7 @@ def test_folder_that_may_not_be_written(place: str, data: Path, tmp_path: Path) 
     subprocess.run(["chattr", "+i", folder], check=True)
     try:
         with pytest.raises(HeadraceError, match="Cannot write: Operation not permitted") as caught:
-            run(make_job(data, **{"version: 1.0.0": "version: 1.0.1"}), tmp_path / "out")
+            run(second, tmp_path / "out", from_scratch=True)
         assert "change its permissions" in (caught.value.hint or "")
         assert digests(first.path) == before
     finally:
