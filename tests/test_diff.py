@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from small_dataset import entry_of, example, frame
-from tests.loader.remote.servers import FileServer
+from tests.servers import FileServer
 
 from beam_jobs import diff_bytes, diff_walk, run
 from beam_jobs.diff import Change, Diff, diff
