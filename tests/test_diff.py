@@ -20,7 +20,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from small_dataset import entry_of, example, frame
-from tests.servers import FileServer
 
 from beam_jobs import diff_bytes, diff_walk, run
 from beam_jobs.diff import Change, Diff, diff
@@ -30,6 +29,7 @@ from schemas.index import encode_index
 from schemas.manifest import ShardEntry, SplitEntry
 from schemas.naming import MANIFEST, index_name, shard_name
 from tests.jobs.small_job import RECORDS, encoded_image, make_data, make_job
+from tests.servers import FileServer
 
 Content = dict[str, tuple[str, bytes]]  # by key hash in hex: split and frame
 
