@@ -45,7 +45,7 @@ GOALS = {"bare": 0.9, "per record": 5.0, "tfds": 8.0}
 def prepared(work: Path, job: str, rows: int) -> Path:
     """The directory of a prepared table."""
     data = ensure(work / "table.csv", "table", rows, work / "table.csv")
-    return run(load_job(JOBS / job, {"data": str(data)}), work / "out" / "loader_table").path
+    return Path(run(load_job(JOBS / job, {"data": str(data)}), work / "out" / "loader_table").path)
 
 
 def parsing(features: Mapping[str, Feature]) -> dict[str, tf.io.FixedLenFeature]:

@@ -119,10 +119,10 @@ class Bench:
             common.note(f"{rows:,} rows, {runs} runs, {shards} shards, {references:,.0f} references: {result.seconds:.1f} s")  # noqa: E501  # fmt: skip
             numbers.append((1, rows, runs, shards, references))
             whole.append(cost)
-            paths = [result.path / shard.index.path for shard in result.manifest.splits["train"].shards]
+            paths = [Path(result.path) / shard.index.path for shard in result.manifest.splits["train"].shards]
             read = self.least(lambda paths=paths: measured(lambda: [read_index(path) for path in paths]))  # type: ignore[misc]
             indexes.append(read.holding(sum(path.stat().st_size for path in paths)))
-            manifests.append(Cost(bytes=(result.path / "manifest.json").stat().st_size))
+            manifests.append(Cost(bytes=(Path(result.path) / "manifest.json").stat().st_size))
         job, row, run_, shard, reference = solved(numbers, whole)
         _, index_row, _, index, _ = solved(numbers, indexes)
         self.found |= {
