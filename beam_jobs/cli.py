@@ -94,6 +94,7 @@ def _add_run(commands: Any) -> None:
         [
             "headrace run job.yaml                              # all cores of this machine",
             "headrace run job.yaml --var data=photos --out sets # paths from here",
+            "headrace run job.yaml --out gs://bucket/sets       # or s3://…",
             "headrace run job.yaml --direct_num_workers=4       # any option of Beam's",
             "headrace run job.yaml --direct_running_mode=multi_processing",
             "headrace run job.yaml --dry-run                    # what would be read, reused and written",
@@ -102,7 +103,9 @@ def _add_run(commands: Any) -> None:
         ],
     )
     parser.add_argument("job", metavar="JOB.yaml")
-    parser.add_argument("--out", default="out", help="directory of all data sets (default: out)")
+    parser.add_argument(
+        "--out", default="out", help="directory of all data sets, or gs://…, s3://… (default: out)"
+    )
     parser.add_argument(
         "--var", action="append", default=[], metavar="NAME=VALUE", help="value of a ${variable}"
     )
