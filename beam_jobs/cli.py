@@ -283,19 +283,30 @@ def _validate(arguments: argparse.Namespace) -> int:
 def _inspect(arguments: argparse.Namespace) -> int:
     from beam_jobs.inspect_dataset import inspect_command
 
-    return inspect_command(arguments.directory, records=arguments.records, as_json=arguments.json)
+    return inspect_command(_local(arguments.directory), records=arguments.records, as_json=arguments.json)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     from beam_jobs.verify import verify_command
 
-    return verify_command(arguments.directory, as_json=arguments.json)
+    return verify_command(_local(arguments.directory), as_json=arguments.json)
 
 
 def _diff(arguments: argparse.Namespace) -> int:
     from beam_jobs.diff import diff_command
 
     return diff_command(arguments.before, arguments.after, records=arguments.records, as_json=arguments.json)
+
+
+def _local(directory: str) -> str:
+    if "://" in directory:
+        raise HeadraceError(
+            "This command reads data sets of this machine only.",
+            value=directory,
+            allowed="a directory",
+            hint="Copy it here first; `headrace diff` and the loader read it where it is.",
+        )
+    return directory
 
 
 def _profile(arguments: argparse.Namespace) -> int:

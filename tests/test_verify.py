@@ -21,6 +21,7 @@ from small_dataset import entry_of, frame, make, masked_crc
 
 from beam_jobs import frames
 from beam_jobs.check_files import MAX_PROBLEMS, Problem
+from beam_jobs.cli import main
 from beam_jobs.verify import Report, describe, print_report, verify, verify_command
 from schemas import HeadraceError, Manifest, read_index, read_manifest
 from schemas.index import encode_index
@@ -563,3 +564,9 @@ def test_a_large_data_set_shows_progress_on_a_terminal(
     assert verify_command(str(intact), as_json=True) == 0
     assert "Verifying" in terminal.getvalue()
     assert json.loads(capsys.readouterr().out)["ok"] is True
+
+
+@pytest.mark.parametrize("command", ["verify", "inspect"])
+def test_a_data_set_in_a_bucket_is_refused_by_name(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "gs://bucket/pond/1.0.0"]) == 1
+    assert "data sets of this machine only" in capsys.readouterr().err
