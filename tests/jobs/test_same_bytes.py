@@ -63,8 +63,9 @@ def test_shuffled_listings(
 
         def __init__(self, path: str) -> None:
             with real_scandir(path) as entries:
-                self.entries = list(entries)
-            order.shuffle(self.entries)
+                found = list(entries)
+            order.shuffle(found)
+            self.entries = iter(found)
 
         def __enter__(self) -> Shuffled:
             return self
@@ -72,8 +73,11 @@ def test_shuffled_listings(
         def __exit__(self, *_: object) -> None:
             pass
 
-        def __iter__(self):
-            return iter(self.entries)
+        def __iter__(self) -> Shuffled:
+            return self
+
+        def __next__(self) -> os.DirEntry[str]:
+            return next(self.entries)
 
         def close(self) -> None:
             pass
