@@ -19,7 +19,7 @@ import apache_beam as beam
 import psutil
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.portability.api import beam_provision_api_pb2
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner, worker_handlers
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.runner import PipelineRunner
@@ -101,7 +101,11 @@ def _embedded_runner(options: PipelineOptions) -> PipelineRunner:
 
 def _run(pipeline: beam.Pipeline) -> None:
     try:
-        with contextlib.redirect_stderr(_WithoutKnownErrors(sys.stderr)), _prompt_samplers():
+        with (
+            contextlib.redirect_stderr(_WithoutKnownErrors(sys.stderr)),
+            _prompt_samplers(),
+            _whole_elements(),
+        ):
             pipeline.run().wait_until_finish()
     except Exception as error:
         known = error if isinstance(error, HeadraceError) else error_in_text(str(error))
@@ -125,6 +129,22 @@ def _prompt_samplers() -> Iterator[None]:
         yield
     finally:
         initializer.__defaults__ = before
+
+
+@contextlib.contextmanager
+def _whole_elements() -> Iterator[None]:
+    """Keeps workers that are threads from sending half an element.
+
+    A timer of Beam's sends what such a worker has written, once a second, whether or not another thread is in the
+    middle of writing an element. The runner reads the halves as elements: garbage, wrong values, or a count of
+    2**31 for which it takes 20 GB. Workers of their own processes have no such timer. Zero turns it off.
+    """
+    before = worker_handlers.DATA_BUFFER_TIME_LIMIT_MS
+    worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = 0
+    try:
+        yield
+    finally:
+        worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = before
 
 
 class _WithoutKnownErrors(io.TextIOBase):
