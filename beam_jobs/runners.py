@@ -17,6 +17,7 @@ from typing import Any, TextIO
 import apache_beam as beam
 import grpc
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PortableOptions
+from apache_beam.runners.portability.fn_api_runner import worker_handlers
 from apache_beam.runners.runner import PipelineState
 from apache_beam.runners.worker.statesampler import DEFAULT_SAMPLING_PERIOD_MS, StateSampler
 
@@ -94,7 +95,7 @@ def run_pipeline(
 
 
 def _run(pipeline: beam.Pipeline) -> None:
-    with _known_errors(), _prompt_samplers():
+    with _known_errors(), _prompt_samplers(), _whole_elements():
         pipeline.run().wait_until_finish()
 
 
@@ -195,6 +196,22 @@ def _prompt_samplers() -> Iterator[None]:
         yield
     finally:
         initializer.__defaults__ = before
+
+
+@contextlib.contextmanager
+def _whole_elements() -> Iterator[None]:
+    """Keeps workers that are threads from sending half an element.
+
+    A timer of Beam's sends what such a worker has written, once a second, whether or not another thread is in the
+    middle of writing an element. The runner reads the halves as elements: garbage, wrong values, or a count of
+    2**31 for which it takes 20 GB. Workers of their own processes have no such timer. Zero turns it off.
+    """
+    before = worker_handlers.DATA_BUFFER_TIME_LIMIT_MS
+    worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = 0
+    try:
+        yield
+    finally:
+        worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = before
 
 
 class _WithoutKnownErrors(io.TextIOBase):
