@@ -102,7 +102,9 @@ def files(directory: Path) -> Iterator[tuple[str, bytes]]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # headers and body leave apart: the client's delayed answer would cost 40 ms
+    disable_nagle_algorithm = (
+        True  # headers and body leave apart: the client's delayed answer would cost 40 ms
+    )
     server: Any
 
     def do_GET(self) -> None:
