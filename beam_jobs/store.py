@@ -13,6 +13,7 @@ taken the lock, since the holder seemed dead, they are refused.
 from __future__ import annotations
 
 import io
+from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -30,9 +31,9 @@ class Sink(io.RawIOBase):
         """Always."""
         return True
 
+    @abstractmethod
     def write(self, data: Any, /) -> int:
         """Writes all of `data`, anything with the buffer protocol."""
-        raise NotImplementedError
 
     def writev(self, parts: Sequence[Any]) -> None:
         """Writes all parts, one after the other."""
