@@ -231,7 +231,10 @@ def _run(arguments: argparse.Namespace) -> int:
     from beam_jobs.job import run, summary_lines
     from beam_jobs.plan import load_job
     from beam_jobs.preview import preview, preview_lines
+    from beam_jobs.runners import WithoutKnownErrors
 
+    # For good: the threads of a job that was stopped may still say so when all else is over.
+    sys.stderr = WithoutKnownErrors(sys.stderr)
     job = load_job(arguments.job, _variables(arguments.var))
     if arguments.dry_run:
         found = preview(job, arguments.out, arguments.beam_options, from_scratch=arguments.from_scratch)

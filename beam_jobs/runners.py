@@ -35,7 +35,7 @@ from beam_jobs.servers import JobServer, job_server
 from schemas import HeadraceError
 from schemas.errors import error_in_text
 
-__all__ = ["check_output", "parse_options", "run_pipeline"]
+__all__ = ["WithoutKnownErrors", "check_output", "parse_options", "run_pipeline"]
 
 _SAMPLING_PERIOD_MS = 10
 _GRACE_SECONDS = 5.0
@@ -172,7 +172,7 @@ def _quiet_threads() -> Iterator[None]:
 def _known_errors() -> Iterator[None]:
     """Lets HeadraceErrors of workers arrive as such, and once."""
     try:
-        with contextlib.redirect_stderr(_WithoutKnownErrors(sys.stderr)):
+        with contextlib.redirect_stderr(WithoutKnownErrors(sys.stderr)):
             yield
     except Exception as error:
         known = error if isinstance(error, HeadraceError) else error_in_text(str(error))
@@ -214,7 +214,7 @@ def _whole_elements() -> Iterator[None]:
         worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = before
 
 
-class _WithoutKnownErrors(io.TextIOBase):
+class WithoutKnownErrors(io.TextIOBase):
     """Standard error without the tracebacks that Beam prints of errors that reach the user in a better form."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -227,3 +227,11 @@ class _WithoutKnownErrors(io.TextIOBase):
     def flush(self) -> None:
         """Flushes the stream itself."""
         self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether the stream itself is a terminal."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """The stream's own."""
+        return self._stream.fileno()
