@@ -14,7 +14,7 @@ from beam_jobs.sources._parse import collapse_blanks, dialect_of
 from beam_jobs.sources._rows import RowBlock, RowTooLongError, row_blocks
 from beam_jobs.sources._text import Read, TextFile
 from schemas.errors import HeadraceError, shorten
-from schemas.spec import CsvSource
+from schemas.sources import CsvSource
 
 _HEAD_BYTES = 64 << 10
 

@@ -17,7 +17,7 @@ from beam_jobs.sources._rows import Dialect, RowBlock
 from beam_jobs.sources._text import is_utf8
 from beam_jobs.sources.base import Fault
 from schemas.errors import shorten
-from schemas.spec import CsvSource
+from schemas.sources import CsvSource
 
 _RAW_BYTES = 1 << 10
 _TYPES = {"int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}

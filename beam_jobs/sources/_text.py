@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import codecs
-import glob
 import gzip
 import lzma
 import os
@@ -12,9 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-import fsspec
-
-from beam_jobs.sources._listing import local_root, nearby, remote_version, shown
+from beam_jobs.sources._listing import local_root, remote_version, shown
+from beam_jobs.sources._locate import base_of, filesystem
 from schemas.errors import HeadraceError
 
 _COMPRESSED: dict[str, Any] = {
@@ -26,35 +24,6 @@ _DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError)
 Read = Callable[[int], bytes]
 
 
-def find_files(root: str, where: str) -> list[str]:
-    """The file that `root` names, or all that match it as a pattern: sorted, relative to `base_of(root)`.
-
-    Raises:
-      HeadraceError: there is none, or it is a folder.
-    """
-    local = local_root(root) is not None
-    fs, path = _filesystem(root, where)
-    try:
-        fs.invalidate_cache()
-        if fs.isfile(path):
-            found = [path]
-        elif fs.isdir(path):
-            raise HeadraceError(
-                "The source is a folder, not a file.", where=where, value=root, hint=f"Try {root}/*.csv."
-            )
-        else:
-            matches = glob.glob(path, recursive=True) if local else fs.glob(path)  # noqa: PTH207  `path` may be absolute
-            found = sorted(match for match in matches if fs.isfile(match))
-    except OSError as error:
-        raise HeadraceError("The source cannot be listed.", where=where, value=f"{root}: {error}") from error
-    base = _base_of(path)
-    if not found:
-        raise HeadraceError(
-            "There is no such file.", where=where, value=root, hint=nearby(base) if local else None
-        )
-    return [name.removeprefix(base).lstrip("/") for name in found]
-
-
 class TextFile:
     """One file of delimited text, opened anew for each pass over it."""
 
@@ -62,8 +31,8 @@ class TextFile:
         self.name = name
         self.shown = shown(name)
         self.encoding = encoding
-        fs, path = _filesystem(root, name)
-        base = _base_of(path)
+        fs, path = filesystem(root, name)
+        base = base_of(path)
         self._path = f"{base}/{name}" if base else name
         self._fs = None if local_root(root) is not None else fs
         self._unpack = _COMPRESSED.get(os.path.splitext(name)[1].lower())  # noqa: PTH122
@@ -181,26 +150,3 @@ def _limited(read: Read, size: int | None) -> Read:
         return piece
 
     return limited
-
-
-def _filesystem(root: str, where: str) -> tuple[Any, str]:
-    try:
-        local = local_root(root)
-        if local is not None:
-            return fsspec.filesystem("file"), local
-        fs, path = fsspec.core.url_to_fs(root)
-    except (ImportError, ValueError) as error:
-        raise HeadraceError(
-            "The location cannot be opened.", where=where, value=f"{root}: {error}"
-        ) from error
-    return fs, path
-
-
-def _base_of(path: str) -> str:
-    """The folders of `path` before the first that is a pattern."""
-    fixed = []
-    for folder in path.split("/")[:-1]:
-        if glob.has_magic(folder):
-            break
-        fixed.append(folder)
-    return "/".join(fixed) or ("/" if path.startswith("/") else "")

@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs.sources._header import blocks_of, check_columns, key_columns, read_header
+from beam_jobs.sources._locate import find_files
 from beam_jobs.sources._parse import convert, parse_block
 from beam_jobs.sources._ranges import Range, cut_ranges, digest_of
 from beam_jobs.sources._rows import RowBlock
-from beam_jobs.sources._text import TextFile, find_files
+from beam_jobs.sources._text import TextFile
 from beam_jobs.sources.base import Fault, Partition, SourceBatch
 from schemas.errors import HeadraceError
-from schemas.spec import CsvSource
+from schemas.sources import CsvSource
 
 _SCAN_BYTES = 4 << 20
 _READ_BYTES = 4 << 20  # Columns of short strings take up to twice the bytes of their text.

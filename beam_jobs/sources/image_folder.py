@@ -20,7 +20,7 @@ from beam_jobs.sources._patterns import compile_patterns, pruned_folders
 from beam_jobs.sources._reading import read_files, wanted
 from beam_jobs.sources.base import Partition, SourceBatch
 from schemas.errors import HeadraceError
-from schemas.spec import ImageFolderSource
+from schemas.sources import ImageFolderSource
 
 _BATCH_BYTES = 8 << 20
 _PARTITION_BYTES = 32 << 20

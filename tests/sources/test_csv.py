@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from beam_jobs.sources import Source, open_source
 from beam_jobs.sources import csv as csv_module
 from schemas.errors import HeadraceError
-from schemas.spec import CsvSource
+from schemas.sources import CsvSource
 
 from .conformance import SourceSuite, faults_of, read_all, records_of
 

@@ -14,7 +14,7 @@ from beam_jobs.sources import Source, open_source
 from beam_jobs.sources import _reading as reading
 from beam_jobs.sources.image_folder import ImageFolder
 from schemas.errors import HeadraceError
-from schemas.spec import ImageFolderSource
+from schemas.sources import ImageFolderSource
 
 from .conformance import SourceSuite, faults_of, read_all, records_of, same
 
