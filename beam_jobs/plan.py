@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import platform
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -16,6 +17,7 @@ import numpy as np
 
 from beam_jobs.clean import function_fingerprint
 from beam_jobs.indexed import row_type
+from beam_jobs.listing import PartitionList
 from beam_jobs.runs import RUN_SUFFIX
 from beam_jobs.sources import open_source
 from beam_jobs.sources.base import Partition, Source
@@ -208,7 +210,7 @@ class JobPlan:
         return list(self.spec.split.fractions)
 
 
-def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, list[Partition]]:
+def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
     """The plan of a job that writes below `out`, and the main source's partitions.
 
     Raises:
@@ -219,10 +221,12 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, list[Partition]]:
         name: fill_variables(source.path, job.variables, f"sources.{name}.path")
         for name, source in spec.sources.items()
     }
-    partitions = {
-        name: open_source(name, source, roots[name]).partitions() for name, source in spec.sources.items()
+    listed = {
+        name: PartitionList(open_source(name, source, roots[name]).partitions())
+        for name, source in spec.sources.items()
     }
-    main = partitions.pop(spec.main_name)
+    main = listed.pop(spec.main_name)
+    partitions = {name: list(found) for name, found in listed.items()}
     features = _resolve(spec, roots, main)
     code, functions = code_fingerprint(), function_fingerprints(spec)
     workspace = Workspace(StorePath(open_store(out, spec.name), ""), spec.version)
@@ -240,7 +244,8 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, list[Partition]]:
         [sorted(spec.indexed), spec.pack],
     )
     basis = fingerprint(records, [path.name for path in tables.values()])
-    identities = [[p.source, p.identity] for listed in (main, *partitions.values()) for p in listed]
+    every = itertools.chain(main, *partitions.values())
+    identities = [[partition.source, partition.identity] for partition in every]
     inputs = fingerprint(spec.fingerprint, functions, identities)
     plan = JobPlan(spec, features, roots, tables, partitions, workspace, code, records, basis, inputs)
     _check_columns(plan)
@@ -282,7 +287,7 @@ def _table_fingerprint(code: str, spec: JobSpec, join: Join, partitions: list[Pa
     return fingerprint(code, join.table, source, join.right_on, [p.identity for p in partitions])
 
 
-def _resolve(spec: JobSpec, roots: Mapping[str, str], main: list[Partition]) -> dict[str, Feature]:
+def _resolve(spec: JobSpec, roots: Mapping[str, str], main: Iterable[Partition]) -> dict[str, Feature]:
     """The features with `names: folders` filled in."""
     features = dict(spec.features)
     for name, feature in spec.features.items():

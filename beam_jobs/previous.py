@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -90,11 +90,12 @@ def find_previous(plan: JobPlan) -> Previous | None:
     return None
 
 
-def list_partitions(plan: JobPlan, partitions: Sequence[Partition]) -> list[Listed]:
+def list_partitions(plan: JobPlan, partitions: Iterable[Partition]) -> Iterator[Listed]:
     """Every partition with its run, and what of the version before can be taken over."""
     runs = [plan.run_path(partition).name for partition in partitions]
     if plan.previous is None:
-        return [Listed(partition, run) for partition, run in zip(partitions, runs, strict=True)]
+        yield from map(Listed, partitions, runs)
+        return
     source = plan.source(plan.spec.main_name)
     wanted, old, rest = set(runs), set[str](), []
     for listed in read_partitions(plan.workspace.of(plan.previous.version).partitions):
@@ -103,7 +104,6 @@ def list_partitions(plan: JobPlan, partitions: Sequence[Partition]) -> list[List
             rest.append((*source.bounds(listed.partition), listed.run))
     rest.sort()
     lasts = np.array([last for _, last, _ in rest], object)
-    found = []
     for partition, run in zip(partitions, runs, strict=True):
         similar = []
         if run not in old and isinstance(source, Selective) and rest:
@@ -112,8 +112,7 @@ def list_partitions(plan: JobPlan, partitions: Sequence[Partition]) -> list[List
             while place < len(rest) and rest[place][0] <= last:
                 similar.append(rest[place][2])
                 place += 1
-        found.append(Listed(partition, run, run in old, similar))
-    return found
+        yield Listed(partition, run, run in old, similar)
 
 
 def repeated_hashes(path: StorePath) -> npt.NDArray[np.void]:

@@ -8,7 +8,7 @@ import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
@@ -87,7 +87,7 @@ class ImageFolder:
         """The file's path, relative to the folder."""
         return shown(_files_of(partition)[row].path)
 
-    def folders(self, partitions: Sequence[Partition]) -> list[str]:
+    def folders(self, partitions: Iterable[Partition]) -> list[str]:
         """The sorted names of the folders that files lie in directly; '' for files at the root is left out."""
         names = {shown(_folder(file.path)) for partition in partitions for file in _files_of(partition)}
         return sorted(names - {""})
