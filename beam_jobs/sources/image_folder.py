@@ -10,7 +10,6 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -44,16 +43,13 @@ class ImageFolder:
         """Names of the columns that `read` yields."""
         return list(COLUMNS)
 
-    def partitions(self) -> list[Partition]:
+    def partitions(self) -> Iterator[Partition]:
         """Chunks of the sorted listing, cut where a hash of a path says so: an added file disturbs only its own."""
-        files = self._files()
-        partitions = []
-        for ordinal, chunk in enumerate(cut(files, self.spec.partition_files)):
+        for ordinal, chunk in enumerate(cut(self._files(), self.spec.partition_files)):
             listed = json.dumps(chunk).encode()
             identity = hashlib.blake2b(listed, digest_size=16).hexdigest()
             size = sum(max(file.size, 0) for file in chunk)
-            partitions.append(Partition(self.name, ordinal, identity, _packed(listed), size, len(chunk)))
-        return partitions
+            yield Partition(self.name, ordinal, identity, _packed(listed), size, len(chunk))
 
     def read(self, partition: Partition) -> Iterator[SourceBatch]:
         """The files of one partition, in batches of at most 8 MiB or one file."""
@@ -92,22 +88,28 @@ class ImageFolder:
         names = {shown(_folder(file.path)) for partition in partitions for file in _files_of(partition)}
         return sorted(names - {""})
 
-    def _files(self) -> list[File]:
+    def _files(self) -> Iterator[File]:
         included, excluded = compile_patterns(self.spec.include), compile_patterns(self.spec.exclude)
-        found = list_files(self.root, pruned_folders(self.spec.exclude))
-        files = [file for file in found if included(file.path) and not excluded(file.path)]
-        if not files:
-            kinds = Counter(os.path.splitext(file.path)[1] or "(no extension)" for file in found)  # noqa: PTH122
+        first, kinds, some = None, Counter[str](), False
+        for file in list_files(self.root, pruned_folders(self.spec.exclude)):
+            if included(file.path) and not excluded(file.path):
+                some = True
+                yield file
+            elif not some:
+                first = first or file.path
+                kinds[os.path.splitext(file.path)[1] or "(no extension)"] += 1  # noqa: PTH122
+        if not some:
             listed = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common(8))
             raise HeadraceError(
-                "No file in the folder matches the patterns." if found else "The folder holds no file.",
+                "The folder holds no file."
+                if first is None
+                else "No file in the folder matches the patterns.",
                 where=f"sources.{self.name}, {self.root}",
                 value=f"include {self.spec.include}, exclude {self.spec.exclude}",
-                hint=f"Found instead: {shown(listed)}; the first is {shown(found[0].path)!r}."
-                if found
-                else None,
+                hint=None
+                if first is None
+                else f"Found instead: {shown(listed)}; the first is {shown(first)!r}.",
             )
-        return files
 
     def _batch(self, files: dict[int, File]) -> SourceBatch:
         images, kept, faults = read_files(self.root, files, self.spec.max_file_bytes)
@@ -126,15 +128,24 @@ class ImageFolder:
         return SourceBatch(records, keys, np.array(kept, dtype=np.int64), faults)
 
 
-def cut(files: list[File], average: int) -> Iterator[list[File]]:
+def cut(files: Iterable[File], average: int) -> Iterator[list[File]]:
     """Content-defined chunks of a sorted listing: about `average` files, at most 4 × that and about 32 MiB.
 
     A chunk begins where a path's hash says so. One that is too large is halved at its smallest hash, again and
     again: cuts then depend on nothing but the files near them, where cutting every n files would move them all.
     """
+    chunk: list[File] = []
+    for file in files:
+        if chunk and _mark(file.path) % average == 0:
+            yield from _halved(chunk, average)
+            chunk = []
+        chunk.append(file)
+    yield from _halved(chunk, average)
+
+
+def _halved(files: list[File], average: int) -> Iterator[list[File]]:
     marks = [_mark(file.path) for file in files]
-    starts = [0, *(i for i in range(1, len(files)) if marks[i] % average == 0), len(files)]
-    stack = list(pairwise(starts))[::-1]
+    stack = [(0, len(files))]
     while stack:
         low, high = stack.pop()
         size = sum(max(file.size, 0) for file in files[low:high])
