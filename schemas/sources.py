@@ -164,4 +164,37 @@ class CsvSource(Model):
         return self
 
 
-Source = Annotated[ImageFolderSource | CsvSource | FilesSource, Field(discriminator="kind")]
+FieldType = Literal["bytes", "text", "int64", "json"]
+
+
+class WebDatasetSource(Model):
+    """Samples of tar shards. Columns: __key__ (the key), __url__ (the shard), and one for each extension."""
+
+    kind: Literal["webdataset"]
+    path: str = Field(
+        description="A tar file, plain or .gz, or a pattern such as train-*.tar; ${variables} are filled in."
+    )
+    fields: dict[str, FieldType] | None = Field(
+        None,
+        min_length=1,
+        description="Types of the extensions to read, such as {jpg: bytes, cls: int64}; those of the first samples, "
+        "typed as WebDataset does, where absent. `json` is text that is checked.",
+    )
+    partition_bytes: ByteSize = Field(
+        64 << 20,
+        ge=1,
+        description="About how much a partition holds of a tar that is local and not compressed; others are one each.",
+    )
+    max_sample_bytes: ByteSize = Field(
+        256 << 20, gt=0, description="Larger samples become dead letters, unread."
+    )
+
+    @property
+    def key(self) -> str:
+        """The column that names a record."""
+        return "__key__"
+
+
+Source = Annotated[
+    ImageFolderSource | CsvSource | FilesSource | WebDatasetSource, Field(discriminator="kind")
+]
