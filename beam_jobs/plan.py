@@ -21,7 +21,7 @@ from beam_jobs.listing import PartitionList
 from beam_jobs.runs import RUN_SUFFIX
 from beam_jobs.sources import open_source
 from beam_jobs.sources.base import Partition, Source
-from beam_jobs.sources.image_folder import ImageFolder
+from beam_jobs.sources.files import Files
 from beam_jobs.store import Store, open_store
 from beam_jobs.store_lock import WORK
 from beam_jobs.store_path import StorePath
@@ -293,7 +293,7 @@ def _resolve(spec: JobSpec, roots: Mapping[str, str], main: Iterable[Partition])
     for name, feature in spec.features.items():
         if isinstance(feature, ClassLabelFeature) and feature.names == "folders":
             source = open_source(spec.main_name, spec.main_source, roots[spec.main_name])
-            assert isinstance(source, ImageFolder), "the spec allows `folders` only there"
+            assert isinstance(source, Files), "the spec allows `folders` only there"
             names = source.folders(main)
             if names == [""]:
                 raise HeadraceError(
@@ -324,10 +324,8 @@ def _check_columns(plan: JobPlan) -> None:
     if spec.split.by is not None:
         _known(spec.split.by, columns, "split.by")
     for name, feature in plan.features.items():
-        if isinstance(feature, ImageFeature) and spec.main_source.kind != "image_folder":
-            raise HeadraceError(
-                "Only an image_folder has images.", where=f"features.{name}", value=feature.type
-            )
+        if isinstance(feature, ImageFeature) and spec.main_source.kind == "csv":
+            raise HeadraceError("Rows of text hold no images.", where=f"features.{name}", value=feature.type)
 
 
 def _known(column: str, columns: list[str], where: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,16 +13,29 @@ from schemas.units import ByteSize
 ColumnType = Literal["string", "int64", "float64", "bool"]
 
 
-class ImageFolderSource(Model):
-    """Every image below a folder. Columns: path (the key), image, folder, name, stem."""
+# What names a column in `pattern`: (?P<name> in a regular expression, {name} in a template.
+GROUP_IN_REGEX = re.compile(r"\(\?P<(\w+)>")
+_GROUP_IN_TEMPLATE = re.compile(r"\{(\w+)\}")
 
-    kind: Literal["image_folder"]
+
+class _Folder(Model):
+    """What sources of whole files below a folder have in common."""
+
     path: str = Field(description="The folder, local or any fsspec URL; ${variables} are filled in.")
     include: list[str] = Field(
         ["**/*"], description="Patterns of the files to read, relative to `path`; ** crosses folders."
     )
     exclude: list[str] = Field(
         ["**/.*", "**/.*/**", "**/Thumbs.db"], description="Patterns of files to leave alone."
+    )
+    pattern: str | None = Field(
+        None,
+        max_length=1000,
+        description="Columns from paths: {label}/{id}.jpg, each name within one folder or file name, with * and ** "
+        "for the rest; or a regular expression (RE2) with groups (?P<label>…). Matches the whole relative path.",
+    )
+    unmatched: Literal["dead_letter", "exclude"] = Field(
+        "dead_letter", description="What becomes of a file whose path does not match `pattern`."
     )
     partition_files: int = Field(512, ge=1, le=100_000, description="About how many files a partition holds.")
     max_file_bytes: ByteSize = Field(256 << 20, gt=0, description="Larger files become dead letters, unread.")
@@ -30,6 +44,80 @@ class ImageFolderSource(Model):
     def key(self) -> str:
         """The column that names a record."""
         return "path"
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the bytes are decoded."""
+        return False
+
+    @property
+    def allows_empty(self) -> bool:
+        """Whether a file of no bytes is a record."""
+        return False
+
+    @property
+    def content(self) -> str:
+        """The column of a file's bytes or text."""
+        return "image"
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns before those of `pattern`."""
+        return ["path", self.content, "folder", "name", "stem"]
+
+    @property
+    def groups(self) -> list[str]:
+        """The columns that `pattern` adds."""
+        if self.pattern is None:
+            return []
+        return GROUP_IN_REGEX.findall(self.pattern) or _GROUP_IN_TEMPLATE.findall(self.pattern)
+
+    @model_validator(mode="after")
+    def _pattern(self) -> Self:
+        if self.pattern is not None and not self.groups:
+            raise ValueError(
+                "`pattern` names no column: write {label}, or (?P<label>…) in a regular expression"
+            )
+        columns = [*self.columns, *self.groups]
+        for name in self.groups:
+            if columns.count(name) > 1:
+                raise ValueError(f"`pattern` names {name!r}, which is a column already")
+            if not name.isidentifier():
+                raise ValueError(f"`pattern` names {name!r}; a name begins with a letter")
+        return self
+
+
+class ImageFolderSource(_Folder):
+    """Every image below a folder. Columns: path (the key), image, folder, name, stem, and those of `pattern`."""
+
+    kind: Literal["image_folder"]
+
+
+class FilesSource(_Folder):
+    """Every file below a folder. Columns: path (the key), data or text, size, folder, name, stem, suffix, …"""
+
+    kind: Literal["files"]
+    text: bool = Field(False, description="Decode the bytes as UTF-8, in a column `text` in place of `data`.")
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the bytes are decoded."""
+        return self.text
+
+    @property
+    def allows_empty(self) -> bool:
+        """Whether a file of no bytes is a record."""
+        return True
+
+    @property
+    def content(self) -> str:
+        """The column of a file's bytes or text."""
+        return "text" if self.text else "data"
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns before those of `pattern`."""
+        return ["path", self.content, "size", "folder", "name", "stem", "suffix"]
 
 
 class CsvSource(Model):
@@ -76,4 +164,37 @@ class CsvSource(Model):
         return self
 
 
-Source = Annotated[ImageFolderSource | CsvSource, Field(discriminator="kind")]
+FieldType = Literal["bytes", "text", "int64", "json"]
+
+
+class WebDatasetSource(Model):
+    """Samples of tar shards. Columns: __key__ (the key), __url__ (the shard), and one for each extension."""
+
+    kind: Literal["webdataset"]
+    path: str = Field(
+        description="A tar file, plain or .gz, or a pattern such as train-*.tar; ${variables} are filled in."
+    )
+    fields: dict[str, FieldType] | None = Field(
+        None,
+        min_length=1,
+        description="Types of the extensions to read, such as {jpg: bytes, cls: int64}; those of the first samples, "
+        "typed as WebDataset does, where absent. `json` is text that is checked.",
+    )
+    partition_bytes: ByteSize = Field(
+        64 << 20,
+        ge=1,
+        description="About how much a partition holds of a tar that is local and not compressed; others are one each.",
+    )
+    max_sample_bytes: ByteSize = Field(
+        256 << 20, gt=0, description="Larger samples become dead letters, unread."
+    )
+
+    @property
+    def key(self) -> str:
+        """The column that names a record."""
+        return "__key__"
+
+
+Source = Annotated[
+    ImageFolderSource | CsvSource | FilesSource | WebDatasetSource, Field(discriminator="kind")
+]

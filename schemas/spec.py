@@ -154,9 +154,9 @@ class JobSpec(Model):
                 raise ValueError(f"write.shards and split.fractions must name the same splits; see {unknown}")
         for name, feature in self.features.items():
             folders = isinstance(feature, ClassLabelFeature) and feature.names == "folders"
-            if folders and self.main_source.kind != "image_folder":
+            if folders and self.main_source.kind not in ("image_folder", "files"):
                 raise ValueError(
-                    f"features.{name}: `names: folders` needs an image_folder as the main source"
+                    f"features.{name}: `names: folders` needs an image_folder or files as the main source"
                 )
         return self
 

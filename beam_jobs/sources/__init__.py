@@ -7,11 +7,15 @@ from typing import Any
 
 from beam_jobs.sources.base import Fault, Partition, Source, SourceBatch
 from beam_jobs.sources.csv import Csv
+from beam_jobs.sources.files import Files
 from beam_jobs.sources.image_folder import ImageFolder
+from beam_jobs.sources.webdataset import WebDataset
 
 KINDS: dict[str, Callable[[str, Any, str], Source]] = {
     "csv": Csv,
+    "files": Files,
     "image_folder": ImageFolder,
+    "webdataset": WebDataset,
 }
 
 

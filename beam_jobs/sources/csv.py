@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_jobs.sources._file import changed
 from beam_jobs.sources._header import blocks_of, check_columns, key_columns, read_header
 from beam_jobs.sources._locate import find_files
 from beam_jobs.sources._parse import convert, parse_block
@@ -71,7 +72,7 @@ class Csv:
                 size = part.end - part.start
                 partitions.append(Partition(self.name, len(partitions), identity, payload, size, known))
             if file.version() != version:
-                raise _changed(file.shown)
+                raise changed(file.shown)
         if not any(partition.records is None or partition.records for partition in partitions):
             raise HeadraceError("The source holds no row.", where=self._where, value=self.root)
         return partitions
@@ -90,7 +91,7 @@ class Csv:
                 first += block.records
         self._verify(file, part, version)
         if partition.records is not None and first - part.first != partition.records:
-            raise _changed(file.shown)
+            raise changed(file.shown)
 
     def origin(self, partition: Partition, row: int) -> str:
         """The file and the number of the row, from 1 after the header."""
@@ -114,7 +115,7 @@ class Csv:
         version = file.version()
         # Rows may have been appended: what matters is this partition's own bytes.
         if version != planned and digest_of(file.stored(part.start, part.end)) != part.digest:
-            raise _changed(file.shown)
+            raise changed(file.shown)
         return version
 
     def _batch(self, block: RowBlock, columns: list[str], first: int, file: TextFile) -> SourceBatch:
@@ -183,12 +184,4 @@ def _other_columns(columns: list[str], earlier: list[str], where: str, first: st
         value=", ".join(columns),
         allowed=", ".join(earlier),
         hint=f"The others are as in {first}: make two sources of them, or mend the header.",
-    )
-
-
-def _changed(file: str) -> HeadraceError:
-    return HeadraceError(
-        "A file was changed while the job was reading it.",
-        where=file,
-        hint="Run the job again once nobody writes to the file; what is done already is kept.",
     )
