@@ -99,7 +99,7 @@ def test_patterns_name_columns(
         reason = f"the path does not match the pattern {pattern!r}"
         assert faults_of(source) == [(path, "no_match", reason)]
         with pytest.raises(HeadraceError, match=re.escape(pattern)):
-            files(tmp_path, pattern=pattern, unmatched="exclude").partitions()
+            list(files(tmp_path, pattern=pattern, unmatched="exclude").partitions())
 
 
 def test_image_folders_have_patterns_too(tmp_path: Path) -> None:
