@@ -108,4 +108,19 @@ class ParquetSource(_ColumnarSource):
     kind: Literal["parquet"]
 
 
-Source = Annotated[ImageFolderSource | CsvSource | ParquetSource, Field(discriminator="kind")]
+class ArrowSource(_ColumnarSource):
+    """Rows of Arrow files: IPC files, IPC streams and Feather (version 2). A partition is a few record batches."""
+
+    kind: Literal["arrow"]
+
+
+class OrcSource(_ColumnarSource):
+    """Rows of ORC files. A partition is a few stripes."""
+
+    kind: Literal["orc"]
+
+
+Source = Annotated[
+    ImageFolderSource | CsvSource | ParquetSource | ArrowSource | OrcSource,
+    Field(discriminator="kind"),
+]

@@ -83,7 +83,7 @@ class Columnar(ABC):
 
     @abstractmethod
     def layout(self, file: DataFile, version: Any) -> Layout:
-        """What is in a file of that version."""
+        """What is in a file of that version; of none, only its leaves."""
 
     @abstractmethod
     def chunks(self, file: DataFile, part: Part) -> Iterator[pa.RecordBatch]:
@@ -91,7 +91,7 @@ class Columnar(ABC):
 
     def columns(self) -> list[str]:
         """Names of the columns that `read` yields."""
-        return self._shape(self._layouts()).columns
+        return self._shape(self._layouts(whole=False)).columns
 
     def partitions(self) -> list[Partition]:
         """Chunks of a file, several up to `partition_bytes` or a part of a large one.
@@ -99,7 +99,7 @@ class Columnar(ABC):
         Their identity is a hash of the bytes that are read, so that neither copying a file nor adding another of the
         same columns changes any. A remote file is not read for it where its store tells versions apart.
         """
-        layouts = self._layouts()
+        layouts = self._layouts(whole=True)
         shape = self._shape(layouts)
         partitions: list[Partition] = []
         for file, version, layout in layouts:
@@ -166,10 +166,10 @@ class Columnar(ABC):
             hint="It is damaged, cut short or of another kind: bring the file anew, or leave it out with `path`.",
         )
 
-    def _layouts(self) -> list[tuple[DataFile, Any, Layout]]:
+    def _layouts(self, *, whole: bool) -> list[tuple[DataFile, Any, Layout]]:
         def look(name: str) -> tuple[DataFile, Any, Layout]:
             file = DataFile(self.root, name)
-            version = file.version()
+            version = file.version() if whole else None
             return file, version, self.layout(file, version)
 
         with ThreadPoolExecutor(_THREADS) as pool:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from beam_jobs.sources._listing import list_files, local_root, remote_version, shown
 from beam_jobs.sources._locate import base_of, filesystem, find_files
 from schemas.errors import HeadraceError
+from schemas.hashing import fingerprint
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _HIDDEN = re.compile(
@@ -72,8 +73,13 @@ class DataFile:
         with self.open() as raw, pa.PythonFile(raw, mode="r") as file:
             yield file
 
-    def digest(self, ranges: Iterable[tuple[int, int]] | None = None) -> str:
-        """Content hash of ranges of the file (start, end), or of all of it."""
+    def digest(self, version: Any, ranges: Iterable[tuple[int, int]] | None = None) -> str:
+        """A hash of ranges of the file (start, end), or of all of it: it changes whenever their bytes may.
+
+        A remote file is not read for it where its store tells `version` from others.
+        """
+        if not self.local and version[1]:
+            return fingerprint(version)
         digest = hashlib.blake2b(digest_size=_HASH_BYTES)
         with self.open() as raw:
             for start, end in [(0, None)] if ranges is None else ranges:

@@ -38,7 +38,9 @@ class Parquet(Columnar):
             metadata = parquet.metadata
             places = _places(metadata, leaves)
             stored = fingerprint([[name, leaf.stored] for name, leaf in leaves.items()])
-            groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+            groups = [
+                metadata.row_group(number) for number in range(metadata.num_row_groups if version else 0)
+            ]
             chunks = [
                 Chunk(
                     group.num_rows,
@@ -93,10 +95,8 @@ def _decoded(column: pq.ColumnChunkMetaData) -> int:
 
 
 def _digest(file: DataFile, version: Any, columns: list[pq.ColumnChunkMetaData]) -> str:
-    """A hash of the bytes of columns of a row group, or of their file's version where that tells versions apart."""
+    """A hash of what the file holds of columns of a row group."""
     facts = [[c.path_in_schema, c.physical_type, c.compression, c.num_values] for c in columns]
-    if not file.local and version[1]:
-        return fingerprint(version, facts)
     ranges = []
     for column in columns:
         start = column.data_page_offset
@@ -106,4 +106,4 @@ def _digest(file: DataFile, version: Any, columns: list[pq.ColumnChunkMetaData])
         if not 0 <= start <= end <= version[0]:
             raise ValueError(f"the footer puts column {column.path_in_schema!r} at bytes {start} to {end}")
         ranges.append((start, end))
-    return fingerprint(file.digest(ranges), facts)
+    return fingerprint(file.digest(version, ranges), facts)
