@@ -195,6 +195,51 @@ class WebDatasetSource(Model):
         return "__key__"
 
 
+class _ColumnarSource(Model):
+    path: str = Field(
+        description="A file, a pattern such as part-*, or a folder, of which every file of the kind is read; "
+        "${variables} are filled in."
+    )
+    columns: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="The columns to read, all where absent. `a.b` is field b of the nested column a, `a` all of it.",
+    )
+    key: str | list[str] | None = Field(
+        None, description="Column or columns that name a record; file and row where absent."
+    )
+    hive: bool | None = Field(
+        None,
+        description="Whether folders called name=value below `path` are columns of text; those that are, where absent.",
+    )
+    times: Literal["s", "ms", "us", "ns", "text"] = Field(
+        "us",
+        description="What times become: whole numbers of this unit (since 1970 in UTC; dates: days), or ISO 8601 text.",
+    )
+    partition_bytes: ByteSize = Field(
+        8 << 20, ge=1, le=1 << 30, description="About how much of its columns one partition holds in memory."
+    )
+
+
+class ParquetSource(_ColumnarSource):
+    """Rows of Parquet files. A partition is a few row groups of a file, or a part of a large one."""
+
+    kind: Literal["parquet"]
+
+
+class ArrowSource(_ColumnarSource):
+    """Rows of Arrow files: IPC files, IPC streams and Feather (version 2). A partition is a few record batches."""
+
+    kind: Literal["arrow"]
+
+
+class OrcSource(_ColumnarSource):
+    """Rows of ORC files. A partition is a few stripes."""
+
+    kind: Literal["orc"]
+
+
 Source = Annotated[
-    ImageFolderSource | CsvSource | FilesSource | WebDatasetSource, Field(discriminator="kind")
+    ImageFolderSource | FilesSource | CsvSource | WebDatasetSource | ParquetSource | ArrowSource | OrcSource,
+    Field(discriminator="kind"),
 ]

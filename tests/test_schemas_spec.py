@@ -89,7 +89,7 @@ WRONG: dict[str, tuple[str, str, str, str | None, str | None]] = {
         "'cvs' is not known here; did you mean 'csv'?",
         "job.yaml:5, field sources.labels",
         "cvs",
-        "'image_folder', 'csv', 'files', 'webdataset'",
+        "'image_folder', 'files', 'csv', 'webdataset', 'parquet', 'arrow', 'orc'",
     ),
     "missing type": (
         with_feature("{from: x}"),

@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from beam_jobs.sources.arrow import Arrow
 from beam_jobs.sources.base import Fault, Partition, Source, SourceBatch
 from beam_jobs.sources.csv import Csv
 from beam_jobs.sources.files import Files
 from beam_jobs.sources.image_folder import ImageFolder
+from beam_jobs.sources.orc import Orc
+from beam_jobs.sources.parquet import Parquet
 from beam_jobs.sources.webdataset import WebDataset
 
 KINDS: dict[str, Callable[[str, Any, str], Source]] = {
+    "arrow": Arrow,
     "csv": Csv,
     "files": Files,
     "image_folder": ImageFolder,
+    "orc": Orc,
+    "parquet": Parquet,
     "webdataset": WebDataset,
 }
 

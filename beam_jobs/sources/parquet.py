@@ -1,0 +1,109 @@
+"""Rows of Parquet files, of which only the columns that are asked for are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beam_jobs.sources._columnar import Chunk, Columnar, Layout, Part
+from beam_jobs.sources._data_files import DataFile
+from beam_jobs.sources._plain import Leaf
+from beam_jobs.sources._sizes import BATCH_BYTES
+from schemas.hashing import fingerprint
+
+_NUMBER_BYTES = 8
+_MAX_BATCH_ROWS = 1 << 16
+_BUFFER_BYTES = 1 << 20  # of each column, in place of all that a row group has of it
+# The oldest times cover 5.8 million years in 96 bits; in nanoseconds, pyarrow's own choice, most would overflow.
+_OPTIONS: dict[str, Any] = {"coerce_int96_timestamp_unit": "us", "buffer_size": _BUFFER_BYTES}
+
+
+class Parquet(Columnar):
+    """Rows of Parquet files in partitions of row groups.
+
+    A part of a large row group is found by reading over what comes before it, since pages are not known by row.
+    """
+
+    suffixes = (".parquet", ".parq", ".pq")
+    chunk_name = "row group"
+
+    def layout(self, file: DataFile, version: Any) -> Layout:
+        """The file's footer, and a hash of the columns' bytes in each row group."""
+        with self.reading(file), file.open_arrow() as source:
+            parquet = pq.ParquetFile(source, **_OPTIONS)
+            leaves = self.wanted(parquet.schema_arrow, file)
+            metadata = parquet.metadata
+            places = _places(metadata, leaves)
+            stored = fingerprint([[name, leaf.stored] for name, leaf in leaves.items()])
+            groups = [
+                metadata.row_group(number) for number in range(metadata.num_row_groups if version else 0)
+            ]
+            chunks = [
+                Chunk(
+                    group.num_rows,
+                    sum(_decoded(group.column(place)) for place in places),
+                    fingerprint(stored, _digest(file, version, [group.column(place) for place in places])),
+                )
+                for group in groups
+            ]
+        return Layout(leaves, chunks)
+
+    def chunks(self, file: DataFile, part: Part) -> Iterator[pa.RecordBatch]:
+        """The row groups of the part, a few thousand rows at a time."""
+        with file.open_arrow() as source:
+            parquet = pq.ParquetFile(source, **_OPTIONS)
+            leaves = self.wanted(parquet.schema_arrow, file)
+            places = _places(parquet.metadata, leaves)
+        group = parquet.metadata.row_group(part.start)
+        # Read as the numbers they are stored as: a text that is stored once may stand in every row.
+        texts = [
+            column.path_in_schema
+            for column in map(group.column, places)
+            if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page
+        ]
+        rows = min(_MAX_BATCH_ROWS, max(1, part.rows * BATCH_BYTES // max(part.bytes, 1)))
+        with file.open_arrow() as source:
+            parquet = pq.ParquetFile(source, read_dictionary=texts, **_OPTIONS)
+            yield from parquet.iter_batches(
+                batch_size=rows,
+                row_groups=list(range(part.start, part.end)),
+                columns=_prefixes(leaves) or [group.column(0).path_in_schema],
+                use_threads=False,
+            )
+
+
+def _prefixes(leaves: dict[str, Leaf]) -> list[str]:
+    return list(dict.fromkeys(".".join(leaf.path) for leaf in leaves.values()))
+
+
+def _places(metadata: pq.FileMetaData, leaves: dict[str, Leaf]) -> list[int]:
+    """The numbers of the stored columns that the leaves are made of."""
+    prefixes = tuple(_prefixes(leaves))
+    below = tuple(prefix + "." for prefix in prefixes)
+    paths = [metadata.schema.column(place).path for place in range(metadata.num_columns)]
+    return [place for place, path in enumerate(paths) if path in prefixes or path.startswith(below)]
+
+
+def _decoded(column: pq.ColumnChunkMetaData) -> int:
+    """About how many bytes a column of a row group takes in memory."""
+    numbers = max(0, column.num_values) * _NUMBER_BYTES
+    texts = column.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
+    return numbers + (max(0, column.total_uncompressed_size) if texts else 0)
+
+
+def _digest(file: DataFile, version: Any, columns: list[pq.ColumnChunkMetaData]) -> str:
+    """A hash of what the file holds of columns of a row group."""
+    facts = [[c.path_in_schema, c.physical_type, c.compression, c.num_values] for c in columns]
+    ranges = []
+    for column in columns:
+        start = column.data_page_offset
+        if column.has_dictionary_page:
+            start = min(start, column.dictionary_page_offset)
+        end = start + column.total_compressed_size
+        if not 0 <= start <= end <= version[0]:
+            raise ValueError(f"the footer puts column {column.path_in_schema!r} at bytes {start} to {end}")
+        ranges.append((start, end))
+    return fingerprint(file.digest(version, ranges), facts)
