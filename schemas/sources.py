@@ -11,6 +11,7 @@ from schemas.features import Model
 from schemas.units import ByteSize
 
 ColumnType = Literal["string", "int64", "float64", "bool"]
+JsonType = Literal[ColumnType, "list<string>", "list<int64>", "list<float64>", "list<bool>"]
 
 
 # What names a column in `pattern`: (?P<name> in a regular expression, {name} in a template.
@@ -239,7 +240,48 @@ class OrcSource(_ColumnarSource):
     kind: Literal["orc"]
 
 
+class JsonlSource(Model):
+    """JSON objects, one a line, in one file or several. What has no type given is inferred from all lines."""
+
+    kind: Literal["jsonl"]
+    path: str = Field(description="A file, or a pattern such as rows-*.jsonl; ${variables} are filled in.")
+    key: str | list[str] | None = Field(
+        None,
+        description="Column or columns that name a record: texts or whole numbers; file and row where absent.",
+    )
+    types: dict[str, JsonType] = Field(
+        default_factory=dict,
+        description="Types of columns, inferred where absent. A string column takes any value, as its JSON text.",
+    )
+    columns: list[str] | None = Field(
+        None, min_length=1, description="The columns to read, in order; all that occur where absent."
+    )
+    flatten: bool | Annotated[str, Field(min_length=1, max_length=8)] = Field(
+        False,
+        description="Make columns of the fields of nested objects: `user.name`, or with another separator than a dot.",
+    )
+    partition_bytes: ByteSize = Field(
+        4 << 20,
+        ge=1,
+        le=1 << 30,
+        description="About how much one partition holds; raise it where there are more than thousands.",
+    )
+    max_row_bytes: ByteSize = Field(16 << 20, gt=0, le=1 << 30, description="A longer line ends the job.")
+
+    @property
+    def separator(self) -> str | None:
+        """What joins the names of nested fields; None where they stay nested."""
+        return "." if self.flatten is True else self.flatten or None
+
+
 Source = Annotated[
-    ImageFolderSource | FilesSource | CsvSource | WebDatasetSource | ParquetSource | ArrowSource | OrcSource,
+    ImageFolderSource
+    | FilesSource
+    | CsvSource
+    | WebDatasetSource
+    | ParquetSource
+    | ArrowSource
+    | OrcSource
+    | JsonlSource,
     Field(discriminator="kind"),
 ]

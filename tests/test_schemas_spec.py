@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from schemas import HeadraceError, job_schema, load_spec, parse_spec
 from schemas.errors import WireError, error_in_text, shorten
 from schemas.load import fill_variables
+from schemas.sources import Source
 from schemas.units import format_bytes, parse_bytes, parse_share
 
 JOBS = sorted((Path(__file__).parents[1] / "beam_jobs" / "jobs").glob("*.yaml"))
@@ -35,6 +37,11 @@ features:
     min: 0
 label: label
 """
+
+
+def source_kind(model: Any) -> str:
+    kind: str = typing.get_args(model.model_fields["kind"].annotation)[0]
+    return kind
 
 
 def refused(text: str) -> HeadraceError:
@@ -89,7 +96,8 @@ WRONG: dict[str, tuple[str, str, str, str | None, str | None]] = {
         "'cvs' is not known here; did you mean 'csv'?",
         "job.yaml:5, field sources.labels",
         "cvs",
-        "'image_folder', 'files', 'csv', 'webdataset', 'parquet', 'arrow', 'orc'",
+        "'image_folder', 'files', 'csv', 'webdataset', 'parquet', 'arrow', 'orc', 'jsonl'",
+        ", ".join(repr(source_kind(model)) for model in typing.get_args(typing.get_args(Source)[0])),
     ),
     "missing type": (
         with_feature("{from: x}"),

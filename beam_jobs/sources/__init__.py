@@ -10,6 +10,7 @@ from beam_jobs.sources.base import Fault, Partition, Source, SourceBatch
 from beam_jobs.sources.csv import Csv
 from beam_jobs.sources.files import Files
 from beam_jobs.sources.image_folder import ImageFolder
+from beam_jobs.sources.jsonl import Jsonl
 from beam_jobs.sources.orc import Orc
 from beam_jobs.sources.parquet import Parquet
 from beam_jobs.sources.webdataset import WebDataset
@@ -19,6 +20,7 @@ KINDS: dict[str, Callable[[str, Any, str], Source]] = {
     "csv": Csv,
     "files": Files,
     "image_folder": ImageFolder,
+    "jsonl": Jsonl,
     "orc": Orc,
     "parquet": Parquet,
     "webdataset": WebDataset,
