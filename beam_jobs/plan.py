@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from beam_jobs.clean import function_fingerprint
+from beam_jobs.functions import function_fingerprint
 from beam_jobs.indexed import row_type
 from beam_jobs.runs import RUN_SUFFIX
 from beam_jobs.sources import open_source
@@ -256,7 +256,11 @@ def import_from_here() -> None:
 
 def function_fingerprints(spec: JobSpec) -> dict[str, str]:
     """Content hash of the code of each of the user's functions."""
-    return {rule.map: function_fingerprint(rule.map) for rule in spec.clean if isinstance(rule, MapRule)}
+    return {
+        rule.map: function_fingerprint(rule.map, f"clean, map {rule.map}")
+        for rule in spec.clean
+        if isinstance(rule, MapRule)
+    }
 
 
 @cache
@@ -319,10 +323,8 @@ def _check_columns(plan: JobPlan) -> None:
     if spec.split.by is not None:
         _known(spec.split.by, columns, "split.by")
     for name, feature in plan.features.items():
-        if isinstance(feature, ImageFeature) and spec.main_source.kind != "image_folder":
-            raise HeadraceError(
-                "Only an image_folder has images.", where=f"features.{name}", value=feature.type
-            )
+        if isinstance(feature, ImageFeature) and spec.main_source.kind == "csv":
+            raise HeadraceError("A csv holds no images.", where=f"features.{name}", value=feature.type)
 
 
 def _known(column: str, columns: list[str], where: str) -> None:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from schemas.features import Model
 from schemas.units import ByteSize
 
 ColumnType = Literal["string", "int64", "float64", "bool"]
+ValueType = Literal[
+    "string", "bytes", "int64", "float64", "bool", "list<string>", "list<int64>", "list<float64>"
+]
+DottedName = Annotated[
+    str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module.path:function")
+]
 
 
 class ImageFolderSource(Model):
@@ -76,4 +82,27 @@ class CsvSource(Model):
         return self
 
 
-Source = Annotated[ImageFolderSource | CsvSource, Field(discriminator="kind")]
+class PythonSource(Model):
+    """Records that a function of yours yields, one partition after the other."""
+
+    kind: Literal["python"]
+    partitions: DottedName | list[JsonValue] = Field(
+        description="A list of JSON values, or the function that gives it: one partition each."
+    )
+    read: DottedName = Field(
+        description="Your function from one such value to its records: dicts, or pyarrow RecordBatches."
+    )
+    path: str = Field(
+        "",
+        description="Passed to both functions as the argument `path` where it is given; ${variables} are filled in.",
+    )
+    key: str | list[str] | None = Field(
+        None, description="Column or columns that name a record; partition and row where absent."
+    )
+    columns: dict[str, ValueType] | None = Field(
+        None, description="All columns and their types; those of the first records where absent."
+    )
+    version: str = Field("", description="Raise it when records change for a reason that is not in the code.")
+
+
+Source = Annotated[ImageFolderSource | CsvSource | PythonSource, Field(discriminator="kind")]

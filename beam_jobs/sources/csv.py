@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from beam_jobs.sources._header import blocks_of, check_columns, key_columns, read_header
+from beam_jobs.sources._header import blocks_of, check_columns, read_header
+from beam_jobs.sources._keys import join_keys, key_columns, numbered
 from beam_jobs.sources._locate import find_files
 from beam_jobs.sources._parse import convert, parse_block
 from beam_jobs.sources._ranges import Range, cut_ranges, digest_of
@@ -135,17 +135,8 @@ class Csv:
         return SourceBatch(records, keys, rows, sorted(faults, key=lambda fault: fault.row))
 
     def _keys(self, texts: pa.RecordBatch, rows: npt.NDArray[np.int64], file: str) -> pa.Array:
-        names = key_columns(self.spec)
-        if not names:
-            prefix = pa.scalar(file.encode("utf-8", "surrogateescape") + b":", pa.binary())
-            numbers = pc.cast(pa.array(rows), pa.string()).cast(pa.binary())
-            return pc.binary_join_element_wise(prefix, numbers, b"")
-        if len(names) == 1:
-            return texts.column(names[0]).cast(pa.binary())
-        parts = [texts.column(name) for name in names]
-        for text in ("\\", "|"):
-            parts = [pc.replace_substring(part, text, "\\" + text) for part in parts]
-        return pc.binary_join_element_wise(*parts, "|").cast(pa.binary())
+        names = key_columns(self.spec.key)
+        return join_keys([texts.column(name) for name in names]) if names else numbered(file, rows)
 
 
 def _check_options(spec: CsvSource, where: str) -> None:
