@@ -105,4 +105,22 @@ class PythonSource(Model):
     version: str = Field("", description="Raise it when records change for a reason that is not in the code.")
 
 
-Source = Annotated[ImageFolderSource | CsvSource | PythonSource, Field(discriminator="kind")]
+class HuggingFaceSource(Model):
+    """A data set of Hugging Face in a folder: as `save_to_disk` writes it, or exported as Parquet."""
+
+    kind: Literal["huggingface"]
+    path: str = Field(description="The folder, local or any fsspec URL; ${variables} are filled in.")
+    split: str | list[str] | None = Field(None, description="Split or splits to read; all where absent.")
+    key: str | list[str] | None = Field(
+        None, description="Column or columns that name a record; split and row where absent."
+    )
+    partition_bytes: ByteSize = Field(
+        32 << 20,
+        ge=1,
+        description="About how much one partition holds, in whole record batches or row groups.",
+    )
+
+
+Source = Annotated[
+    ImageFolderSource | CsvSource | PythonSource | HuggingFaceSource, Field(discriminator="kind")
+]

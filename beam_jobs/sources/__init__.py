@@ -7,11 +7,13 @@ from typing import Any
 
 from beam_jobs.sources.base import Fault, Partition, Source, SourceBatch
 from beam_jobs.sources.csv import Csv
+from beam_jobs.sources.huggingface import HuggingFace
 from beam_jobs.sources.image_folder import ImageFolder
 from beam_jobs.sources.python import Python
 
 KINDS: dict[str, Callable[[str, Any, str], Source]] = {
     "csv": Csv,
+    "huggingface": HuggingFace,
     "image_folder": ImageFolder,
     "python": Python,
 }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
+from beam_jobs.sources.base import Fault
 from schemas.errors import HeadraceError
 
 BATCH_BYTES = 8 << 20
@@ -50,6 +53,42 @@ def pieces(records: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
             count = (count + 1) // 2
         yield start, records.slice(start, count)
         start += count
+
+
+def without_bad_text(
+    records: pa.RecordBatch, rows: npt.NDArray[np.int64]
+) -> tuple[pa.RecordBatch, npt.NDArray[np.int64], list[Fault]]:
+    """Flat records without those in which a text is no UTF-8, their rows, and a fault for each that is left out."""
+    faults: dict[int, Fault] = {}
+    for name, column in zip(records.schema.names, records.columns, strict=True):
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            reason = f"column {name!r} is not UTF-8"
+            faults.update({i: Fault(int(rows[i]), "bad_encoding", reason) for i in _invalid(column)})
+    return (*without(records, rows, faults), [faults[place] for place in sorted(faults)])
+
+
+def without(
+    records: pa.RecordBatch, rows: npt.NDArray[np.int64], places: Collection[int]
+) -> tuple[pa.RecordBatch, npt.NDArray[np.int64]]:
+    """The records and their rows without those at `places`."""
+    if not places:
+        return records, rows
+    keep = np.ones(len(rows), dtype=np.bool_)
+    keep[list(places)] = False
+    return records.filter(pa.array(keep)), rows[keep]
+
+
+def _invalid(column: pa.Array) -> list[int]:
+    """Places of the values that are invalid on their own."""
+    found = []
+    for place in range(len(column)):
+        try:
+            column.slice(place, 1).validate(full=True)
+        except pa.ArrowInvalid:
+            found.append(place)
+    return found
 
 
 def _fields(column: pa.Array) -> list[tuple[str, pa.Array]] | None:
