@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs.batch import Batch, Ledger, Problem
+from beam_jobs.functions import load_function
 from schemas import HeadraceError
 from schemas.errors import shorten
 from schemas.spec import DropRule, MapRule, Rule
@@ -49,7 +46,7 @@ def map_records(batch: Batch, rule: MapRule, ledger: Ledger) -> Batch:
     Raises:
       HeadraceError: the function does not exist, or gives neither a dict nor None.
     """
-    function = load_function(rule.map)
+    function: UserFunction = load_function(rule.map, f"clean, map {rule.map}")
     names = rule.columns or [
         name for name in batch.columns if not pa.types.is_large_binary(batch.records.schema.field(name).type)
     ]
@@ -79,34 +76,6 @@ def map_records(batch: Batch, rule: MapRule, ledger: Ledger) -> Batch:
     ]
     batch = ledger.drop(ledger.refuse(batch, "clean", problems), rule.map, dropped[~refused])
     return _with_results(batch, kept, names)
-
-
-def load_function(dotted: str) -> UserFunction:
-    """The function that `module.path:name` names.
-
-    Raises:
-      HeadraceError: there is none.
-    """
-    module_name, name = dotted.split(":")
-    try:
-        function = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise HeadraceError(
-            "A user function cannot be imported.",
-            where=f"clean, map {dotted}",
-            value=str(error),
-            allowed="module.path:function, importable from the folder you run in or installed",
-        ) from error
-    if not callable(function):
-        raise HeadraceError("This is no function.", where=f"clean, map {dotted}", value=repr(function))
-    loaded: UserFunction = function
-    return loaded
-
-
-def function_fingerprint(dotted: str) -> str:
-    """Content hash of the file that a user function is written in: it changes when the code may have."""
-    file = inspect.getsourcefile(inspect.unwrap(load_function(dotted)))
-    return "" if file is None else hashlib.blake2b(Path(file).read_bytes(), digest_size=16).hexdigest()
 
 
 def _with_results(batch: Batch, results: list[dict[str, Any]], names: list[str]) -> Batch:

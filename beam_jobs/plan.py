@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from beam_jobs.clean import function_fingerprint
+from beam_jobs.functions import function_fingerprint
 from beam_jobs.indexed import row_type
 from beam_jobs.listing import PartitionList
 from beam_jobs.runs import RUN_SUFFIX
@@ -261,7 +261,11 @@ def import_from_here() -> None:
 
 def function_fingerprints(spec: JobSpec) -> dict[str, str]:
     """Content hash of the code of each of the user's functions."""
-    return {rule.map: function_fingerprint(rule.map) for rule in spec.clean if isinstance(rule, MapRule)}
+    return {
+        rule.map: function_fingerprint(rule.map, f"clean, map {rule.map}")
+        for rule in spec.clean
+        if isinstance(rule, MapRule)
+    }
 
 
 @cache

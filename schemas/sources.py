@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from schemas.features import Model
 from schemas.units import ByteSize
 
 ColumnType = Literal["string", "int64", "float64", "bool"]
 JsonType = Literal[ColumnType, "list<string>", "list<int64>", "list<float64>", "list<bool>"]
+ValueType = Literal[
+    "string", "bytes", "int64", "float64", "bool", "list<string>", "list<int64>", "list<float64>"
+]
+DottedName = Annotated[
+    str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module.path:function")
+]
 
 
 # What names a column in `pattern`: (?P<name> in a regular expression, {name} in a template.
@@ -274,6 +280,45 @@ class JsonlSource(Model):
         return "." if self.flatten is True else self.flatten or None
 
 
+class PythonSource(Model):
+    """Records that a function of yours yields, one partition after the other."""
+
+    kind: Literal["python"]
+    partitions: DottedName | list[JsonValue] = Field(
+        description="A list of JSON values, or the function that gives it: one partition each."
+    )
+    read: DottedName = Field(
+        description="Your function from one such value to its records: dicts, or pyarrow RecordBatches."
+    )
+    path: str = Field(
+        "",
+        description="Passed to both functions as the argument `path` where it is given; ${variables} are filled in.",
+    )
+    key: str | list[str] | None = Field(
+        None, description="Column or columns that name a record; partition and row where absent."
+    )
+    columns: dict[str, ValueType] | None = Field(
+        None, description="All columns and their types; those of the first records where absent."
+    )
+    version: str = Field("", description="Raise it when records change for a reason that is not in the code.")
+
+
+class HuggingFaceSource(Model):
+    """A data set of Hugging Face in a folder: as `save_to_disk` writes it, or exported as Parquet."""
+
+    kind: Literal["huggingface"]
+    path: str = Field(description="The folder, local or any fsspec URL; ${variables} are filled in.")
+    split: str | list[str] | None = Field(None, description="Split or splits to read; all where absent.")
+    key: str | list[str] | None = Field(
+        None, description="Column or columns that name a record; split and row where absent."
+    )
+    partition_bytes: ByteSize = Field(
+        32 << 20,
+        ge=1,
+        description="About how much one partition holds, in whole record batches or row groups.",
+    )
+
+
 Source = Annotated[
     ImageFolderSource
     | FilesSource
@@ -282,6 +327,8 @@ Source = Annotated[
     | ParquetSource
     | ArrowSource
     | OrcSource
-    | JsonlSource,
+    | JsonlSource
+    | PythonSource
+    | HuggingFaceSource,
     Field(discriminator="kind"),
 ]

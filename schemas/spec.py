@@ -9,14 +9,11 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from schemas.columns import indexed_by_default, why_no_column
 from schemas.features import ClassLabelFeature, Feature, Model
 from schemas.hashing import fingerprint
-from schemas.sources import Source
+from schemas.sources import DottedName, Source
 from schemas.units import ByteSize, Share
 
 _NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 Name = Annotated[str, Field(pattern=_NAME, max_length=100)]
-DottedName = Annotated[
-    str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module.path:function")
-]
 
 
 class Join(Model):

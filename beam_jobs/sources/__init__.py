@@ -9,20 +9,24 @@ from beam_jobs.sources.arrow import Arrow
 from beam_jobs.sources.base import Fault, Partition, Source, SourceBatch
 from beam_jobs.sources.csv import Csv
 from beam_jobs.sources.files import Files
+from beam_jobs.sources.huggingface import HuggingFace
 from beam_jobs.sources.image_folder import ImageFolder
 from beam_jobs.sources.jsonl import Jsonl
 from beam_jobs.sources.orc import Orc
 from beam_jobs.sources.parquet import Parquet
+from beam_jobs.sources.python import Python
 from beam_jobs.sources.webdataset import WebDataset
 
 KINDS: dict[str, Callable[[str, Any, str], Source]] = {
     "arrow": Arrow,
     "csv": Csv,
     "files": Files,
+    "huggingface": HuggingFace,
     "image_folder": ImageFolder,
     "jsonl": Jsonl,
     "orc": Orc,
     "parquet": Parquet,
+    "python": Python,
     "webdataset": WebDataset,
 }
 

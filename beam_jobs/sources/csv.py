@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beam_jobs.sources._file import changed
-from beam_jobs.sources._header import blocks_of, check_columns, key_columns, read_header
-from beam_jobs.sources._keys import joined_keys, row_keys
+from beam_jobs.sources._header import blocks_of, check_columns, read_header
+from beam_jobs.sources._keys import join_keys, key_columns, numbered
 from beam_jobs.sources._locate import find_files
 from beam_jobs.sources._parse import convert, parse_block
 from beam_jobs.sources._ranges import Range, cut_ranges, digest_of, verify_range
@@ -127,8 +127,8 @@ class Csv:
         return SourceBatch(records, keys, rows, sorted(faults, key=lambda fault: fault.row))
 
     def _keys(self, texts: pa.RecordBatch, rows: npt.NDArray[np.int64], file: str) -> pa.Array:
-        names = key_columns(self.spec)
-        return joined_keys([texts.column(name) for name in names]) if names else row_keys(file, rows)
+        names = key_columns(self.spec.key)
+        return join_keys([texts.column(name) for name in names]) if names else numbered(file, rows)
 
 
 def _check_options(spec: CsvSource, where: str) -> None:

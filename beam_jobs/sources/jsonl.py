@@ -22,7 +22,7 @@ from beam_jobs.sources._json_kinds import (
 )
 from beam_jobs.sources._json_parse import MAX_FIELDS, learn, lines_of, parse_lines, slices
 from beam_jobs.sources._kept import scanned_once
-from beam_jobs.sources._keys import joined_keys, row_keys
+from beam_jobs.sources._keys import join_keys, numbered
 from beam_jobs.sources._locate import find_files
 from beam_jobs.sources._ranges import Range, cut_ranges, digest_of, verify_range
 from beam_jobs.sources._rows import Dialect, RowBlock, RowTooLongError, row_blocks
@@ -261,7 +261,7 @@ class Jsonl:
         names = [name for name, _, _ in columns]
         flat = flat_arrays(records, [path for _, path, _ in columns])
         keys = [flat[names.index(name)].cast(pa.string()) for name in self._keys()]
-        return pa.RecordBatch.from_arrays(flat, names=names), joined_keys(keys) if keys else row_keys(
+        return pa.RecordBatch.from_arrays(flat, names=names), join_keys(keys) if keys else numbered(
             file, rows
         )
 

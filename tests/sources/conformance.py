@@ -81,7 +81,8 @@ class SourceSuite(ABC):
         for partition in source.partitions():
             batches = list(source.read(partition))
             assert partition.bytes > 0
-            assert partition.records == sum(len(batch.rows) + len(batch.faults) for batch in batches)
+            held = sum(len(batch.rows) + len(batch.faults) for batch in batches)
+            assert partition.records in (None, held)
 
     def test_batches_are_whole_and_small(self, tmp_path: Path) -> None:
         self.write(tmp_path, 50)
@@ -135,8 +136,10 @@ class SourceSuite(ABC):
         with pytest.raises(HeadraceError, match=r"holds no (row|file)"):
             list(self.open(tmp_path).partitions())
 
+    missing = r"There is no such (file|folder)"
+
     def test_a_missing_source_is_an_error(self, tmp_path: Path) -> None:
-        with pytest.raises(HeadraceError, match=r"There is no such (file|folder)"):
+        with pytest.raises(HeadraceError, match=self.missing):
             list(self.open(tmp_path / "nowhere").partitions())
 
 
