@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from beam_jobs.clean import columns_after
+from beam_jobs.expressions import engine_version
 from beam_jobs.functions import function_fingerprint
 from beam_jobs.indexed import row_type
 from beam_jobs.listing import PartitionList
@@ -32,7 +34,8 @@ from schemas.hashing import fingerprint
 from schemas.load import fill_variables
 from schemas.naming import MANIFEST
 from schemas.packing import pack
-from schemas.spec import Join, MapRule
+from schemas.rules import ComputeRule, MapRule, WhereRule
+from schemas.spec import Join
 
 
 @dataclass(frozen=True)
@@ -260,12 +263,15 @@ def import_from_here() -> None:
 
 
 def function_fingerprints(spec: JobSpec) -> dict[str, str]:
-    """Content hash of the code of each of the user's functions."""
-    return {
+    """Content hash of the code of each of the user's functions, and what computes expressions, if there are any."""
+    found = {
         rule.map: function_fingerprint(rule.map, f"clean, map {rule.map}")
         for rule in spec.clean
         if isinstance(rule, MapRule)
     }
+    if any(isinstance(rule, ComputeRule | WhereRule) for rule in spec.clean):
+        found["expressions"] = f"duckdb=={engine_version()}"
+    return found
 
 
 @cache
@@ -320,8 +326,12 @@ def _check_columns(plan: JobPlan) -> None:
         table = plan.source(join.table).columns()
         _known(join.right_on, table, f"join.{join.table}.right_on")
         columns = [*columns, *(column for column in table if column != join.right_on)]
-    if any(isinstance(rule, MapRule) for rule in spec.clean):
+    known: list[str] | None = columns
+    for rule in spec.clean:
+        known = columns_after(rule, known)
+    if known is None:
         return
+    columns = known
     for name, feature in plan.features.items():
         for column in [feature.source or name] if not isinstance(feature.source, list) else feature.source:
             _known(column, columns, f"features.{name}.from")

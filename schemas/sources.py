@@ -7,16 +7,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from schemas.features import Model
+from schemas.features import DottedName, Model
 from schemas.units import ByteSize
 
 ColumnType = Literal["string", "int64", "float64", "bool"]
 JsonType = Literal[ColumnType, "list<string>", "list<int64>", "list<float64>", "list<bool>"]
 ValueType = Literal[
     "string", "bytes", "int64", "float64", "bool", "list<string>", "list<int64>", "list<float64>"
-]
-DottedName = Annotated[
-    str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module.path:function")
 ]
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
 from schemas.columns import indexed_by_default, why_no_column
 from schemas.features import ClassLabelFeature, Feature, Model
 from schemas.hashing import fingerprint
-from schemas.sources import DottedName, Source
+from schemas.rules import Rule
+from schemas.sources import Source
 from schemas.units import ByteSize, Share
 
 _NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
@@ -24,39 +25,6 @@ class Join(Model):
     right_on: str = Field(description="Column of the table; its values must be unique.")
     unmatched_left: Literal["dead_letter", "drop", "keep", "error"] = "dead_letter"
     unmatched_right: Literal["dead_letter", "drop", "error"] = "drop"
-
-
-class MapRule(Model):
-    """A function of yours from one record (a dict of columns) to another, or None to drop it."""
-
-    map: DottedName
-    columns: list[str] | None = Field(
-        None, description="The columns passed to it; all but bytes where absent."
-    )
-
-
-class DropRule(Model):
-    """Leave out records by a column's value."""
-
-    drop: str = Field(min_length=1, max_length=100, description="A name for the rule; the books count by it.")
-    column: str
-    values: list[str | int | float | bool | None] = Field(min_length=1, description="null means no value.")
-
-
-def _rule_kind(rule: object) -> str | None:
-    """A rule is known by its verb."""
-    names = rule if isinstance(rule, dict) else vars(rule) if isinstance(rule, Model) else {}
-    return next((verb for verb in ("map", "drop") if verb in names), None)
-
-
-Rule = Annotated[
-    Annotated[MapRule, Tag("map")] | Annotated[DropRule, Tag("drop")],
-    Discriminator(
-        _rule_kind,
-        custom_error_type="unknown_rule",
-        custom_error_message="a rule needs its verb: `map: module:function` or `drop: name`",
-    ),
-]
 
 
 class Split(Model):

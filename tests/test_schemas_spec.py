@@ -172,7 +172,7 @@ WRONG: dict[str, tuple[str, str, str, str | None, str | None]] = {
     ),
     "a rule": (
         JOB + "clean: [{mapp: a.b:c}]",
-        "a rule needs its verb: `map: module:function` or `drop: name`.",
+        "a rule needs its verb: `map: module:function`, `drop: name`, `where: expression`, ",
         "job.yaml:15, field clean.0",
         None,
         None,
