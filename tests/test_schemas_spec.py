@@ -96,9 +96,7 @@ WRONG: dict[str, tuple[str, str, str, str | None, str | None]] = {
         "'cvs' is not known here; did you mean 'csv'?",
         "job.yaml:5, field sources.labels",
         "cvs",
-        "'image_folder', 'files', 'csv', 'webdataset', 'parquet', 'arrow', 'orc', 'jsonl', 'python', 'huggingface'",
         ", ".join(repr(source_kind(model)) for model in typing.get_args(typing.get_args(Source)[0])),
-        "'image_folder', 'csv', 'python', 'huggingface'",
     ),
     "missing type": (
         with_feature("{from: x}"),
