@@ -87,7 +87,7 @@ class Columnar(ABC):
 
     @abstractmethod
     def chunks(self, file: DataFile, part: Part) -> Iterator[pa.RecordBatch]:
-        """The rows of a part's chunks from their beginning, in batches of bounded memory."""
+        """The rows of a part, in batches of bounded memory."""
 
     def columns(self) -> list[str]:
         """Names of the columns that `read` yields."""
@@ -126,7 +126,7 @@ class Columnar(ABC):
             raise _changed(file.shown)
         first = part.first
         with self.reading(file, part):
-            for records in self._own_rows(file, part):
+            for records in self.chunks(file, part):
                 for few in small_batches(records):
                     yield shape.batch(few, first, file.name)
                     first += few.num_rows
@@ -178,16 +178,17 @@ class Columnar(ABC):
     def _shape(self, layouts: Iterable[tuple[DataFile, Any, Layout]]) -> Shape:
         return shape_of([(file.name, layout.leaves) for file, _, layout in layouts], self.spec, self._where)
 
-    def _own_rows(self, file: DataFile, part: Part) -> Iterator[pa.RecordBatch]:
-        skip, left = part.skip, part.rows
-        for records in self.chunks(file, part):
-            own = records.slice(skip, left)
-            skip = max(0, skip - records.num_rows)
-            left -= own.num_rows
-            if own.num_rows:
-                yield own
-            if not left:
-                return
+
+def rows_between(batches: Iterable[pa.RecordBatch], skip: int, rows: int) -> Iterator[pa.RecordBatch]:
+    """So many rows of the batches, after those that are skipped."""
+    for records in batches:
+        own = records.slice(skip, rows)
+        skip = max(0, skip - records.num_rows)
+        rows -= own.num_rows
+        if own.num_rows:
+            yield own
+        if not rows:
+            return
 
 
 def cut_chunks(chunks: Sequence[Chunk], size: int) -> list[Part]:
@@ -209,7 +210,7 @@ def cut_chunks(chunks: Sequence[Chunk], size: int) -> list[Part]:
             slices = min(-(-chunk.bytes // size), _MAX_SLICES, chunk.rows)
             for piece in range(slices):
                 low, high = (chunk.rows * edge // slices for edge in (piece, piece + 1))
-                share = chunk.bytes // slices
+                share = chunk.bytes * (high - low) // chunk.rows
                 parts.append(Part(number, number + 1, low, high - low, first + low, share, chunk.digest))
             start, first = number + 1, first + chunk.rows
         else:

@@ -35,10 +35,11 @@ class DataFile:
         self._path = f"{base}/{name}" if base else name
         self.local = local_root(root) is not None
 
-    @property
-    def path(self) -> str:
-        """Where it lies in its file system."""
-        return self._path
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DataFile) and (self._fs, self._path) == (other._fs, other._path)
+
+    def __hash__(self) -> int:
+        return hash(self._path)
 
     def version(self) -> Any:
         """Its size, and what else changes whenever the bytes may have; JSON-able."""
