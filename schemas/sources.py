@@ -120,7 +120,13 @@ class OrcSource(_ColumnarSource):
     kind: Literal["orc"]
 
 
+class AvroSource(_ColumnarSource):
+    """Rows of Avro files. A partition is a few blocks."""
+
+    kind: Literal["avro"]
+
+
 Source = Annotated[
-    ImageFolderSource | CsvSource | ParquetSource | ArrowSource | OrcSource,
+    ImageFolderSource | CsvSource | ParquetSource | ArrowSource | OrcSource | AvroSource,
     Field(discriminator="kind"),
 ]

@@ -29,11 +29,13 @@ class Chunk(NamedTuple):
       rows: how many it holds.
       bytes: about how many its columns take in memory.
       digest: changes whenever its rows may.
+      offset: byte of the file at which it begins, for kinds that need to know.
     """
 
     rows: int
     bytes: int
     digest: str
+    offset: int = 0
 
 
 class Layout(NamedTuple):
@@ -53,6 +55,7 @@ class Part(NamedTuple):
       first: number of its first row in the file, from 1.
       bytes: about how many its columns take in memory.
       digest: changes whenever its rows may.
+      offset: byte of the file at which they begin, for kinds that need to know.
     """
 
     start: int
@@ -62,6 +65,7 @@ class Part(NamedTuple):
     first: int
     bytes: int
     digest: str
+    offset: int
 
 
 class Columnar(ABC):
@@ -200,7 +204,7 @@ def cut_chunks(chunks: Sequence[Chunk], size: int) -> list[Part]:
         nonlocal first, rows, held, start
         if rows:
             digest = fingerprint([chunk.digest for chunk in chunks[start:end]])
-            parts.append(Part(start, end, 0, rows, first, held, digest))
+            parts.append(Part(start, end, 0, rows, first, held, digest, chunks[start].offset))
         start, first, rows, held = end, first + rows, 0, 0
 
     for number, chunk in enumerate(chunks):
@@ -211,7 +215,8 @@ def cut_chunks(chunks: Sequence[Chunk], size: int) -> list[Part]:
             for piece in range(slices):
                 low, high = (chunk.rows * edge // slices for edge in (piece, piece + 1))
                 share = chunk.bytes * (high - low) // chunk.rows
-                parts.append(Part(number, number + 1, low, high - low, first + low, share, chunk.digest))
+                at = (first + low, share, chunk.digest, chunk.offset)
+                parts.append(Part(number, number + 1, low, high - low, *at))
             start, first = number + 1, first + chunk.rows
         else:
             rows, held = rows + chunk.rows, held + chunk.bytes
