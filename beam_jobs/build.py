@@ -198,6 +198,8 @@ def _missing_keys(batch: Batch) -> list[Problem]:
 def _splits(batch: Batch, keys: list[bytes], plan: JobPlan) -> Any:
     """The number of each record's split."""
     split = plan.spec.split
+    if len(split.fractions) == 1 and split.by is None:
+        return np.zeros(len(keys), dtype=np.int64)
     groups = keys
     if split.by is not None:
         if split.by not in batch.columns:

@@ -316,6 +316,12 @@ class HuggingFaceSource(Model):
     )
 
 
+class AvroSource(_ColumnarSource):
+    """Rows of Avro files. A partition is a few blocks."""
+
+    kind: Literal["avro"]
+
+
 Source = Annotated[
     ImageFolderSource
     | FilesSource
@@ -326,6 +332,7 @@ Source = Annotated[
     | OrcSource
     | JsonlSource
     | PythonSource
-    | HuggingFaceSource,
+    | HuggingFaceSource
+    | AvroSource,
     Field(discriminator="kind"),
 ]

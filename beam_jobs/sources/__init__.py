@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from beam_jobs.sources.arrow import Arrow
+from beam_jobs.sources.avro import Avro
 from beam_jobs.sources.base import Fault, Partition, Source, SourceBatch
 from beam_jobs.sources.csv import Csv
 from beam_jobs.sources.files import Files
@@ -19,6 +20,7 @@ from beam_jobs.sources.webdataset import WebDataset
 
 KINDS: dict[str, Callable[[str, Any, str], Source]] = {
     "arrow": Arrow,
+    "avro": Avro,
     "csv": Csv,
     "files": Files,
     "huggingface": HuggingFace,

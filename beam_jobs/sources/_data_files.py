@@ -35,10 +35,11 @@ class DataFile:
         self._path = f"{base}/{name}" if base else name
         self.local = local_root(root) is not None
 
-    @property
-    def path(self) -> str:
-        """Where it lies in its file system."""
-        return self._path
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DataFile) and (self._fs, self._path) == (other._fs, other._path)
+
+    def __hash__(self) -> int:
+        return hash(self._path)
 
     def version(self) -> Any:
         """Its size, and what else changes whenever the bytes may have; JSON-able."""
@@ -53,15 +54,15 @@ class DataFile:
         return [status.st_size, [status.st_mtime_ns, status.st_ctime_ns]]
 
     @contextmanager
-    def open(self) -> Iterator[BinaryIO]:
-        """The file, from its start.
+    def open(self, buffer: int = 0) -> Iterator[BinaryIO]:
+        """The file, from its start; `buffer` bytes are read at once where it is local.
 
         Raises:
           HeadraceError: it cannot be opened.
         """
         try:
             # By Python, since pyarrow takes no name that is not UTF-8.
-            raw = open(self._path, "rb", buffering=0) if self.local else self._fs.open(self._path, "rb")  # noqa: SIM115
+            raw = open(self._path, "rb", buffering=buffer) if self.local else self._fs.open(self._path, "rb")  # noqa: SIM115
         except OSError as error:
             raise self.unreadable(error) from error
         with raw:

@@ -10,21 +10,19 @@ import pyarrow.parquet as pq
 
 from beam_jobs.sources._columnar import Chunk, Columnar, Layout, Part
 from beam_jobs.sources._data_files import DataFile
+from beam_jobs.sources._parquet_reader import OPTIONS, Wanted, read_rows
 from beam_jobs.sources._plain import Leaf
 from beam_jobs.sources._sizes import BATCH_BYTES
 from schemas.hashing import fingerprint
 
 _NUMBER_BYTES = 8
 _MAX_BATCH_ROWS = 1 << 16
-_BUFFER_BYTES = 1 << 20  # of each column, in place of all that a row group has of it
-# The oldest times cover 5.8 million years in 96 bits; in nanoseconds, pyarrow's own choice, most would overflow.
-_OPTIONS: dict[str, Any] = {"coerce_int96_timestamp_unit": "us", "buffer_size": _BUFFER_BYTES}
 
 
 class Parquet(Columnar):
     """Rows of Parquet files in partitions of row groups.
 
-    A part of a large row group is found by reading over what comes before it, since pages are not known by row.
+    A part of a large row group follows on from where another part was read to, see `_parquet_reader`.
     """
 
     suffixes = (".parquet", ".parq", ".pq")
@@ -33,7 +31,7 @@ class Parquet(Columnar):
     def layout(self, file: DataFile, version: Any) -> Layout:
         """The file's footer, and a hash of the columns' bytes in each row group."""
         with self.reading(file), file.open_arrow() as source:
-            parquet = pq.ParquetFile(source, **_OPTIONS)
+            parquet = pq.ParquetFile(source, **OPTIONS)
             leaves = self.wanted(parquet.schema_arrow, file)
             metadata = parquet.metadata
             places = _places(metadata, leaves)
@@ -54,25 +52,23 @@ class Parquet(Columnar):
     def chunks(self, file: DataFile, part: Part) -> Iterator[pa.RecordBatch]:
         """The row groups of the part, a few thousand rows at a time."""
         with file.open_arrow() as source:
-            parquet = pq.ParquetFile(source, **_OPTIONS)
-            leaves = self.wanted(parquet.schema_arrow, file)
-            places = _places(parquet.metadata, leaves)
-        group = parquet.metadata.row_group(part.start)
-        # Read as the numbers they are stored as: a text that is stored once may stand in every row.
-        texts = [
-            column.path_in_schema
-            for column in map(group.column, places)
-            if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page
-        ]
-        rows = min(_MAX_BATCH_ROWS, max(1, part.rows * BATCH_BYTES // max(part.bytes, 1)))
-        with file.open_arrow() as source:
-            parquet = pq.ParquetFile(source, read_dictionary=texts, **_OPTIONS)
-            yield from parquet.iter_batches(
-                batch_size=rows,
-                row_groups=list(range(part.start, part.end)),
-                columns=_prefixes(leaves) or [group.column(0).path_in_schema],
-                use_threads=False,
-            )
+            parquet = pq.ParquetFile(source, **OPTIONS)
+            metadata, leaves = parquet.metadata, self.wanted(parquet.schema_arrow, file)
+        groups = range(part.start, part.end)
+        wanted = Wanted(file, file.version(), groups, _prefixes(leaves), _batch_rows(part))
+        yield from read_rows(wanted, _texts(metadata.row_group(part.start), _places(metadata, leaves)), part)
+
+
+def _batch_rows(part: Part) -> int:
+    """Rows of 8 MiB: a power of two, so that all parts of a row group have the same."""
+    rows = max(1, part.rows * BATCH_BYTES // max(part.bytes, 1))
+    return 1 << min(_MAX_BATCH_ROWS, rows).bit_length() - 1
+
+
+def _texts(group: pq.RowGroupMetaData, places: list[int]) -> list[str]:
+    """The columns to be read as the numbers that they are stored as: a text stored once may be every row's."""
+    columns = [group.column(place) for place in places]
+    return [c.path_in_schema for c in columns if c.physical_type == "BYTE_ARRAY" and c.has_dictionary_page]
 
 
 def _prefixes(leaves: dict[str, Leaf]) -> list[str]:

@@ -261,6 +261,7 @@ CONTENDERS: dict[str, Callable[[Path, Path], None]] = {
     "headrace_keep": headrace("images_keep.yaml"),
     "headrace_decode": headrace("images_decode.yaml"),
     "headrace_table": headrace("table.yaml"),
+    "headrace_parquet": headrace("table_parquet.yaml"),
     "tfds_beam": tfds_beam,
     "tfds_generator": tfds_generator,
     "tfds_generator_table": tfds_generator_table,
