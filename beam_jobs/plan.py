@@ -319,10 +319,8 @@ def _check_columns(plan: JobPlan) -> None:
     if spec.split.by is not None:
         _known(spec.split.by, columns, "split.by")
     for name, feature in plan.features.items():
-        if isinstance(feature, ImageFeature) and spec.main_source.kind != "image_folder":
-            raise HeadraceError(
-                "Only an image_folder has images.", where=f"features.{name}", value=feature.type
-            )
+        if isinstance(feature, ImageFeature) and spec.main_source.kind == "csv":
+            raise HeadraceError("A csv holds no images.", where=f"features.{name}", value=feature.type)
 
 
 def _known(column: str, columns: list[str], where: str) -> None:

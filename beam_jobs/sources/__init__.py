@@ -8,10 +8,12 @@ from typing import Any
 from beam_jobs.sources.base import Fault, Partition, Source, SourceBatch
 from beam_jobs.sources.csv import Csv
 from beam_jobs.sources.image_folder import ImageFolder
+from beam_jobs.sources.sql import Sql
 
 KINDS: dict[str, Callable[[str, Any, str], Source]] = {
     "csv": Csv,
     "image_folder": ImageFolder,
+    "sql": Sql,
 }
 
 

@@ -136,7 +136,7 @@ class SourceSuite(ABC):
             self.open(tmp_path).partitions()
 
     def test_a_missing_source_is_an_error(self, tmp_path: Path) -> None:
-        with pytest.raises(HeadraceError, match=r"There is no such (file|folder)"):
+        with pytest.raises(HeadraceError, match=r"There is no such (file|folder|table)"):
             self.open(tmp_path / "nowhere").partitions()
 
 
