@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
@@ -322,6 +323,93 @@ class AvroSource(_ColumnarSource):
     kind: Literal["avro"]
 
 
+class SqlSource(Model):
+    """Rows of a table, a view or a query of PostgreSQL, MySQL, MariaDB, SQLite or DuckDB."""
+
+    kind: Literal["sql"]
+    url: str | None = Field(
+        None,
+        description="postgresql://user@host/database, mysql://…, sqlite:///file or duckdb:///file, never with a "
+        "password; ${variables} are filled in.",
+    )
+    url_env: str | None = Field(None, description="The environment variable that holds the whole URL.")
+    password_env: str | None = Field(None, description="The environment variable that holds the password.")
+    table: str | None = Field(None, min_length=1, description="A table or view, by its name alone.")
+    schema_name: str | None = Field(
+        None,
+        alias="schema",
+        min_length=1,
+        description="The schema of `table`, where it is not the usual one.",
+    )
+    query: str | None = Field(
+        None, min_length=1, description="A SELECT in place of `table`; values only as :name of `params`."
+    )
+    params: dict[str, bool | int | float | date | str] = Field(
+        default_factory=dict,
+        description="Values of the :names in `query` or `where`, sent as bound parameters.",
+    )
+    where: str | None = Field(None, min_length=1, description="Which rows of `table`, as a condition in SQL.")
+    key: str | list[str] | None = Field(
+        None,
+        min_length=1,
+        description="Column or columns that name a record, unique together; the primary key where absent.",
+    )
+    partition_by: str | None = Field(
+        None,
+        description="A column, best one that has an index and grows, whose ranges are the partitions; the key's where "
+        "absent.",
+    )
+    partition_rows: int = Field(
+        16384,
+        ge=1,
+        le=10_000_000,
+        description="About how many rows a partition holds, and at most four times that.",
+    )
+    columns: list[str] | None = Field(
+        None, min_length=1, description="The columns to read; all where absent."
+    )
+
+    @property
+    def path(self) -> str:
+        """Where the source is, which may hold variables."""
+        return self.url or ""
+
+    @model_validator(mode="after")
+    def _sound(self) -> SqlSource:
+        # No message shows a value: people put passwords where they do not belong.
+        for field, name in (("url_env", self.url_env), ("password_env", self.password_env)):
+            if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"`{field}` takes the name of an environment variable, not what it holds")
+        if (self.url is None) == (self.url_env is None):
+            raise ValueError("one of `url` and `url_env` says where the database is")
+        if self.url is not None and holds_password(self.url):
+            raise ValueError(
+                "`url` must not hold a password: name the environment variable that does, `password_env: NAME`"
+            )
+        if (self.table is None) == (self.query is None):
+            raise ValueError("one of `table` and `query` says what to read")
+        if self.query is not None and self.key is None:
+            raise ValueError("`query` needs `key: column`, or a list of columns that are unique together")
+        for field in ("where", "schema_name"):
+            if self.query is not None and getattr(self, field) is not None:
+                raise ValueError(f"`{field.removesuffix('_name')}` goes with `table`; put it into the query")
+        return self
+
+
+def holds_password(url: str) -> bool:
+    """Whether a database's URL has a password in it, as `user:password@` or as an option.
+
+    >>> holds_password("postgresql://me@host/db"), holds_password("postgresql://me:it@host/db")
+    (False, True)
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme.partition("+")[0] in ("sqlite", "duckdb"):
+        return False
+    if re.search(r"[?&](ssl)?(password|passwd|passphrase|pwd)=", rest, re.IGNORECASE):
+        return True
+    return ":" in rest.rpartition("@")[0]
+
+
 Source = Annotated[
     ImageFolderSource
     | FilesSource
@@ -333,6 +421,7 @@ Source = Annotated[
     | JsonlSource
     | PythonSource
     | HuggingFaceSource
-    | AvroSource,
+    | AvroSource
+    | SqlSource,
     Field(discriminator="kind"),
 ]

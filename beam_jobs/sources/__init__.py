@@ -16,6 +16,7 @@ from beam_jobs.sources.jsonl import Jsonl
 from beam_jobs.sources.orc import Orc
 from beam_jobs.sources.parquet import Parquet
 from beam_jobs.sources.python import Python
+from beam_jobs.sources.sql import Sql
 from beam_jobs.sources.webdataset import WebDataset
 
 KINDS: dict[str, Callable[[str, Any, str], Source]] = {
@@ -29,6 +30,7 @@ KINDS: dict[str, Callable[[str, Any, str], Source]] = {
     "orc": Orc,
     "parquet": Parquet,
     "python": Python,
+    "sql": Sql,
     "webdataset": WebDataset,
 }
 

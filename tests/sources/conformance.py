@@ -136,7 +136,7 @@ class SourceSuite(ABC):
         with pytest.raises(HeadraceError, match=r"holds no (row|file)"):
             list(self.open(tmp_path).partitions())
 
-    missing = r"There is no such (file|folder)"
+    missing = r"There is no such (file|folder|table)"
 
     def test_a_missing_source_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(HeadraceError, match=self.missing):
