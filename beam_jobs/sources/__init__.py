@@ -10,12 +10,14 @@ from beam_jobs.sources.csv import Csv
 from beam_jobs.sources.huggingface import HuggingFace
 from beam_jobs.sources.image_folder import ImageFolder
 from beam_jobs.sources.python import Python
+from beam_jobs.sources.tfds import Tfds
 
 KINDS: dict[str, Callable[[str, Any, str], Source]] = {
     "csv": Csv,
     "huggingface": HuggingFace,
     "image_folder": ImageFolder,
     "python": Python,
+    "tfds": Tfds,
 }
 
 
