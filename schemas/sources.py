@@ -410,6 +410,27 @@ def holds_password(url: str) -> bool:
     return ":" in rest.rpartition("@")[0]
 
 
+class TfdsSource(Model):
+    """A data set that TensorFlow Datasets has prepared, or that Headrace has written."""
+
+    kind: Literal["tfds"]
+    path: str = Field(
+        "~/tensorflow_datasets",
+        description="Its folder, or with `name` that of all data sets; local or any fsspec URL; ${variables} are "
+        "filled in.",
+    )
+    name: str | None = Field(
+        None,
+        pattern=r"^\w[\w.+-]*(/\w[\w.+-]*)?(:\d+\.\d+\.\d+)?$",
+        description="As TFDS writes it: mnist, mnist:3.0.1, glue/cola. The highest version where none is given.",
+    )
+    split: str | list[str] | None = Field(None, description="Split or splits to read; all where absent.")
+    key: str | list[str] | None = Field(
+        None, description="Column or columns that name a record; split and row where absent."
+    )
+    partition_bytes: ByteSize = Field(32 << 20, ge=1, description="About how much one partition holds.")
+
+
 Source = Annotated[
     ImageFolderSource
     | FilesSource
@@ -422,6 +443,7 @@ Source = Annotated[
     | PythonSource
     | HuggingFaceSource
     | AvroSource
-    | SqlSource,
+    | SqlSource
+    | TfdsSource,
     Field(discriminator="kind"),
 ]

@@ -17,6 +17,7 @@ from beam_jobs.sources.orc import Orc
 from beam_jobs.sources.parquet import Parquet
 from beam_jobs.sources.python import Python
 from beam_jobs.sources.sql import Sql
+from beam_jobs.sources.tfds import Tfds
 from beam_jobs.sources.webdataset import WebDataset
 
 KINDS: dict[str, Callable[[str, Any, str], Source]] = {
@@ -31,6 +32,7 @@ KINDS: dict[str, Callable[[str, Any, str], Source]] = {
     "parquet": Parquet,
     "python": Python,
     "sql": Sql,
+    "tfds": Tfds,
     "webdataset": WebDataset,
 }
 
