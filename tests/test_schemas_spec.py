@@ -56,7 +56,7 @@ def with_feature(text: str) -> str:
 
 def test_a_job_is_read() -> None:
     spec = parse_spec(JOB)
-    assert (spec.name, spec.version, spec.main_name) == ("pond", "1.0.0", "photos")
+    assert (spec.name, spec.version, spec.main_names) == ("pond", "1.0.0", ["photos"])
     assert list(spec.features) == ["image", "label", "size"]
     assert spec.split.fractions == {"train": 1.0}
 
