@@ -114,7 +114,7 @@ def every_byte_flipped(file: Path, open_: Callable[[], Source], start: int) -> s
     said = set()
     for place in range(start, len(data)):
         damaged = bytearray(data)
-        damaged[place] ^= 0xFF
+        damaged[place] ^= 1
         file.write_bytes(damaged)
         try:
             read_all(open_())
