@@ -54,7 +54,7 @@ class Parquet(Columnar):
         leaves = self.wanted(schema, file)
         groups = range(part.start, part.end)
         wanted = Wanted(file, file.version(), groups, _prefixes(leaves), _batch_rows(part))
-        yield from read_rows(wanted, _texts(metadata.row_group(part.start), _places(metadata, leaves)), part)
+        yield from read_rows(wanted, _texts(metadata, part.start, _places(metadata, leaves)), part)
 
 
 def _batch_rows(part: Part) -> int:
@@ -63,10 +63,14 @@ def _batch_rows(part: Part) -> int:
     return 1 << min(_MAX_BATCH_ROWS, rows).bit_length() - 1
 
 
-def _texts(group: pq.RowGroupMetaData, places: list[int]) -> list[str]:
+def _texts(metadata: pq.FileMetaData, group: int, places: list[int]) -> list[str]:
     """The columns to be read as the numbers that they are stored as: a text stored once may be every row's."""
-    columns = [group.column(place) for place in places]
-    return [c.path_in_schema for c in columns if c.physical_type == "BYTE_ARRAY" and c.has_dictionary_page]
+    columns = [(metadata.schema.column(place), metadata.row_group(group).column(place)) for place in places]
+    return [
+        column.path
+        for column, stored in columns
+        if column.physical_type == "BYTE_ARRAY" and stored.has_dictionary_page
+    ]
 
 
 def _prefixes(leaves: dict[str, Leaf]) -> list[str]:
