@@ -155,7 +155,7 @@ class Columnar(ABC):
         """Gives errors of what reads files the name of the file, and of the part."""
         try:
             yield
-        except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        except (pa.ArrowException, OSError, ValueError, LookupError, OverflowError, MemoryError) as error:
             raise self._damaged(file, part, str(error) or type(error).__name__) from error
 
     def _damaged(self, file: DataFile, part: Part | None, reason: str) -> HeadraceError:

@@ -6,11 +6,13 @@ that follow; threads that read every other part each come by with a reader of th
 
 from __future__ import annotations
 
+import io
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +25,7 @@ OPTIONS: dict[str, Any] = {"coerce_int96_timestamp_unit": "us"}
 _BUFFERS_BYTES = 16 << 20  # of all columns, in place of all that a row group has of them
 _MIN_BUFFER_BYTES, _MAX_BUFFER_BYTES = 16 << 10, 1 << 20
 _MAX_WAITING = 4
+_SHUT = "this is not read now"
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,52 @@ class Wanted:
     groups: range
     columns: list[str]
     rows: int
+
+
+class _FooterOnly(io.RawIOBase):
+    """A file of which nothing more is read once it is shut."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+        self.shut = False
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        if self.shut:
+            raise OSError(_SHUT)
+        return self._raw.read(size)
+
+
+def read_footer(file: DataFile) -> tuple[pq.FileMetaData, pa.Schema]:
+    """What a file says of its row groups and its columns.
+
+    Asking pyarrow for a column of a row group ends the process where the footer is wrong in itself. Planning to read
+    all of them comes by the same checks, but as an error; so that is done first, as far as the first byte of a page.
+    """
+    with file.open() as raw:
+        footer = _FooterOnly(raw)
+        with pa.PythonFile(footer, mode="r") as source:
+            parquet = pq.ParquetFile(source, pre_buffer=True, **OPTIONS)
+            metadata, schema = parquet.metadata, parquet.schema_arrow
+            footer.shut = True
+            try:
+                groups = list(range(metadata.num_row_groups))
+                next(parquet.iter_batches(1, row_groups=groups, use_threads=False), None)
+            except OSError as error:
+                if _SHUT not in str(error):
+                    raise
+    return metadata, schema
 
 
 class _Reader:

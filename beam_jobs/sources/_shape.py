@@ -220,11 +220,18 @@ class _Faults:
     def note(self, places: Iterable[int], name: str, values: pa.Array, what: str) -> None:
         """Values that are of a wrong type."""
         for place in places:
-            self._add(place, "bad_type", f"column {name!r}: {shorten(str(values[place]), 80)} {what}")
+            self._add(place, "bad_type", f"column {name!r}: {shorten(_shown(values[place]), 80)} {what}")
 
     def _add(self, place: int, rule: str, reason: str, raw: bytes | None = None) -> None:
         row = int(self._rows[place])
         self.found.setdefault(row, Fault(row, rule, reason, raw))
+
+
+def _shown(value: pa.Scalar) -> str:
+    try:
+        return str(value)
+    except (ValueError, OverflowError):  # a time that Python has no word for
+        return str(value.cast(pa.int64()))
 
 
 def _as_bytes(column: pa.Array) -> pa.Array:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from beam_jobs.sources._columnar import Chunk, Columnar, Layout, Part
 from beam_jobs.sources._data_files import DataFile
-from beam_jobs.sources._parquet_reader import OPTIONS, Wanted, read_rows
+from beam_jobs.sources._parquet_reader import Wanted, read_footer, read_rows
 from beam_jobs.sources._plain import Leaf
 from beam_jobs.sources._sizes import BATCH_BYTES
 from schemas.hashing import fingerprint
@@ -30,10 +30,9 @@ class Parquet(Columnar):
 
     def layout(self, file: DataFile, version: Any) -> Layout:
         """The file's footer, and a hash of the columns' bytes in each row group."""
-        with self.reading(file), file.open_arrow() as source:
-            parquet = pq.ParquetFile(source, **OPTIONS)
-            leaves = self.wanted(parquet.schema_arrow, file)
-            metadata = parquet.metadata
+        with self.reading(file):
+            metadata, schema = read_footer(file)
+            leaves = self.wanted(schema, file)
             places = _places(metadata, leaves)
             stored = fingerprint([[name, leaf.stored] for name, leaf in leaves.items()])
             groups = [
@@ -51,12 +50,11 @@ class Parquet(Columnar):
 
     def chunks(self, file: DataFile, part: Part) -> Iterator[pa.RecordBatch]:
         """The row groups of the part, a few thousand rows at a time."""
-        with file.open_arrow() as source:
-            parquet = pq.ParquetFile(source, **OPTIONS)
-            metadata, leaves = parquet.metadata, self.wanted(parquet.schema_arrow, file)
+        metadata, schema = read_footer(file)
+        leaves = self.wanted(schema, file)
         groups = range(part.start, part.end)
         wanted = Wanted(file, file.version(), groups, _prefixes(leaves), _batch_rows(part))
-        yield from read_rows(wanted, _texts(metadata.row_group(part.start), _places(metadata, leaves)), part)
+        yield from read_rows(wanted, _texts(metadata, part.start, _places(metadata, leaves)), part)
 
 
 def _batch_rows(part: Part) -> int:
@@ -65,10 +63,14 @@ def _batch_rows(part: Part) -> int:
     return 1 << min(_MAX_BATCH_ROWS, rows).bit_length() - 1
 
 
-def _texts(group: pq.RowGroupMetaData, places: list[int]) -> list[str]:
+def _texts(metadata: pq.FileMetaData, group: int, places: list[int]) -> list[str]:
     """The columns to be read as the numbers that they are stored as: a text stored once may be every row's."""
-    columns = [group.column(place) for place in places]
-    return [c.path_in_schema for c in columns if c.physical_type == "BYTE_ARRAY" and c.has_dictionary_page]
+    columns = [(metadata.schema.column(place), metadata.row_group(group).column(place)) for place in places]
+    return [
+        column.path
+        for column, stored in columns
+        if column.physical_type == "BYTE_ARRAY" and stored.has_dictionary_page
+    ]
 
 
 def _prefixes(leaves: dict[str, Leaf]) -> list[str]:
