@@ -32,6 +32,8 @@ from schemas.naming import MANIFEST
 from schemas.packing import pack
 from schemas.spec import Join, MapRule
 
+_WITH_IMAGES = ("image_folder", "tfrecord")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -319,9 +321,11 @@ def _check_columns(plan: JobPlan) -> None:
     if spec.split.by is not None:
         _known(spec.split.by, columns, "split.by")
     for name, feature in plan.features.items():
-        if isinstance(feature, ImageFeature) and spec.main_source.kind != "image_folder":
+        if isinstance(feature, ImageFeature) and spec.main_source.kind not in _WITH_IMAGES:
             raise HeadraceError(
-                "Only an image_folder has images.", where=f"features.{name}", value=feature.type
+                f"A source of kind {spec.main_source.kind} has no images.",
+                where=f"features.{name}",
+                value=feature.type,
             )
 
 

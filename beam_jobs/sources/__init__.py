@@ -9,11 +9,13 @@ from beam_jobs.sources.base import Fault, Partition, Source, SourceBatch
 from beam_jobs.sources.csv import Csv
 from beam_jobs.sources.image_folder import ImageFolder
 from beam_jobs.sources.jsonl import Jsonl
+from beam_jobs.sources.tfrecord import Tfrecord
 
 KINDS: dict[str, Callable[[str, Any, str], Source]] = {
     "csv": Csv,
     "image_folder": ImageFolder,
     "jsonl": Jsonl,
+    "tfrecord": Tfrecord,
 }
 
 

@@ -135,11 +135,7 @@ class Jsonl:
     def _scan(self) -> _Scan:
         """What all lines are, from one pass over them."""
         files = [self._open(name) for name in find_files(self.root, self._where)]
-        versions = [[file.name, file.version()] for file in files]
-        # Where storage tells no versions apart, what was found before may be of other bytes.
-        known = all(version[1] for _, version in versions)
-        identity = json.dumps([self.root, self.spec.model_dump_json(), versions]) if known else None
-        return scanned_once(identity, lambda: self._look(files))
+        return scanned_once(self.root, self.spec, files, lambda: self._look(files))
 
     def _look(self, files: list[TextFile]) -> _Scan:
         kind = overlay(self._wanted or {}, self._declared)
