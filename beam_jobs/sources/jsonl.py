@@ -19,7 +19,7 @@ from beam_jobs.sources._json_kinds import (
     flat_columns,
     overlay,
 )
-from beam_jobs.sources._json_parse import MAX_FIELDS, learn, lines_of, parse_lines, slices
+from beam_jobs.sources._json_parse import MAX_FIELDS, Target, learn, lines_of, parse_lines, slices
 from beam_jobs.sources._kept import scanned_once
 from beam_jobs.sources._keys import joined_keys, row_keys
 from beam_jobs.sources._locate import find_files
@@ -97,13 +97,14 @@ class Jsonl:
         payload = partition.payload
         part = Range(*payload["range"])
         kind = json.loads(payload["schema"])
+        target = Target(kind, self._declared, self._wanted is None)
         file = self._open(payload["file"])
         version = verify_range(file, part, payload["version"])
         first = part.first
         with file.open(part.start, part.end if file.seekable else None) as read:
             for block in self._blocks(read, file, _READ_BYTES, first):
                 for lines in slices(lines_of(block), kind):
-                    parsed = parse_lines(lines, kind, self._declared)
+                    parsed = parse_lines(lines, target)
                     rows = parsed.places + first
                     faults = [Fault(f.row + first, f.rule, f.reason, f.raw) for f in parsed.faults]
                     records, keys = self._batch(parsed.records, kind, rows, file.name)
