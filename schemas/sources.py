@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from schemas.features import DottedName, Model
+from schemas.features import DottedName, Model, Size
 from schemas.units import ByteSize
 
 ColumnType = Literal["string", "int64", "float64", "bool"]
@@ -431,6 +431,37 @@ class TfdsSource(Model):
     partition_bytes: ByteSize = Field(32 << 20, ge=1, description="About how much one partition holds.")
 
 
+class ExampleFeature(Model):
+    """What one feature of the records holds."""
+
+    type: Literal["bytes", "string", "int64", "float32"]
+    shape: tuple[Size | None, ...] = Field(
+        (), max_length=1, description="() for one value, (n) for so many, (null) for a list of any length."
+    )
+
+
+class TfrecordSource(Model):
+    """TFRecords of tf.train.Example, plain or compressed (GZIP, ZLIB)."""
+
+    kind: Literal["tfrecord"]
+    path: str = Field(
+        description="A file, or a pattern such as train.tfrecord-*; ${variables} are filled in."
+    )
+    key: str | None = Field(
+        None,
+        description="Feature that names a record: bytes or a whole number; file and number where absent.",
+    )
+    features: dict[str, ExampleFeature] | None = Field(
+        None, min_length=1, description="The features to read; all, inferred from all records, where absent."
+    )
+    partition_bytes: ByteSize = Field(
+        16 << 20, ge=1, le=1 << 30, description="About how much one partition holds."
+    )
+    max_record_bytes: ByteSize = Field(
+        256 << 20, gt=0, le=1 << 30, description="Larger records become dead letters, unread."
+    )
+
+
 Source = Annotated[
     ImageFolderSource
     | FilesSource
@@ -444,6 +475,7 @@ Source = Annotated[
     | HuggingFaceSource
     | AvroSource
     | SqlSource
-    | TfdsSource,
+    | TfdsSource
+    | TfrecordSource,
     Field(discriminator="kind"),
 ]

@@ -18,6 +18,7 @@ from beam_jobs.sources.parquet import Parquet
 from beam_jobs.sources.python import Python
 from beam_jobs.sources.sql import Sql
 from beam_jobs.sources.tfds import Tfds
+from beam_jobs.sources.tfrecord import Tfrecord
 from beam_jobs.sources.webdataset import WebDataset
 
 KINDS: dict[str, Callable[[str, Any, str], Source]] = {
@@ -33,6 +34,7 @@ KINDS: dict[str, Callable[[str, Any, str], Source]] = {
     "python": Python,
     "sql": Sql,
     "tfds": Tfds,
+    "tfrecord": Tfrecord,
     "webdataset": WebDataset,
 }
 

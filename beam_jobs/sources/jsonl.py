@@ -20,7 +20,7 @@ from beam_jobs.sources._json_kinds import (
     flat_columns,
     overlay,
 )
-from beam_jobs.sources._json_parse import MAX_FIELDS, learn, lines_of, parse_lines, slices
+from beam_jobs.sources._json_parse import MAX_FIELDS, Target, learn, lines_of, parse_lines, slices
 from beam_jobs.sources._kept import scanned_once
 from beam_jobs.sources._keys import join_keys, numbered
 from beam_jobs.sources._locate import find_files
@@ -98,13 +98,14 @@ class Jsonl:
         payload = partition.payload
         part = Range(*payload["range"])
         kind = json.loads(payload["schema"])
+        target = Target(kind, self._declared, self._wanted is None)
         file = self._open(payload["file"])
         version = verify_range(file, part, payload["version"])
         first = part.first
         with file.open(part.start, part.end if file.seekable else None) as read:
             for block in self._blocks(read, file, _READ_BYTES, first):
                 for lines in slices(lines_of(block), kind):
-                    parsed = parse_lines(lines, kind, self._declared)
+                    parsed = parse_lines(lines, target)
                     rows = parsed.places + first
                     faults = [Fault(f.row + first, f.rule, f.reason, f.raw) for f in parsed.faults]
                     records, keys = self._batch(parsed.records, kind, rows, file.name)
@@ -136,11 +137,7 @@ class Jsonl:
     def _scan(self) -> _Scan:
         """What all lines are, from one pass over them."""
         files = [self._open(name) for name in find_files(self.root, self._where)]
-        versions = [[file.name, file.version()] for file in files]
-        # Where storage tells no versions apart, what was found before may be of other bytes.
-        known = all(version[1] for _, version in versions)
-        identity = json.dumps([self.root, self.spec.model_dump_json(), versions]) if known else None
-        return scanned_once(identity, lambda: self._look(files))
+        return scanned_once(self.root, self.spec, files, lambda: self._look(files))
 
     def _look(self, files: list[TextFile]) -> _Scan:
         kind = overlay(self._wanted or {}, self._declared)
