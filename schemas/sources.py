@@ -360,7 +360,7 @@ class SqlSource(Model):
         "absent.",
     )
     partition_rows: int = Field(
-        16384,
+        65_536,
         ge=1,
         le=10_000_000,
         description="About how many rows a partition holds, and at most four times that.",

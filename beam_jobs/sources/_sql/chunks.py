@@ -17,7 +17,7 @@ from beam_jobs.sources.base import Fault
 from schemas.errors import shorten
 
 CHUNK_BYTES = 4 << 20
-_STEP_ROWS, _MOST_ROWS = 64, 1 << 14
+_STEP_ROWS, _MOST_ROWS = 256, 1 << 14
 _RAW_BYTES = 1 << 10
 
 
@@ -76,15 +76,12 @@ def _no_text(row: int, column: Column, raw: bytes) -> Fault:
     )
 
 
-def from_tuples(rows: Sequence[Sequence[Any]], table: Table) -> Chunk:
-    """A chunk of tuples; a value that is not of its column's type makes a fault of its row."""
+def from_columns(values: Sequence[Sequence[Any]], table: Table) -> Chunk:
+    """A chunk of Python's values; one that is not of its column's type makes a fault of its row."""
     faults: dict[int, Fault] = {}
-    columns = [
-        _array(values, column, faults)
-        for values, column in zip(zip(*rows, strict=True), table.columns, strict=True)
-    ]
+    columns = [_array(found, column, faults) for found, column in zip(values, table.columns, strict=True)]
     records = pa.RecordBatch.from_arrays(columns, names=[column.name for column in table.columns])
-    ends = [[rows[row][place] for place in table.order] for row in (0, -1)]
+    ends = [[values[place][row] for place in table.order] for row in (0, -1)]
     return _without(records, faults, *ends)
 
 
@@ -123,24 +120,29 @@ def tuples_to_chunks(
     table: Table,
 ) -> Iterator[Chunk]:
     """Chunks of about 4 MiB from a client that gives as many rows as it is asked for."""
+    columns: list[list[Any]] = [[] for _ in table.columns]
     wide = [place for place, column in enumerate(table.columns) if column.kind in ("string", "text", "bytes")]
-    fixed = 8 * (len(table.columns) - len(wide))
-    rows: list[Any] = []
     size = 0
     while True:
         with explaining():
-            some = fetch(_STEP_ROWS)  # a few at a time: the next ones may be images
-        if not some:
+            rows = fetch(_STEP_ROWS)  # a few at a time: the next ones may be images
+        if not rows:
             break
-        rows += some
-        size += fixed * len(some)
-        for place in wide:
-            size += sum([len(row[place]) for row in some if isinstance(row[place], str | bytes)])
-        if size >= CHUNK_BYTES or len(rows) >= _MOST_ROWS:
-            yield from_tuples(rows, table)
-            rows, size = [], 0
-    if rows:
-        yield from_tuples(rows, table)
+        for values, place in zip(zip(*rows, strict=True), columns, strict=True):
+            place.extend(values)
+        size += 8 * len(rows) * len(columns) + sum(_length(columns[place][-len(rows) :]) for place in wide)
+        if size >= CHUNK_BYTES or len(columns[0]) >= _MOST_ROWS:
+            yield from_columns(columns, table)
+            columns, size = [[] for _ in table.columns], 0
+    if columns[0]:
+        yield from_columns(columns, table)
+
+
+def _length(values: list[Any]) -> int:
+    try:
+        return sum(map(len, values))
+    except TypeError:  # a null, or what does not belong there
+        return sum(len(value) for value in values if isinstance(value, str | bytes))
 
 
 def part(chunk: Chunk, start: int, stop: int) -> Chunk:

@@ -37,6 +37,7 @@ _KINDS = {
 # Compared as what they are, so that statistics of row groups serve; of other types the text is.
 _SORTED = ("DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIME", "UUID", "HUGEINT")
 _BATCH_ROWS = 2048  # of DuckDB's own vectors
+_HELD_BATCHES, _HELD_BYTES = 8, 1 << 20
 _FAILURES = (duckdb.Error, OSError, pa.ArrowException)
 # What is not there is not fetched, and sorting goes to disk before it takes the machine's memory.
 _SETTINGS = {
@@ -135,11 +136,15 @@ class DuckDbSession:
         return table
 
     def chunks(self, statement: Any, table: Table) -> Iterator[Chunk]:
-        """As many rows at a time as DuckDB itself works on."""
+        """As many rows at a time as DuckDB itself works on, until they are a chunk."""
+        held: list[pa.RecordBatch] = []
         with self._explaining():
             for batch in self._relation(statement).to_arrow_reader(_BATCH_ROWS):
-                if batch.num_rows:
-                    yield from_arrow(batch, table)
+                held.append(batch)
+                if sum(b.nbytes for b in held) >= _HELD_BYTES or len(held) == _HELD_BATCHES:
+                    yield from _joined(held, table)
+                    held = []
+            yield from _joined(held, table)
 
     def count(self, statement: Any) -> int:
         """A single number."""
@@ -155,6 +160,12 @@ class DuckDbSession:
 
     def _explaining(self) -> contextlib.AbstractContextManager[None]:
         return explaining(self._database.place, self._database.where, *_FAILURES)
+
+
+def _joined(batches: list[pa.RecordBatch], table: Table) -> Iterator[Chunk]:
+    if any(batch.num_rows for batch in batches):
+        (whole,) = pa.Table.from_batches(batches).combine_chunks().to_batches()
+        yield from_arrow(whole, table)
 
 
 class _Dialect(DefaultDialect):

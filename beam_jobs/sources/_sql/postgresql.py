@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import itertools
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -36,9 +40,13 @@ _KINDS = {
 # Sorted and compared as what they are, so that their indexes serve; of other types the text is.
 _SORTED = ("date", "timestamp", "timestamptz", "time", "uuid", "numeric")
 _FAILURES = (Error, OSError, pa.ArrowException)
-_SESSION = """SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
-SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL timezone = 'UTC'; SET LOCAL intervalstyle = 'iso_8601';
-SET LOCAL bytea_output = 'hex'; SET LOCAL extra_float_digits = 1"""
+_SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+_SETTINGS = {
+    "datestyle": "ISO, YMD",
+    "timezone": "UTC",
+    "intervalstyle": "iso_8601",
+    "extra_float_digits": "1",
+}
 _PRIMARY_KEY = """SELECT a.attname FROM pg_catalog.pg_index i
 JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
 WHERE i.indisprimary AND i.indrelid = CAST(CAST(:name AS TEXT) AS regclass)
@@ -110,15 +118,55 @@ class PostgreSql:
     def session(self) -> Iterator[PostgreSqlSession]:
         """A transaction of one snapshot."""
         with explaining(self.place, self.where, *_FAILURES):
-            connection = dbapi.connect(_uri(self.place))
+            connection = _idle.take(self.place) or dbapi.connect(_uri(self.place))
         try:
             session = PostgreSqlSession(self, connection)
-            for setting in _SESSION.split(";"):
-                session.run(setting)
+            session.run(_SNAPSHOT)
             yield session
-        finally:
+            with explaining(self.place, self.where, *_FAILURES):
+                connection.rollback()
+        except BaseException:
             with contextlib.suppress(*_FAILURES):
                 connection.close()
+            raise
+        _idle.give(self.place, connection)
+
+
+class _Idle:
+    """Connections that nobody uses right now: a new one costs as much as reading thousands of rows."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connections: list[tuple[Place, float, Any]] = []
+        atexit.register(self.drop, 0)
+
+    def take(self, place: Place) -> Any:
+        """A connection to `place`, or None."""
+        self.drop(_IDLE_SECONDS)
+        with self._lock:
+            for number, (where, _, connection) in enumerate(self._connections):
+                if where == place:
+                    del self._connections[number]
+                    return connection
+        return None
+
+    def give(self, place: Place, connection: Any) -> None:
+        """Keeps a connection for a while."""
+        with self._lock:
+            self._connections.append((place, time.monotonic(), connection))
+
+    def drop(self, seconds: float) -> None:
+        """Closes what was idle for so long."""
+        with self._lock:
+            old = [entry for entry in self._connections if time.monotonic() - entry[1] >= seconds]
+            self._connections = [entry for entry in self._connections if entry not in old]
+        for _, _, connection in old:
+            with contextlib.suppress(*_FAILURES):
+                connection.close()
+
+
+_IDLE_SECONDS = 30
+_idle = _Idle()
 
 
 class PostgreSqlSession:
@@ -166,10 +214,10 @@ class PostgreSqlSession:
     @contextlib.contextmanager
     def _reader(self, statement: Any) -> Iterator[pa.RecordBatchReader]:
         compiled = statement.compile(dialect=_compiling(paramstyle="named"))
-        values = [_setting(value) for value in compiled.construct_params().values()]
-        if values:
-            calls = ", ".join(f"set_config('headrace.p{n}', ${n + 1}, true)" for n in range(len(values)))
-            self.run(f"SELECT {calls}", tuple(values))
+        values = {f"headrace.p{n}": _setting(v) for n, v in enumerate(compiled.construct_params().values())}
+        values |= _SETTINGS
+        calls = ", ".join(f"set_config(${2 * n + 1}, ${2 * n + 2}, true)" for n in range(len(values)))
+        self.run(f"SELECT {calls}", tuple(itertools.chain(*values.items())))
         with self._explaining(), self._connection.cursor() as cursor:
             cursor.adbc_statement.set_options(
                 **{adbc_driver_postgresql.StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(CHUNK_BYTES)}

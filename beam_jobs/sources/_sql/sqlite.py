@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
 from beam_jobs.sources._sql.chunks import Chunk, tuples_to_chunks
-from beam_jobs.sources._sql.place import Place, explaining
+from beam_jobs.sources._sql.place import Place, explained, explaining
 from beam_jobs.sources._sql.statements import Column, Table
 from schemas.errors import HeadraceError
 from schemas.sources import SqlSource
@@ -29,6 +29,7 @@ _DECLARED = (
     (("REAL", "FLOA", "DOUB", "NUM", "DEC"), "float64"),
     (("BLOB",), "bytes"),
 )
+_lenient = functools.partial(str, encoding="utf-8", errors="surrogateescape")
 _UNKNOWN = "unknown"
 
 
@@ -63,8 +64,6 @@ class Sqlite:
                 f"file:{quote(str(file))}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
             )
         try:
-            # Text need not be UTF-8; rows where it is not become faults.
-            connection.text_factory = functools.partial(str, encoding="utf-8", errors="surrogateescape")
             session = SqliteSession(self, connection)
             for statement in ("PRAGMA trusted_schema = OFF", "PRAGMA cell_size_check = ON", "BEGIN"):
                 session.run(statement)
@@ -112,10 +111,20 @@ class SqliteSession:
         return dataclasses.replace(table, columns=columns)
 
     def chunks(self, statement: Any, table: Table) -> Iterator[Chunk]:
-        """As they come."""
-        cursor = self._execute(statement)
-
-        yield from tuples_to_chunks(cursor.fetchmany, self._explaining, table)
+        """As they come; once some text is no UTF-8, by a slower way that lets it pass for a fault."""
+        done = 0
+        try:
+            for chunk in tuples_to_chunks(self._execute(statement).fetchmany, contextlib.nullcontext, table):
+                yield chunk
+                done += chunk.total
+        except sqlite3.Error as error:
+            if "decode" not in str(error):
+                raise explained(error, self._database.place, self._database.where) from None
+            self._connection.text_factory = _lenient
+            cursor = self._execute(statement)
+            for _ in range(done):
+                cursor.fetchone()
+            yield from tuples_to_chunks(cursor.fetchmany, self._explaining, table)
 
     def count(self, statement: Any) -> int:
         """A single number."""
