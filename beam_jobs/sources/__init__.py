@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from beam_jobs.sources.base import Fault, Partition, Source, SourceBatch
+from beam_jobs.sources.beam import BeamRows
 from beam_jobs.sources.csv import Csv
 from beam_jobs.sources.huggingface import HuggingFace
 from beam_jobs.sources.image_folder import ImageFolder
@@ -13,6 +14,7 @@ from beam_jobs.sources.python import Python
 from beam_jobs.sources.tfds import Tfds
 
 KINDS: dict[str, Callable[[str, Any, str], Source]] = {
+    "beam": BeamRows,
     "csv": Csv,
     "huggingface": HuggingFace,
     "image_folder": ImageFolder,
