@@ -22,7 +22,7 @@ from beam_jobs.indexed import row_type
 from beam_jobs.listing import PartitionList
 from beam_jobs.runs import RUN_SUFFIX
 from beam_jobs.sources import open_source
-from beam_jobs.sources.base import Partition, Source
+from beam_jobs.sources.base import Materialized, Partition, Source
 from beam_jobs.sources.files import Files
 from beam_jobs.store import Store, open_store
 from beam_jobs.store_lock import WORK
@@ -105,6 +105,11 @@ class Workspace:
     def tables(self) -> StorePath:
         """Tables to be joined, by fingerprint."""
         return self.work / "tables"
+
+    @property
+    def rows(self) -> StorePath:
+        """Rows of sources that are read by a pipeline of their own."""
+        return self.work / "rows"
 
     @property
     def stage(self) -> StorePath:
@@ -194,7 +199,8 @@ class JobPlan:
 
     def source(self, name: str) -> Source:
         """The source of that name, opened."""
-        return open_source(name, self.spec.sources[name], self.roots[name])
+        source = open_source(name, self.spec.sources[name], self.roots[name])
+        return source.at(self.workspace.rows / self.code) if isinstance(source, Materialized) else source
 
     def member(self, name: str) -> Member:
         """The main source of that name, as the job wants it."""

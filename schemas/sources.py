@@ -462,6 +462,30 @@ class TfrecordSource(Model):
     )
 
 
+class BeamSource(Model):
+    """Rows of a PTransform of yours, which may come in any order."""
+
+    kind: Literal["beam"]
+    transform: DottedName = Field(
+        description="Your PTransform, or a function that gives it; from the pipeline's begin to dicts."
+    )
+    path: str = Field(
+        "", description="Passed to it as the argument `path` where it is given; ${variables} are filled in."
+    )
+    key: str | list[str] = Field(description="Column or columns that name a record.")
+    columns: dict[str, ValueType] = Field(min_length=1, description="All columns and their types.")
+    partitions: int = Field(
+        64,
+        ge=1,
+        le=4096,
+        description="Parts that the rows are dealt to by their keys, each sorted in memory.",
+    )
+    version: str = Field(
+        "",
+        description="Raise it when rows change for a reason that is not in the code; they are not read again else.",
+    )
+
+
 Source = Annotated[
     ImageFolderSource
     | FilesSource
@@ -476,6 +500,7 @@ Source = Annotated[
     | AvroSource
     | SqlSource
     | TfdsSource
-    | TfrecordSource,
+    | TfrecordSource
+    | BeamSource,
     Field(discriminator="kind"),
 ]

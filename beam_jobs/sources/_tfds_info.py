@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -46,10 +47,12 @@ class Leaf:
     listed: bool
     is_class: bool = False
 
-    @property
-    def is_bytes(self) -> bool:
-        """Whether an example holds it as bytes."""
-        return bool(pa.types.is_string(self.type) or pa.types.is_large_binary(self.type))
+    @cached_property
+    def kind(self) -> str:
+        """In which of an example's lists it is."""
+        if pa.types.is_string(self.type) or pa.types.is_large_binary(self.type):
+            return "bytes_list"
+        return "float_list" if self.type == pa.float32() else "int64_list"
 
     @property
     def arrow(self) -> pa.DataType:

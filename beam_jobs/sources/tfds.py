@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from beam_jobs.examples import DamagedRecordError, Values, parse_example
 from beam_jobs.sources._batches import BATCH_BYTES, without_bad_text
 from beam_jobs.sources._keys import check_key, keys_of
 from beam_jobs.sources._listing import File, local_root, shown
 from beam_jobs.sources._meaning import understand
 from beam_jobs.sources._stored import StoredFile
+from beam_jobs.sources._tf_example import Example, NoExampleError, WrongKindError
 from beam_jobs.sources._tf_records import DamagedFileError, Record, read_records, walk_records
 from beam_jobs.sources._tfds_info import Leaf, Shard, find_folder, find_leaves, find_names, find_shards
 from beam_jobs.sources.base import Fault, Partition, SourceBatch
@@ -149,11 +149,11 @@ class Tfds:
             problem, values = record.problem, []
             if record.data is not None:
                 try:
-                    example = parse_example(record.data)
-                    values = [_cell(leaf, example.get(leaf.key)) for leaf in leaves]
-                except DamagedRecordError as error:
+                    example = Example(record.data)
+                    values = [_cell(leaf, example) for leaf in leaves]
+                except NoExampleError as error:
                     problem = ("bad_example", f"the record at byte {record.start}: {error}")
-                except _WrongValueError as error:
+                except WrongKindError as error:
                     problem = ("wrong_value", str(error))
             if problem:
                 faults.append(Fault(number, *problem))
@@ -169,29 +169,28 @@ class Tfds:
         return SourceBatch(batch, keys_of(batch, self.spec.key, split, rows), rows, faults)
 
 
-class _WrongValueError(ValueError):
-    """A feature that holds what its description does not allow."""
-
-
 def _schema(leaves: list[Leaf]) -> pa.Schema:
     return pa.schema([(leaf.column, leaf.arrow) for leaf in leaves])
 
 
-def _cell(leaf: Leaf, values: Values | None) -> Any:
+def _cell(leaf: Leaf, example: Example) -> Any:
     """The value of a column; None where the example has no such feature."""
-    if values is None or (not values and not leaf.listed):
+    values = example.get(leaf.key, leaf.kind)
+    if values is None:
         return None
-    if not leaf.listed and len(values) != 1:
-        raise _WrongValueError(f"{leaf.key} holds {len(values)} values, not one")
-    expected = bytes if leaf.is_bytes else float if leaf.type == pa.float32() else int
-    if values and not isinstance(values[0], expected):
-        raise _WrongValueError(f"{leaf.key} holds {type(values[0]).__name__}, not {expected.__name__}")
-    found: list[Any] = [bool(value) for value in values] if leaf.type == pa.bool_() else list(values)
-    return found if leaf.listed else found[0]
+    if leaf.listed:
+        return list(map(bool, values)) if leaf.type == pa.bool_() else list(values)
+    if len(values) != 1:
+        if not values:
+            return None
+        raise WrongKindError(f"{leaf.key} holds {len(values)} values, not one")
+    return values[0]
 
 
 def _column(leaf: Leaf, cells: list[Any]) -> pa.Array:
     """The cells as a column. Texts are looked at afterwards: what is no UTF-8 is the fault of one record."""
+    if leaf.arrow == pa.bool_():
+        return pa.array(cells, pa.int64()).cast(pa.bool_())
     if leaf.type != pa.string():
         return pa.array(cells, leaf.arrow)
     if not leaf.listed:

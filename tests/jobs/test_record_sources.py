@@ -73,7 +73,13 @@ def tfds_source(place: Path) -> str:
     return "{kind: tfds, path: '${data}', name: pond, key: id, partition_bytes: 1000}"
 
 
-@pytest.mark.parametrize("make", [python_source, huggingface_source, tfds_source])
+def beam_source(place: Path) -> str:
+    columns = "{id: string, image: bytes, label: string, words: list<int64>}"
+    transform = "tests.sources.beam_functions:Images"
+    return f"{{kind: beam, transform: '{transform}', key: id, columns: {columns}, partitions: 5}}"
+
+
+@pytest.mark.parametrize("make", [python_source, huggingface_source, tfds_source, beam_source])
 def test_same_bytes_and_books(make: Callable[[Path], str], tmp_path: Path) -> None:
     text = JOB.replace("SOURCE", make(tmp_path))
     made = {}

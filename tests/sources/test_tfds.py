@@ -190,9 +190,9 @@ def test_reasons_of_faults(tmp_path: Path) -> None:
         ("added-00000, record 1 (more[1])", "bad_encoding", "column 'id' is not UTF-8"),
         ("added-00000, record 2 (more[2])", "unknown_class", "label: 2 is none of 2 classes"),
         ("added-00000, record 3 (more[3])", "wrong_value", "label holds 2 values, not one"),
-        ("added-00000, record 4 (more[4])", "wrong_value", "words holds bytes, not int"),
+        ("added-00000, record 4 (more[4])", "wrong_value", "words holds bytes_list, not int64_list"),
         ("added-00000, record 5 (more[5])", "bad_example",
-         f"the record at byte {_place_of(tmp_path, 5)}: the record ends within a number"),
+         f"the record at byte {_place_of(tmp_path, 5)}: it is no tf.train.Example"),
     ]  # fmt: skip
 
 
