@@ -22,11 +22,12 @@ from beam_jobs.sources._example import (
     find_features,
     values_of,
 )
+from beam_jobs.sources._file import changed
 from beam_jobs.sources._frames import FrameBlock, RecordFile, frame_blocks
 from beam_jobs.sources._kept import scanned_once
-from beam_jobs.sources._keys import joined_keys, row_keys
+from beam_jobs.sources._keys import join_keys, numbered
 from beam_jobs.sources._locate import find_files
-from beam_jobs.sources._ranges import Range, cut_ranges, digest_of, file_changed, verify_range
+from beam_jobs.sources._ranges import Range, cut_ranges, digest_of, verify_range
 from beam_jobs.sources._rows import RowBlock
 from beam_jobs.sources.base import Fault, Partition, SourceBatch
 from schemas.errors import HeadraceError, shorten
@@ -116,7 +117,7 @@ class Tfrecord:
                 first += block.rows.records
         verify_range(file, part, version)
         if partition.records is not None and first - part.first != partition.records:
-            raise file_changed(file.shown)
+            raise changed(file.shown)
 
     def origin(self, partition: Partition, row: int) -> str:
         """The file and the number of the record, from 1."""
@@ -135,7 +136,7 @@ class Tfrecord:
             version = file.version()
             found.append(_File(file.name, version, file.compression, self._look_at(file, seen)))
             if file.version() != version:
-                raise file_changed(file.shown)
+                raise changed(file.shown)
         if seen is not None:
             return _Scan([seen[name] for name in sorted(seen)], found)
         return _Scan([_declared(name, *feature) for name, feature in self._features()], found)
@@ -189,12 +190,12 @@ class Tfrecord:
 
     def _keys(self, records: pa.RecordBatch, rows: npt.NDArray[np.int64], file: str) -> pa.Array:
         if self.spec.key is None:
-            return row_keys(file, rows)
+            return numbered(file, rows)
         key = records.column(self.spec.key)
         return (
             key.cast(pa.binary())
             if pa.types.is_large_binary(key.type)
-            else joined_keys([key.cast(pa.string())])
+            else join_keys([key.cast(pa.string())])
         )
 
     def _check_size(self, seen: dict[str, Column], file: RecordFile) -> None:
