@@ -136,7 +136,9 @@ def _range(
 
 def _class_label(name: str, feature: ClassLabelFeature, column: pa.Array) -> Converted:
     assert not isinstance(feature.names, str), "the planner has filled in the folders' names"
-    column, problems = _filled(name, feature, _as_text(column))
+    column, problems = _utf8(name, column)
+    column, missing = _filled(name, feature, column)
+    problems += missing
     numbers = pc.index_in(column, value_set=pa.array(feature.names, column.type))
     unknown = _mask(pc.and_(pc.is_null(numbers), pc.is_valid(column)))
     allowed = f"is none of {shorten(', '.join(feature.names), 120)}"

@@ -234,7 +234,9 @@ def _real_location(loc: Location) -> tuple[Location, Any]:
             annotation = arguments[-1] if arguments else None
     # What a union of plain types adds, such as `dict[...]` or `int`, is no place in the file.
     return tuple(
-        p for p in real if isinstance(p, int) or ("[" not in p and p not in ("int", "str", "float"))
+        p
+        for p in real
+        if isinstance(p, int) or ("[" not in p and p not in ("int", "str", "constrained-str", "float"))
     ), holder
 
 

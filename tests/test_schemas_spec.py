@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from schemas import HeadraceError, job_schema, load_spec, parse_spec
 from schemas.errors import WireError, error_in_text, shorten
 from schemas.load import fill_variables
+from schemas.sources import Source
 from schemas.units import format_bytes, parse_bytes, parse_share
 
 JOBS = sorted((Path(__file__).parents[1] / "beam_jobs" / "jobs").glob("*.yaml"))
@@ -37,6 +39,11 @@ label: label
 """
 
 
+def source_kind(model: Any) -> str:
+    kind: str = typing.get_args(model.model_fields["kind"].annotation)[0]
+    return kind
+
+
 def refused(text: str) -> HeadraceError:
     with pytest.raises(HeadraceError) as caught:
         parse_spec(text, "job.yaml")
@@ -49,7 +56,7 @@ def with_feature(text: str) -> str:
 
 def test_a_job_is_read() -> None:
     spec = parse_spec(JOB)
-    assert (spec.name, spec.version, spec.main_name) == ("pond", "1.0.0", "photos")
+    assert (spec.name, spec.version, spec.main_names) == ("pond", "1.0.0", ["photos"])
     assert list(spec.features) == ["image", "label", "size"]
     assert spec.split.fractions == {"train": 1.0}
 
@@ -89,7 +96,7 @@ WRONG: dict[str, tuple[str, str, str, str | None, str | None]] = {
         "'cvs' is not known here; did you mean 'csv'?",
         "job.yaml:5, field sources.labels",
         "cvs",
-        "'image_folder', 'csv', 'parquet', 'arrow', 'orc', 'avro'",
+        ", ".join(repr(source_kind(model)) for model in typing.get_args(typing.get_args(Source)[0])),
     ),
     "missing type": (
         with_feature("{from: x}"),
@@ -163,7 +170,7 @@ WRONG: dict[str, tuple[str, str, str, str | None, str | None]] = {
     ),
     "a rule": (
         JOB + "clean: [{mapp: a.b:c}]",
-        "a rule needs its verb: `map: module:function` or `drop: name`.",
+        "a rule needs its verb: `map: module:function`, `drop: name`, `where: expression`, ",
         "job.yaml:15, field clean.0",
         None,
         None,

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import pyarrow as pa
 
 from beam_jobs.sources._data_files import DataFile, data_files
+from beam_jobs.sources._file import changed
 from beam_jobs.sources._plain import Leaf, leaves_of
 from beam_jobs.sources._shape import Shape, is_wanted, shape_of, unpack
 from beam_jobs.sources._sizes import small_batches
@@ -127,7 +128,7 @@ class Columnar(ABC):
         if version != payload["version"] and part not in cut_chunks(
             self.layout(file, version).chunks, self.spec.partition_bytes
         ):
-            raise _changed(file.shown)
+            raise changed(file.shown)
         first = part.first
         with self.reading(file, part):
             for records in self.chunks(file, part):
@@ -135,7 +136,7 @@ class Columnar(ABC):
                     yield shape.batch(few, first, file.name)
                     first += few.num_rows
         if file.version() != version:
-            raise _changed(file.shown)
+            raise changed(file.shown)
         if first - part.first != part.rows:
             found = f"it has {first - part.first} rows in place of the {part.rows} that the file tells of"
             raise self._damaged(file, part, found)
@@ -222,11 +223,3 @@ def cut_chunks(chunks: Sequence[Chunk], size: int) -> list[Part]:
             rows, held = rows + chunk.rows, held + chunk.bytes
     close(len(chunks))
     return parts
-
-
-def _changed(file: str) -> HeadraceError:
-    return HeadraceError(
-        "A file was changed while the job was reading it.",
-        where=file,
-        hint="Run the job again once nobody writes to the file; what is done already is kept.",
-    )

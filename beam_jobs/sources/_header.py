@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from beam_jobs.sources._keys import key_columns
 from beam_jobs.sources._parse import collapse_blanks, dialect_of
 from beam_jobs.sources._rows import RowBlock, RowTooLongError, row_blocks
 from beam_jobs.sources._text import Read, TextFile
@@ -69,7 +70,7 @@ def check_columns(columns: list[str], spec: CsvSource, where: str) -> None:
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
         raise HeadraceError("Two columns have one name.", where=where, value=", ".join(map(repr, twice)))
-    for field, wanted in (("key", key_columns(spec)), ("types", list(spec.types))):
+    for field, wanted in (("key", key_columns(spec.key)), ("types", list(spec.types))):
         for name in wanted:
             if name not in columns:
                 near = [column for column in columns if column.strip().lower() == name.lower()]
@@ -81,11 +82,6 @@ def check_columns(columns: list[str], spec: CsvSource, where: str) -> None:
                     allowed=shorten(", ".join(columns)),
                     hint=f"Did you mean {near[0]!r}?" if near else "Check `delimiter` and `header`.",
                 )
-
-
-def key_columns(spec: CsvSource) -> list[str]:
-    """The columns that name a record; none where its row does."""
-    return [spec.key] if isinstance(spec.key, str) else list(spec.key or [])
 
 
 def _columns(first_row: list[str], spec: CsvSource, where: str) -> list[str]:

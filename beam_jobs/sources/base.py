@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -69,7 +69,7 @@ class SourceBatch:
 class Source(Protocol):
     """One kind of source. Instances are built from the job spec on every worker."""
 
-    def partitions(self) -> list[Partition]:
+    def partitions(self) -> Iterable[Partition]:
         """The slices of the source, in order; the same for any order in which storage lists files.
 
         Raises:
@@ -107,4 +107,16 @@ class Selective(Source, Protocol):
 
     def read_rows(self, partition: Partition, rows: Sequence[int]) -> Iterator[SourceBatch]:
         """As `read`, but of these rows only, which rise."""
+        ...
+
+
+@runtime_checkable
+class Materialized(Source, Protocol):
+    """A source whose rows a pipeline of their own leaves in the work directory before they are read.
+
+    See `beam_jobs.materialize`.
+    """
+
+    def at(self, place: Any) -> Source:
+        """The same source, its rows in the directory `place`, a `StorePath`."""
         ...

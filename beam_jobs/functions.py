@@ -1,0 +1,54 @@
+"""The user's own functions, by their dotted names."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from schemas import HeadraceError
+
+
+def load_function(dotted: str, where: str) -> Callable[..., Any]:
+    """The function that `module.path:name` names; `where` is where the job names it.
+
+    Raises:
+      HeadraceError: there is none.
+    """
+    module_name, name = dotted.split(":")
+    try:
+        function = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise HeadraceError(
+            "A user function cannot be imported.",
+            where=where,
+            value=str(error),
+            allowed="module.path:function, importable from the folder you run in or installed",
+        ) from error
+    if not callable(function):
+        raise HeadraceError("This is no function.", where=where, value=repr(function))
+    loaded: Callable[..., Any] = function
+    return loaded
+
+
+def function_fingerprint(dotted: str, where: str) -> str:
+    """Content hash of the file that a user function is written in: it changes when the code may have."""
+    file = inspect.getsourcefile(inspect.unwrap(load_function(dotted, where)))
+    return "" if file is None else hashlib.blake2b(Path(file).read_bytes(), digest_size=16).hexdigest()
+
+
+def user_failure(error: Exception, where: str) -> HeadraceError:
+    """The error that tells of an exception in the user's code."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    # The file's name without its folder: errors are kept in logs, and say nothing of the machine.
+    place = f"{frame.filename.rpartition('/')[2]}, line {frame.lineno}"
+    return HeadraceError(
+        "A user function failed.",
+        where=where,
+        value=f"{type(error).__name__}: {error}",
+        hint=f"It was raised in {place}. A record that cannot be used is better yielded as it is and refused later.",
+    )
