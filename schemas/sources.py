@@ -222,7 +222,7 @@ class _ColumnarSource(Model):
         description="What times become: whole numbers of this unit (since 1970 in UTC; dates: days), or ISO 8601 text.",
     )
     partition_bytes: ByteSize = Field(
-        8 << 20, ge=1, le=1 << 30, description="About how much of its columns one partition holds in memory."
+        4 << 20, ge=1, le=1 << 30, description="About how much of its columns one partition holds in memory."
     )
 
 

@@ -70,6 +70,8 @@ def avro_fields(text: bytes) -> tuple[dict[str, AvroType], str]:
         raise AvroSchemaError(f"its schema is no JSON: {error}") from None
     if not isinstance(schema, dict) or schema.get("type") != "record":
         raise AvroSchemaError("its schema is not that of a record")
+    if not schema.get("fields"):
+        raise AvroSchemaError("its records have no fields")
     reader = _Reader()
     record = reader.read(schema, "", 0)
     return dict(reader.fields[reader.fullname(schema, "")]), json.dumps(record.schema)
@@ -133,6 +135,8 @@ class _Reader:
         below = name.rpartition(".")[0]
         fields = []
         for field in schema.get("fields") or []:
+            if not (isinstance(field, dict) and field.keys() >= {"name", "type"}):
+                raise AvroSchemaError(f"its schema has a field without name or type: {field!r}")
             fields.append((str(field["name"]), self.read(field["type"], below, depth + 1)))
         self.fields[name] = fields
         converts = {field: type_.convert for field, type_ in fields if type_.convert is not None}

@@ -55,14 +55,17 @@ class DataFile:
 
     @contextmanager
     def open(self, buffer: int = 0) -> Iterator[BinaryIO]:
-        """The file, from its start; `buffer` bytes are read at once where it is local.
+        """The file, from its start; with `buffer` for reading it through, so many bytes at once.
 
         Raises:
           HeadraceError: it cannot be opened.
         """
         try:
             # By Python, since pyarrow takes no name that is not UTF-8.
-            raw = open(self._path, "rb", buffering=buffer) if self.local else self._fs.open(self._path, "rb")  # noqa: SIM115
+            if self.local:
+                raw = open(self._path, "rb", buffering=buffer)  # noqa: SIM115
+            else:  # pyarrow knows what it wants; a cache would fetch megabytes around each piece
+                raw = self._fs.open(self._path, "rb", cache_type="readahead" if buffer else "none")
         except OSError as error:
             raise self.unreadable(error) from error
         with raw:
@@ -82,7 +85,7 @@ class DataFile:
         if not self.local and version[1]:
             return fingerprint(version)
         digest = hashlib.blake2b(digest_size=_HASH_BYTES)
-        with self.open() as raw:
+        with self.open(_READ_BYTES) as raw:
             for start, end in [(0, None)] if ranges is None else ranges:
                 raw.seek(start)
                 left = end - start if end is not None else None

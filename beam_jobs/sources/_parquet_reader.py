@@ -38,6 +38,7 @@ class Wanted:
       groups: the row groups.
       columns: the stored columns, those below each too.
       rows: how many at a time.
+      whole: whether the groups' bytes are fetched at once, in few long requests.
     """
 
     file: DataFile
@@ -45,6 +46,7 @@ class Wanted:
     groups: range
     columns: list[str]
     rows: int
+    whole: bool
 
 
 class _FooterOnly(io.RawIOBase):
@@ -103,7 +105,8 @@ class _Reader:
         source = self._open.enter_context(wanted.file.open_arrow())
         share = _BUFFERS_BYTES // max(1, len(wanted.columns))
         buffer = min(_MAX_BUFFER_BYTES, max(_MIN_BUFFER_BYTES, share))
-        parquet = pq.ParquetFile(source, read_dictionary=texts, buffer_size=buffer, **OPTIONS)
+        how = {"pre_buffer": True} if wanted.whole else {"buffer_size": buffer}
+        parquet = pq.ParquetFile(source, read_dictionary=texts, **how, **OPTIONS)
         metadata = parquet.metadata
         self.total = sum(metadata.row_group(group).num_rows for group in wanted.groups)
         # Rows without a column have to be counted by some column.

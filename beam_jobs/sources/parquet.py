@@ -17,6 +17,7 @@ from schemas.hashing import fingerprint
 
 _NUMBER_BYTES = 8
 _MAX_BATCH_ROWS = 1 << 16
+_MAX_FETCHED_BYTES = 32 << 20  # of a remote file at once
 
 
 class Parquet(Columnar):
@@ -53,8 +54,15 @@ class Parquet(Columnar):
         metadata, schema = read_footer(file)
         leaves = self.wanted(schema, file)
         groups = range(part.start, part.end)
-        wanted = Wanted(file, file.version(), groups, _prefixes(leaves), _batch_rows(part))
-        yield from read_rows(wanted, _texts(metadata, part.start, _places(metadata, leaves)), part)
+        places = _places(metadata, leaves)
+        size = sum(_stored(metadata.row_group(group), places) for group in groups)
+        whole = not file.local and size <= _MAX_FETCHED_BYTES
+        wanted = Wanted(file, file.version(), groups, _prefixes(leaves), _batch_rows(part), whole)
+        yield from read_rows(wanted, _texts(metadata, part.start, places), part)
+
+
+def _stored(group: pq.RowGroupMetaData, places: list[int]) -> int:
+    return sum(group.column(place).total_compressed_size for place in places)
 
 
 def _batch_rows(part: Part) -> int:
