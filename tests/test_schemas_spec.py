@@ -89,7 +89,7 @@ WRONG: dict[str, tuple[str, str, str, str | None, str | None]] = {
         "'cvs' is not known here; did you mean 'csv'?",
         "job.yaml:5, field sources.labels",
         "cvs",
-        "'image_folder', 'csv', 'python', 'huggingface', 'tfds', 'beam'",
+        "'image_folder', 'csv', 'python', 'huggingface', 'tfds', 'beam', 'bigquery'",
     ),
     "missing type": (
         with_feature("{from: x}"),

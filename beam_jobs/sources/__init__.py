@@ -7,6 +7,7 @@ from typing import Any
 
 from beam_jobs.sources.base import Fault, Partition, Source, SourceBatch
 from beam_jobs.sources.beam import BeamRows
+from beam_jobs.sources.bigquery import BigQuery
 from beam_jobs.sources.csv import Csv
 from beam_jobs.sources.huggingface import HuggingFace
 from beam_jobs.sources.image_folder import ImageFolder
@@ -15,6 +16,7 @@ from beam_jobs.sources.tfds import Tfds
 
 KINDS: dict[str, Callable[[str, Any, str], Source]] = {
     "beam": BeamRows,
+    "bigquery": BigQuery,
     "csv": Csv,
     "huggingface": HuggingFace,
     "image_folder": ImageFolder,
