@@ -30,6 +30,7 @@ from schemas.hashing import fingerprint
 from schemas.load import fill_variables
 from schemas.naming import MANIFEST
 from schemas.packing import pack
+from schemas.remote_errors import redacted
 from schemas.spec import Join, MapRule
 
 
@@ -294,7 +295,7 @@ def _resolve(spec: JobSpec, roots: Mapping[str, str], main: list[Partition]) -> 
                 raise HeadraceError(
                     "The images lie in no folders that could name their classes.",
                     where=f"features.{name}.names",
-                    value=roots[spec.main_name],
+                    value=redacted(roots[spec.main_name]),
                     hint="Put the images of each class in a folder of its own, or list the names.",
                 )
             update = {"names": names, "source": feature.source or "folder"}

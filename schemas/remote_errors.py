@@ -24,9 +24,13 @@ _NETWORK = {
 _SECRETS = re.compile(r"(?<=://)[^/@\s'\"]+@|\?[^\s'\")\]]+")
 
 
-def undelivered(where: str, problem: str) -> HeadraceError:
+class UndeliveredError(HeadraceError):
+    """A store did not answer, or not what was asked for; nothing is known of the file."""
+
+
+def undelivered(where: str, problem: str) -> UndeliveredError:
     """The error for a store that was tried until the patience ended."""
-    return HeadraceError(
+    return UndeliveredError(
         "The store does not deliver.",
         where=where,
         value=problem,
@@ -48,7 +52,8 @@ def refusal(where: str, error: Exception, status: int | None) -> Exception:
             where=where,
             value=told(error),
             hint="Check the credentials that the store's own tools use here (GOOGLE_APPLICATION_CREDENTIALS, "
-            "AWS_PROFILE …) or give storage_options; some stores answer so for a wrong name too.",
+            "AWS_PROFILE …) or give storage_options; some stores answer so for a wrong name too. Public data need "
+            "none with FSSPEC_S3_ANON=true.",
         )
     if isinstance(error, FileNotFoundError) or status == 404:
         return FileNotFoundError(where)

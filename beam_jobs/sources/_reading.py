@@ -6,12 +6,14 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 
-from beam_jobs.sources._listing import File, local_root
+from beam_jobs.sources._listing import File
+from beam_jobs.sources._locate import filesystem
+from beam_jobs.sources._names import local_root
 from beam_jobs.sources.base import Fault
+from schemas.remote_errors import redacted
 
 Problem = tuple[str, str]
 
@@ -126,18 +128,18 @@ def _read(path: str, file: File, target: memoryview) -> Problem | None:
 
 
 def _fetch(root: str, files: list[File]) -> list[Any]:
-    fs, base = fsspec.core.url_to_fs(root)
-    paths = [f"{base.rstrip('/')}/{file.path}" for file in files]
-    # One byte more than was listed, to notice a file that has grown.
-    ends = [file.size + 1 for file in files]
-    return list(fs.cat_ranges(paths, [0] * len(paths), ends, on_error="return")) if paths else []
+    fs, base = filesystem(root, root)
+    prefix = f"{base.rstrip('/')}/" if base.rstrip("/") else ""
+    return (
+        fs.cat_whole([prefix + file.path for file in files], [file.size for file in files]) if files else []
+    )
 
 
 def _take(fetched: Any, file: File, target: memoryview) -> Problem | None:
     if isinstance(fetched, FileNotFoundError):
         return _gone()
     if isinstance(fetched, Exception):
-        return "unreadable", str(fetched) or type(fetched).__name__
+        return "unreadable", " ".join(str(redacted(str(fetched)) or type(fetched).__name__).split())
     if len(fetched) != file.size:
         return "changed_while_reading", f"the file was listed with {file.size} bytes and now has another size"
     target[:] = fetched

@@ -16,11 +16,13 @@ import numpy as np
 import pyarrow as pa
 
 from beam_jobs.sources._labels import PathLabels
-from beam_jobs.sources._listing import File, list_files, shown
+from beam_jobs.sources._listing import File, list_files
+from beam_jobs.sources._names import shown
 from beam_jobs.sources._patterns import compile_patterns, pruned_folders
 from beam_jobs.sources._reading import decoded, read_files, wanted
 from beam_jobs.sources.base import Fault, Partition, SourceBatch
 from schemas.errors import HeadraceError
+from schemas.remote_errors import redacted
 from schemas.sources import FilesSource, ImageFolderSource
 
 _BATCH_BYTES = 8 << 20
@@ -107,7 +109,7 @@ class Files:
             listed = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common(8))
             raise HeadraceError(
                 "No file in the folder matches the patterns." if found else "The folder holds no file.",
-                where=f"sources.{self.name}, {self.root}",
+                where=f"sources.{self.name}, {redacted(self.root)}",
                 value=f"include {self.spec.include}, exclude {self.spec.exclude}"
                 + (f", pattern {self.spec.pattern}" if self.spec.pattern else ""),
                 hint=f"Found instead: {shown(listed)}; the first is {shown(found[0].path)!r}."
