@@ -44,8 +44,9 @@ def refusal(where: str, error: Exception, status: int | None) -> Exception:
 
     FileNotFoundError where nothing is there, FileExistsError where a precondition of the request does not hold.
     """
-    if isinstance(error, HeadraceError):
-        return error
+    ours = _ours(error)
+    if ours is not None:
+        return ours
     if status in (401, 403) or isinstance(error, PermissionError) or "redentials" in type(error).__name__:
         return HeadraceError(
             "The store refuses access.",
@@ -60,6 +61,13 @@ def refusal(where: str, error: Exception, status: int | None) -> Exception:
     if isinstance(error, FileExistsError) or status == 412:
         return FileExistsError(where)
     return HeadraceError("The store refuses the request.", where=where, value=told(error))
+
+
+def _ours(error: BaseException | None) -> HeadraceError | None:
+    """Our own error, where a client has made another one of it."""
+    while error is not None and not isinstance(error, HeadraceError):
+        error = error.__cause__
+    return error
 
 
 def redacted(text: str) -> str:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from html.parser import HTMLParser
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urljoin
 
 from schemas.errors import HeadraceError
 from schemas.remote_errors import redacted
@@ -29,6 +30,8 @@ _LOCAL = [
     )
 ]
 _PIECE = 1 << 16
+_MAX_PAGE_BYTES = 64 << 20
+_MAX_URL = 2000  # a server can lead on and on
 
 
 def refuse_local(address: str) -> None:
@@ -102,14 +105,40 @@ async def cat_file(files: Any, url: str, start: int, end: int) -> bytes:
         return bytes(data[: end - start])
 
 
-def links(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What a server's index page leads to below itself; not the page in another order, and not up."""
-    names = [info["name"] for info in found]
+async def ls(files: Any, url: str) -> list[dict[str, Any]]:
+    """What a folder's index page leads to below itself; not the page in another order, and not up."""
+    async with _got(files, url) as response:
+        page = bytearray()
+        if response.content_type == "text/html":
+            async for piece in response.content.iter_chunked(_PIECE):
+                page += piece
+                if len(page) > _MAX_PAGE_BYTES:
+                    raise HeadraceError(
+                        "A folder's index page is too long.",
+                        value=redacted(url),
+                        allowed=f"{_MAX_PAGE_BYTES} bytes",
+                    )
+        parser = _Links()
+        parser.feed(page.decode(response.charset or "utf-8", "replace"))
+    base = f"{_plain(url.partition('?')[0]).rstrip('/')}/"
+    joined = {urljoin(base, link) for link in parser.found if not set("?#") & set(link)}
+    below = sorted(name for name in map(_plain, joined) if name.startswith(base) and name != base)
+    kinds = {True: "directory", False: "file"}
     return [
-        {**info, "name": _plain(name)}
-        for name, info in zip(names, found, strict=True)
-        if "?" not in name and "#" not in name and ".." not in unquote(name).split("/")
+        {"name": name, "size": None, "type": kinds[name.endswith("/")]}
+        for name in below
+        if len(name) < _MAX_URL and ".." not in unquote(name).split("/")
     ]
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "a":
+            self.found += [value for name, value in attrs if name == "href" and value]
 
 
 def _plain(url: str) -> str:
@@ -123,11 +152,11 @@ def _plain(url: str) -> str:
 
 
 @asynccontextmanager
-async def _got(files: Any, url: str, range_: str, *allowed: int) -> AsyncIterator[Any]:
+async def _got(files: Any, url: str, range_: str | None = None, *allowed: int) -> AsyncIterator[Any]:
     import aiohttp
 
     session = await files.set_session()
-    headers = {"Range": range_, "Accept-Encoding": "identity"}
+    headers = {"Range": range_, "Accept-Encoding": "identity"} if range_ else {}
     try:
         async with session.get(files.encode_url(url), headers=headers) as response:
             if response.status not in allowed:

@@ -20,7 +20,7 @@ from fsspec.spec import AbstractFileSystem
 from beam_jobs.sources import _http
 from schemas.errors import HeadraceError
 from schemas.remote import REQUEST_BYTES, Patience, RemotePlace
-from schemas.remote_errors import UndeliveredError, redacted
+from schemas.remote_errors import UndeliveredError, redacted, refusal, status_of
 
 PATIENCE = Patience()
 _BLOCK_BYTES = 8 << 20
@@ -55,7 +55,19 @@ class _Requests(RemotePlace):
     def __init__(self, url: str, query: str) -> None:
         self.scheme = url.partition("://")[0]
         self.is_web = self.scheme in _WEB
-        super().__init__(url, {"get_client": _http.guarded_client} if self.is_web else {}, PATIENCE)
+        guarded = {"get_client": _http.guarded_client}
+        chained = (
+            {"http": guarded, "https": guarded} if "::" in url else {}
+        )  # simplecache::https://… and the like
+        try:
+            super().__init__(url, guarded if self.is_web else chained, PATIENCE)
+        except OSError as error:  # of archives, which are opened at once
+            failed = refusal(redacted(url), error, status_of(error))
+            raise (
+                failed
+                if isinstance(failed, HeadraceError)
+                else HeadraceError("There is no such file.", where=redacted(url))
+            ) from None
         self.suffix = query
         self.blind: set[str] = set()  # web servers that know no ranges
 
@@ -66,8 +78,10 @@ class _Requests(RemotePlace):
         return redacted(path if "://" in path else f"{self.scheme}://{path}")
 
     async def call(self, method: str, path: str, **options: Any) -> Any:
-        if not self.is_web or method not in ("info", "cat_file"):
+        if not self.is_web or method not in ("info", "ls", "cat_file"):
             return await super().call(method, path, **options)
+        if method == "ls":
+            return await _http.ls(self.files, self.name(path))
         if method == "cat_file":
             return await _http.cat_file(self.files, self.name(path), **options)
         found = await _http.info(self.files, self.name(path))
@@ -156,8 +170,7 @@ class RemoteFiles(AbstractFileSystem):
         """What lies directly below a folder."""
         place = self.place
         found = place.run(place.persist(path, lambda: place.call("ls", path, detail=True)))
-        found = _http.links(found) if place.is_web else list(found)
-        return found if detail else [info["name"] for info in found]
+        return list(found) if detail else [info["name"] for info in found]
 
     def find(
         self, path: str, maxdepth: Any = None, withdirs: bool = False, detail: bool = False, **_: Any
@@ -166,7 +179,7 @@ class RemoteFiles(AbstractFileSystem):
         if self._in_buckets:
             found = {info["name"]: info for info in self._objects(path.rstrip("/") + "/")}
         else:
-            everything = super().find(path, maxdepth, withdirs, detail=True).items()
+            everything = super().find(path, maxdepth, withdirs, detail=True, on_error="raise").items()
             found = {name: info for name, info in everything if "type" in info}
             unknown = [
                 name for name, info in found.items() if info["type"] == "file" and info.get("size") is None
@@ -177,7 +190,10 @@ class RemoteFiles(AbstractFileSystem):
     def glob(self, path: str, maxdepth: Any = None, **options: Any) -> Any:
         """Files whose names match a pattern."""
         if not self._in_buckets:
-            return super().glob(path, maxdepth, **options)
+            try:
+                return super().glob(path, maxdepth, **options)
+            except FileNotFoundError:
+                return []
         magic = _MAGIC.search(path)
         fixed = path[: magic.start()] if magic else path
         found = self._objects(fixed, deep="/" in path[len(fixed) :])

@@ -153,6 +153,18 @@ def test_the_same_from_everywhere(
         assert proxy.count
 
 
+@pytest.mark.parametrize("place", ["s3", "gs", "http"])
+def test_requests_that_are_never_answered(
+    data: Path, reach: Callable[..., tuple[str, Faults]], place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, proxy = reach(place, {"stall": 0.3})
+    monkeypatch.setattr(_remote, "PATIENCE", Patience(attempts=12, delay=0.01, timeout=1, timeout_per_mib=1))
+    _remote._connected.cache_clear()
+    found = batches(f"{base}/rows/rows-{{0..2}}.csv", {"kind": "csv"})
+    assert together(found) == together(batches(f"{data}/rows/*.csv", {"kind": "csv"}))
+    assert proxy.count["stall"]
+
+
 def test_a_job_reads_a_bucket_as_it_reads_a_folder(
     data: Path, reach: Callable[..., tuple[str, Faults]], tmp_path: Path
 ) -> None:
@@ -201,6 +213,8 @@ write: {shards: 2}
         "http://[::ffff:169.254.169.254]/x.csv",
         "http://[fd00:ec2::254]/x.csv",
         "zip://x.csv::http://169.254.169.254/a.zip",
+        "simplecache::http://169.254.169.254/a.csv",
+        "tar://x.csv::http://169.254.169.254/a.tar",
     ],
 )
 def test_link_local_addresses_are_refused(url: str) -> None:
@@ -284,6 +298,31 @@ def test_a_store_that_is_down_is_an_error_and_no_dead_letter(
     proxy.shares, proxy.at_most = {"503": 1}, 1000
     with pytest.raises(HeadraceError, match="The store does not deliver"):
         list(source.read(partitions[0]))
+
+
+def test_index_pages_lead_nowhere_else(tmp_path: Path) -> None:
+    for name in ("root/a.txt", "root/sub/b c.txt", "other/c.txt", "root/sub/100%.txt"):
+        put(tmp_path / name, name.encode())
+    links = [
+        "a.txt",
+        "sub/",
+        "../other/",
+        "/other/c.txt",
+        "sub/../../other/c.txt",
+        "?C=M;O=A",
+        "#top",
+        "http://x/y",
+    ]
+    page = "".join(f'<A class=x HREF="{link}">x</A>' for link in [*links, "a.txt", "%2e%2e/%2e%2e/d.txt"])
+    with WebServer(tmp_path) as web:
+        web.pages = {"/root": f"<!-- {page}".encode() + f"-->{page}".encode()}
+        (found,) = batches(f"http://127.0.0.1:{web.port}/root", {"kind": "files"})
+        assert not found.faults
+        assert found.records.column("path").to_pylist() == ["a.txt", "sub/100%25.txt", "sub/b c.txt"]
+        with pytest.raises(HeadraceError, match="There is no such folder"):
+            batches(f"http://127.0.0.1:{web.port}/nowhere", {"kind": "files"})
+        with pytest.raises(HeadraceError, match="There is no such file"):
+            batches(f"http://127.0.0.1:{web.port}/nowhere/*.csv", {"kind": "csv"})
 
 
 def test_braces_stand_for_names(tmp_path: Path) -> None:

@@ -19,11 +19,13 @@ class WebServer(FileServer):
 
     Attributes:
       redirects: where a path leads, instead of to a file.
+      pages: index pages other than the list of what there is.
     """
 
     def __init__(self, directory: Path, *, ranges: bool = True, methods: tuple[str, ...] = ("GET",)) -> None:
         self.ranges, self.methods = ranges, methods
         self.redirects: dict[str, str] = {}
+        self.pages: dict[str, bytes] = {}
         super().__init__(directory)
 
     def answer(self, handler: Any) -> None:
@@ -39,6 +41,6 @@ class WebServer(FileServer):
         if folder.is_dir():
             names = sorted(f"{child.name}{'/' if child.is_dir() else ''}" for child in folder.iterdir())
             links = "".join(f'<a href="{urllib.parse.quote(name)}">{name}</a>\n' for name in ["../", *names])
-            page = f"<html><body>{links}</body></html>".encode()
+            page = self.pages.get(path, f"<html><body>{links}</body></html>".encode())
             return handler.reply(200, page, {"Content-Type": "text/html"})
         return super().answer(handler)
