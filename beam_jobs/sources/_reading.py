@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +18,28 @@ from beam_jobs.sources.base import Fault
 from schemas.remote_errors import redacted
 
 Problem = tuple[str, str]
+_AHEAD = 2  # batches
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+def ahead(make: Callable[[_In], _Out], inputs: Iterable[_In], remote: bool) -> Iterator[_Out]:
+    """`make` of each input, in order; where it waits for a network, of the next two while one is used."""
+    if not remote:
+        yield from map(make, inputs)
+        return
+    with ThreadPoolExecutor(_AHEAD, "headrace-read") as threads:
+        coming: deque[Future[_Out]] = deque()
+        try:
+            for each in inputs:
+                coming.append(threads.submit(make, each))
+                if len(coming) > _AHEAD:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+        finally:
+            for future in coming:
+                future.cancel()
 
 
 def wanted(file: File, limit: int) -> int:
