@@ -35,6 +35,7 @@ from schemas.hashing import fingerprint
 from schemas.load import fill_variables
 from schemas.naming import MANIFEST
 from schemas.packing import pack
+from schemas.remote_errors import redacted
 from schemas.rules import ComputeRule, MapRule, WhereRule
 from schemas.spec import Join, Member
 
@@ -327,7 +328,7 @@ def _resolve(spec: JobSpec, roots: Mapping[str, str], main: Iterable[Partition])
                 raise HeadraceError(
                     "The images lie in no folders that could name their classes.",
                     where=f"features.{name}.names",
-                    value=", ".join(roots[member] for member in spec.main_names),
+                    value=", ".join(redacted(roots[member]) for member in spec.main_names),
                     hint="Put the images of each class in a folder of its own, or list the names.",
                 )
             update = {"names": names, "source": feature.source or "folder"}
