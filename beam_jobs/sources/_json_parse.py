@@ -169,6 +169,15 @@ def parse_lines(lines: Lines, target: Target) -> Parsed:
     return Parsed(records[0] if records else pa.RecordBatch.from_pylist([], target.schema), places, faults)
 
 
+def fits(lines: Lines, known: dict[str, Any], wanted: Kind | None) -> bool:
+    """Whether all lines fit what is known, so that nothing can be learnt from them, now or when more is known."""
+    schema, other = _schema(known), "error" if wanted is None else "ignore"
+    return bool(known) and all(
+        len(_usable(part, count_fields(known))) == len(part) and _read(part, schema, other) is not None
+        for part in slices(lines, known)
+    )
+
+
 def learn(lines: Lines, known: dict[str, Any], declared: Kind, wanted: Kind | None) -> dict[str, Any]:
     """What is known of the kinds of columns after these lines.
 

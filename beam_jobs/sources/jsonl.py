@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from beam_jobs.sources._ahead import ahead
 from beam_jobs.sources._file import changed
 from beam_jobs.sources._json_kinds import (
     count_fields,
@@ -20,7 +21,7 @@ from beam_jobs.sources._json_kinds import (
     flat_columns,
     overlay,
 )
-from beam_jobs.sources._json_parse import MAX_FIELDS, Target, learn, lines_of, parse_lines, slices
+from beam_jobs.sources._json_parse import MAX_FIELDS, Target, fits, learn, lines_of, parse_lines, slices
 from beam_jobs.sources._kept import scanned_once
 from beam_jobs.sources._keys import join_keys, numbered
 from beam_jobs.sources._locate import find_files
@@ -156,10 +157,17 @@ class Jsonl:
         known = kind
         certain = self._wanted is not None and self._wanted_is_declared()
 
+        def fitting(block: RowBlock) -> bool:
+            return fits(lines_of(block), known, self._wanted)
+
         def looked_at(blocks: Iterator[RowBlock]) -> Iterator[RowBlock]:
             nonlocal known
-            for block in blocks:
-                if not certain:
+            if certain:
+                yield from blocks
+                return
+            # Most blocks teach nothing, and pyarrow finds that out on all processors; the others wait for their turn.
+            for block, fitted in ahead(blocks, fitting):
+                if not fitted:
                     known = learn(lines_of(block), known, self._declared, self._wanted)
                     self._check_size(known, file)
                 yield block

@@ -78,7 +78,7 @@ class Sql:
         digest, rows = RowsDigest(), 0
         for chunk in self._resumed(payload):
             batch = self._batch(chunk, self._table(payload), rows)
-            digest.add([batch.keys, *batch.records.columns], batch.faults)
+            digest.add(chunk.records.columns, batch.faults)
             rows += chunk.total
             yield from _small(batch)
         if rows != partition.records or digest.hex() != payload["digest"]:
@@ -205,7 +205,7 @@ class Sql:
                     values = [chunk.records.column(column)[starts[place - 1]].as_py() for column in order]
                     drafts[-1].end = values
                     drafts.append(_Draft(table, nulls, values))
-                drafts[-1].add(self._batch(part(chunk, low, high), table, drafts[-1].rows), high - low)
+                drafts[-1].add(part(chunk, low, high))
         if drafts:
             drafts[-1].last = last
         return drafts
@@ -240,8 +240,8 @@ class Sql:
         """The chunk as a batch; `before` rows of the partition came before it."""
         names = [column.name for column in table.columns[: table.shown]]
         records = pa.RecordBatch.from_arrays(chunk.records.columns[: table.shown], names=names)
-        faults = [Fault(f.row + before + 1, f.rule, f.reason, f.raw) for f in chunk.faults]
-        return SourceBatch(records, self._keys(chunk, table), chunk.rows + before + 1, faults)
+        rows = chunk.rows + before + 1
+        return SourceBatch(records, self._keys(chunk, table), rows, _numbered(chunk.faults, before))
 
     def _resumed(self, payload: Any) -> Iterator[Chunk]:
         """The rows of a partition; after a lost connection they go on behind those that were there."""
@@ -312,11 +312,11 @@ class _Draft:
         self.rows = rows
         self.bytes = 0
 
-    def add(self, batch: SourceBatch, rows: int) -> None:
+    def add(self, chunk: Chunk) -> None:
         """More rows, some of which may be faults."""
-        self._digest.add([batch.keys, *batch.records.columns], batch.faults)
-        self.rows += rows
-        self.bytes += batch.records.nbytes
+        self._digest.add(chunk.records.columns, _numbered(chunk.faults, self.rows))
+        self.rows += chunk.total
+        self.bytes += chunk.records.nbytes
 
     @property
     def identity(self) -> Any:
@@ -383,6 +383,11 @@ def find_columns(spec: SqlSource, where: str, found: Sequence[Column], session: 
     places = {name: place for place, name in enumerate(sent)}
     rows = as_from(spec, where, sent)
     return Table(rows, columns, len(shown), [places[n] for n in order], [places[n] for n in key], by)
+
+
+def _numbered(faults: Sequence[Fault], before: int) -> list[Fault]:
+    """The faults of a chunk with their numbers in the partition, from 1; `before` rows came before the chunk."""
+    return [Fault(fault.row + before + 1, fault.rule, fault.reason, fault.raw) for fault in faults]
 
 
 def _small(batch: SourceBatch) -> Iterator[SourceBatch]:

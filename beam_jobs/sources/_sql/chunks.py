@@ -121,16 +121,18 @@ def tuples_to_chunks(
 ) -> Iterator[Chunk]:
     """Chunks of about 4 MiB from a client that gives as many rows as it is asked for."""
     columns: list[list[Any]] = [[] for _ in table.columns]
-    wide = [place for place, column in enumerate(table.columns) if column.kind in ("string", "text", "bytes")]
+    wide = {place for place, column in enumerate(table.columns) if column.kind in ("string", "text", "bytes")}
     size = 0
     while True:
         with explaining():
             rows = fetch(_STEP_ROWS)  # a few at a time: the next ones may be images
         if not rows:
             break
-        for values, place in zip(zip(*rows, strict=True), columns, strict=True):
-            place.extend(values)
-        size += 8 * len(rows) * len(columns) + sum(_length(columns[place][-len(rows) :]) for place in wide)
+        size += 8 * len(rows) * len(columns)
+        for place, values in enumerate(zip(*rows, strict=True)):
+            columns[place].extend(values)
+            if place in wide:
+                size += _length(values)
         if size >= CHUNK_BYTES or len(columns[0]) >= _MOST_ROWS:
             yield from_columns(columns, table)
             columns, size = [[] for _ in table.columns], 0
@@ -138,7 +140,7 @@ def tuples_to_chunks(
         yield from_columns(columns, table)
 
 
-def _length(values: list[Any]) -> int:
+def _length(values: Sequence[Any]) -> int:
     try:
         return sum(map(len, values))
     except TypeError:  # a null, or what does not belong there

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,22 +15,24 @@ from beam_jobs.sources.base import Fault
 
 
 class RowsDigest:
-    """The hash of columns, each value's bytes, length and presence, and of the faults between them."""
+    """The hash of columns (where each has nulls, the lengths and bytes of its values) and of faults between them."""
 
     def __init__(self) -> None:
+        # One stream each for nulls, lengths and bytes: then borders of batches are nowhere in them.
         self._streams: dict[str, Any] = {}
+        self._counts: dict[str, int] = {}
 
-    def add(self, arrays: Sequence[pa.Array], faults: Sequence[Fault] = (), first: int = 0) -> None:
-        """More rows: their columns, and faults whose numbers count from `first`."""
+    def add(self, arrays: Sequence[pa.Array], faults: Sequence[Fault] = ()) -> None:
+        """More rows: their columns, and faults with their numbers in the partition."""
         for place, array in enumerate(arrays):
             self._add(f"{place:05}", array)
         for fault in faults:
-            said = [fault.row + first, fault.rule, fault.reason, (fault.raw or b"").hex()]
+            said = [fault.row, fault.rule, fault.reason, (fault.raw or b"").hex()]
             self._stream("faults").update(repr(said).encode())
 
     def hex(self) -> str:
         """The hash of all that was added."""
-        whole = hashlib.blake2b(digest_size=16)
+        whole = hashlib.blake2b(repr(sorted(self._counts.items())).encode(), digest_size=16)
         for name, stream in sorted(self._streams.items()):
             whole.update(name.encode() + b"\0" + stream.digest())
         return whole.hexdigest()
@@ -41,30 +43,25 @@ class RowsDigest:
         return self._streams[name]
 
     def _add(self, name: str, array: pa.Array) -> None:
-        # One stream each for presence, lengths and bytes: then borders of batches are nowhere in them.
-        for part, data in _parts(array):
-            self._stream(name + part).update(data)
-
-
-def _parts(array: pa.Array, below: str = "") -> Iterator[tuple[str, Any]]:
-    kind = array.type
-    if array.null_count:
-        yield below + "valid", _flat(array.is_valid())
-    else:
-        yield below + "valid", b"\1" * len(array)
-    if pa.types.is_list(kind):
-        lengths = pc.list_value_length(array).fill_null(0)
-        yield below + "length", _flat(lengths.cast(pa.int64()))
-        yield from _parts(array.flatten(), below + "[]")
-    elif pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        array = array.fill_null("" if pa.types.is_string(kind) else b"") if array.null_count else array
-        offsets = offsets_of(array)
-        yield below + "length", np.diff(offsets).astype("<i8")
-        data = array.buffers()[2]
-        if data is not None:
-            yield below + "bytes", memoryview(data)[int(offsets[0]) : int(offsets[-1])]
-    else:
-        yield below + "bytes", _flat(array.fill_null(False if pa.types.is_boolean(kind) else 0))
+        kind = array.type
+        if array.null_count:
+            nulls = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))
+            self._stream(f"{name} nulls").update((nulls + self._counts.get(name, 0)).astype("<i8"))
+        self._counts[name] = self._counts.get(name, 0) + len(array)
+        if pa.types.is_list(kind):
+            lengths = pc.list_value_length(array).fill_null(0)
+            self._stream(f"{name} lengths").update(_flat(lengths.cast(pa.int64())))
+            self._add(f"{name}[]", array.flatten())
+        elif pa.types.is_string(kind) or pa.types.is_large_binary(kind):
+            array = array.fill_null("" if pa.types.is_string(kind) else b"") if array.null_count else array
+            offsets = offsets_of(array)
+            self._stream(f"{name} lengths").update(np.diff(offsets).astype("<i4"))
+            data = array.buffers()[2]
+            if data is not None:
+                self._stream(f"{name} bytes").update(memoryview(data)[int(offsets[0]) : int(offsets[-1])])
+        else:
+            empty = False if pa.types.is_boolean(kind) else 0
+            self._stream(f"{name} bytes").update(_flat(array.fill_null(empty) if array.null_count else array))
 
 
 def offsets_of(array: pa.Array) -> npt.NDArray[np.int64]:
@@ -73,7 +70,7 @@ def offsets_of(array: pa.Array) -> npt.NDArray[np.int64]:
         return np.zeros(1, np.int64)
     width = np.int64 if pa.types.is_large_binary(array.type) else np.int32
     offsets = np.frombuffer(array.buffers()[1], width)[array.offset : array.offset + len(array) + 1]
-    return offsets.astype(np.int64)
+    return offsets.astype(np.int64, copy=False)
 
 
 def _flat(array: pa.Array) -> Any:

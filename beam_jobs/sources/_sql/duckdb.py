@@ -138,12 +138,14 @@ class DuckDbSession:
     def chunks(self, statement: Any, table: Table) -> Iterator[Chunk]:
         """As many rows at a time as DuckDB itself works on, until they are a chunk."""
         held: list[pa.RecordBatch] = []
+        size = 0
         with self._explaining():
             for batch in self._relation(statement).to_arrow_reader(_BATCH_ROWS):
                 held.append(batch)
-                if sum(b.nbytes for b in held) >= _HELD_BYTES or len(held) == _HELD_BATCHES:
+                size += batch.nbytes
+                if size >= _HELD_BYTES or len(held) == _HELD_BATCHES:
                     yield from _joined(held, table)
-                    held = []
+                    held, size = [], 0
             yield from _joined(held, table)
 
     def count(self, statement: Any) -> int:
