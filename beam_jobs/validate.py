@@ -55,7 +55,7 @@ def to_features(
                     "A feature cannot be made of a column of that type.",
                     where=f"features.{name}",
                     value=str(error),
-                    hint="A list needs a feature of numbers with `shape: [null]`.",
+                    hint="Give the feature another type, or make a column of it in a function of your own.",
                 ) from error
             converted = converted.with_column(_PREFIX + name, column)
             problems += found
