@@ -1,4 +1,4 @@
-"""Cleaning rules: leave records out by a value, or call the user's own function on each."""
+"""Cleaning rules: each by its verb; those that leave records out by a value or call the user's function are here."""
 
 from __future__ import annotations
 
@@ -10,19 +10,88 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs.batch import Batch, Ledger, Problem
+from beam_jobs.expressions import check_columns
 from beam_jobs.functions import load_function
+from beam_jobs.reshape import (
+    cast_columns,
+    columns_after_rename,
+    columns_after_select,
+    compute_columns,
+    expressions,
+    flatten_column,
+    keep_where,
+    known,
+    rename_columns,
+    select_columns,
+)
 from schemas import HeadraceError
 from schemas.errors import shorten
-from schemas.spec import DropRule, MapRule, Rule
+from schemas.rules import (
+    CastRule,
+    ComputeRule,
+    DropRule,
+    FlattenRule,
+    MapRule,
+    RenameRule,
+    Rule,
+    SelectRule,
+    WhereRule,
+)
 
 UserFunction = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
 def apply_rule(batch: Batch, rule: Rule, ledger: Ledger) -> Batch:
     """The batch after one rule."""
-    return (
-        drop_by_value(batch, rule, ledger) if isinstance(rule, DropRule) else map_records(batch, rule, ledger)
-    )
+    match rule:
+        case MapRule():
+            return map_records(batch, rule, ledger)
+        case DropRule():
+            return drop_by_value(batch, rule, ledger)
+        case WhereRule():
+            return keep_where(batch, rule, ledger)
+        case ComputeRule():
+            return compute_columns(batch, rule, ledger)
+        case SelectRule():
+            return select_columns(batch, rule)
+        case RenameRule():
+            return rename_columns(batch, rule)
+        case CastRule():
+            return cast_columns(batch, rule, ledger)
+        case FlattenRule():
+            return flatten_column(batch, rule)
+
+
+def columns_after(rule: Rule, columns: list[str] | None) -> list[str] | None:
+    """The columns there are after a rule, known before anything is read; None where that depends on the data.
+
+    Raises:
+      HeadraceError: the rule refers to a column that does not exist, or an expression of it is not allowed.
+    """
+    if isinstance(rule, WhereRule | ComputeRule):
+        made = expressions(rule)
+        if columns is None:
+            return None
+        for expression in made.values():
+            check_columns(expression, columns)
+        return columns if isinstance(rule, WhereRule) else list(dict.fromkeys([*columns, *made]))
+    if isinstance(rule, SelectRule):
+        return rule.select if columns is None else columns_after_select(rule, columns)
+    if columns is None:
+        return None
+    match rule:
+        case RenameRule():
+            return columns_after_rename(rule, columns)
+        case DropRule():
+            known(rule.column, columns, f"clean, drop {rule.drop}")
+            return columns
+        case CastRule():
+            for name in rule.cast:
+                known(name, columns, "clean, cast")
+            return columns
+        case FlattenRule():
+            known(rule.flatten, columns, f"clean, flatten {rule.flatten}")
+    return None  # a struct's fields and what a user's function adds are known only later
 
 
 def drop_by_value(batch: Batch, rule: DropRule, ledger: Ledger) -> Batch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,25 +117,25 @@ def run(
         strip(workspace)
         if not from_scratch:
             plan = dataclasses.replace(plan, previous=find_previous(plan))
-        listed = list_partitions(plan, partitions)
         store.prepare(workspace.version)
         store.tidy()
-        runs = {each.run for each in listed}
-        finished = {each.run for each in listed if not each.committed} & set(workspace.runs.names())
-        refs = write_partitions(workspace.partitions, listed)
-        watched = shown(plan, runs) if show_progress else nullcontext()
+        runs: dict[str, bool] = {}  # whether a committed version holds its records
+        refs = write_partitions(workspace.partitions, _noting(list_partitions(plan, partitions), runs))
+        there = set(workspace.runs.names())
+        finished = sum(not committed and run in there for run, committed in runs.items())
+        watched = shown(plan, runs.keys()) if show_progress else nullcontext()
         try:
             with watched:
-                materialize(plan, listed, beam_options)
+                materialize(plan, beam_options)
                 run_pipeline(
                     lambda pipeline: build_pipeline(pipeline, plan, refs), beam_options, store.lock_file
                 )
         except HeadraceError as error:
             if error.where != BUDGET_FIELD:
                 raise
-            raise _with_letters(error, plan, listed) from error
+            raise _with_letters(error, plan, runs) from error
         except KeyboardInterrupt:
-            state = observe(plan, runs)
+            state = observe(plan, runs.keys())
             raise HeadraceError(
                 f"Stopped. {state.runs} of {state.all_runs} partitions are finished and kept.",
                 where=str(workspace.work),
@@ -153,7 +153,7 @@ def run(
         False,
         time.monotonic() - started,
         len(partitions),
-        len(finished),
+        finished,
         None if plan.previous is None else plan.previous.version,
         {} if note is None else note.taken_over or {},
     )
@@ -183,9 +183,15 @@ def _existing(plan: JobPlan) -> tuple[Manifest, bool]:
     )
 
 
-def _with_letters(error: HeadraceError, plan: JobPlan, listed: list[Listed]) -> HeadraceError:
+def _noting(listed: Iterable[Listed], runs: dict[str, bool]) -> Iterator[Listed]:
+    for each in listed:
+        runs[each.run] = each.committed
+        yield each
+
+
+def _with_letters(error: HeadraceError, plan: JobPlan, names: Iterable[str]) -> HeadraceError:
     """The error with the commonest reasons in it, and all dead letters in a file to look at."""
-    runs = [run for each in listed if (run := open_run(plan.workspace.runs / each.run)) is not None]
+    runs = [run for name in names if (run := open_run(plan.workspace.runs / name)) is not None]
     write_letters(plan.workspace.dead_letters, (read_letters(run) for run in runs))
     table = pa.concat_tables([read_letters(run) for run in runs]) if runs else None
     examples = []

@@ -6,11 +6,39 @@ An element of Beam's Create is copied a dozen times on its way through a runner;
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+import tempfile
+import weakref
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from beam_jobs.sources.base import Partition
 from beam_jobs.store_path import StorePath
+
+
+class PartitionList:
+    """The partitions of a source, in a temporary file: a billion listed files are more than memory holds."""
+
+    def __init__(self, partitions: Iterable[Partition]) -> None:
+        self._file = tempfile.TemporaryFile(prefix="headrace-")  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
+        self._ends = array("Q", [0])
+        for partition in partitions:
+            line = json.dumps(vars(partition)).encode()
+            self._file.write(line)
+            self._ends.append(self._ends[-1] + len(line))
+        self._file.flush()
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, place: int) -> Partition:
+        start, end = self._ends[place], self._ends[place + 1]
+        return Partition(**json.loads(os.pread(self._file.fileno(), end - start, start)))
+
+    def __iter__(self) -> Iterator[Partition]:
+        return (self[place] for place in range(len(self)))
 
 
 @dataclass(frozen=True)
@@ -38,17 +66,15 @@ class Listed:
     similar: list[str] = field(default_factory=list)
 
 
-def write_partitions(path: StorePath, listed: Sequence[Listed]) -> list[PartitionRef]:
+def write_partitions(path: StorePath, listed: Iterable[Listed]) -> list[PartitionRef]:
     """Writes the list, a line of JSON a partition; gives the reference to each."""
-    lines = [
-        json.dumps({**vars(each), "partition": vars(each.partition)}).encode() + b"\n" for each in listed
-    ]
-    # Kept with the version, for the jobs of later ones.
-    path.write(b"".join(lines), durable=True)
     refs, offset = [], 0
-    for line in lines:
-        refs.append(PartitionRef(offset, len(line)))
-        offset += len(line)
+    with path.writing(durable=True) as file:  # kept with the version, for the jobs of later ones
+        for each in listed:
+            line = json.dumps({**vars(each), "partition": vars(each.partition)}).encode() + b"\n"
+            file.write(line)
+            refs.append(PartitionRef(offset, len(line)))
+            offset += len(line)
     return refs
 
 

@@ -22,7 +22,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_jobs.gather import Gather
-from beam_jobs.listing import Listed
+from beam_jobs.listing import read_partitions
 from beam_jobs.plan import JobPlan
 from beam_jobs.runners import run_pipeline
 from beam_jobs.runs import open_run
@@ -55,7 +55,7 @@ class Section:
     length: int
 
 
-def materialize(plan: JobPlan, listed: Sequence[Listed], options: PipelineOptions) -> None:
+def materialize(plan: JobPlan, options: PipelineOptions) -> None:
     """Leaves the rows of every source that is a transform in the work directory, if one of its runs has to be built.
 
     Raises:
@@ -64,7 +64,7 @@ def materialize(plan: JobPlan, listed: Sequence[Listed], options: PipelineOption
     for name in transforms_of(plan):
         source = plan.source(name)
         assert isinstance(source, TransformRows)
-        if not _is_wanted(plan, name, listed):
+        if not _is_wanted(plan, name):
             continue
         directory = source.directory(source.partitions()[0])
         if read_counts(directory) is not None:
@@ -200,14 +200,16 @@ def write_counts(counts: list[tuple[int, int]], plan: JobPlan, name: str) -> Non
             (directory / each).delete()
 
 
-def _is_wanted(plan: JobPlan, name: str, listed: Sequence[Listed]) -> bool:
+def _is_wanted(plan: JobPlan, name: str) -> bool:
     """Whether a run or a table of the source has to be built."""
     if name in plan.tables:
         return not plan.tables[name].exists()
-    for each in listed:
+    for each in read_partitions(plan.workspace.partitions):
         if each.partition.source == name:
             run = open_run(plan.workspace.runs / each.run, check=True)
-            if run is None or not ((each.committed and is_taken_over(plan, run)) or is_finished(plan, run)):
+            if run is None or not (
+                (each.committed and is_taken_over(plan, run, name)) or is_finished(plan, run)
+            ):
                 return True
     return False
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import platform
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -14,15 +15,19 @@ from pathlib import Path
 
 import numpy as np
 
+from beam_jobs.clean import columns_after
+from beam_jobs.expressions import engine_version
 from beam_jobs.functions import function_fingerprint
 from beam_jobs.indexed import row_type
+from beam_jobs.listing import PartitionList
 from beam_jobs.runs import RUN_SUFFIX
 from beam_jobs.sources import open_source
 from beam_jobs.sources.base import Materialized, Partition, Source
-from beam_jobs.sources.image_folder import ImageFolder
+from beam_jobs.sources.files import Files
 from beam_jobs.store import Store, open_store
 from beam_jobs.store_lock import WORK
 from beam_jobs.store_path import StorePath
+from beam_jobs.union import check_shapes
 from schemas import HeadraceError, JobSpec, __version__, load_spec
 from schemas.errors import shorten
 from schemas.features import ClassLabelFeature, Feature, ImageFeature
@@ -30,7 +35,8 @@ from schemas.hashing import fingerprint
 from schemas.load import fill_variables
 from schemas.naming import MANIFEST
 from schemas.packing import pack
-from schemas.spec import Join, MapRule
+from schemas.rules import ComputeRule, MapRule, WhereRule
+from schemas.spec import Join, Member
 
 
 @dataclass(frozen=True)
@@ -144,11 +150,13 @@ class Previous:
       version: its version.
       fingerprint: of its manifest.
       shards: how many each split has.
+      bounds: of the ranks of the records that it holds, by source with a limit.
     """
 
     version: str
     fingerprint: str
     shards: list[int]
+    bounds: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -194,6 +202,10 @@ class JobPlan:
         source = open_source(name, self.spec.sources[name], self.roots[name])
         return source.at(self.workspace.rows / self.code) if isinstance(source, Materialized) else source
 
+    def member(self, name: str) -> Member:
+        """The main source of that name, as the job wants it."""
+        return next(member for member in self.spec.members if member.source == name)
+
     def run_path(self, partition: Partition) -> StorePath:
         """The run of a partition, named by all that can change its bytes."""
         return self.workspace.runs / f"{_partition_fingerprint(self.basis, partition)}{RUN_SUFFIX}"
@@ -214,8 +226,8 @@ class JobPlan:
         return list(self.spec.split.fractions)
 
 
-def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, list[Partition]]:
-    """The plan of a job that writes below `out`, and the main source's partitions.
+def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
+    """The plan of a job that writes below `out`, and the partitions of its main sources.
 
     Raises:
       HeadraceError: a source is missing, unreadable or empty, or the spec asks for what it does not have.
@@ -225,10 +237,14 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, list[Partition]]:
         name: fill_variables(source.path, job.variables, f"sources.{name}.path")
         for name, source in spec.sources.items()
     }
-    partitions = {
-        name: open_source(name, source, roots[name]).partitions() for name, source in spec.sources.items()
+    listed = {
+        name: PartitionList(open_source(name, source, roots[name]).partitions())
+        for name, source in spec.sources.items()
     }
-    main = partitions.pop(spec.main_name)
+    # Which of two records with one key came first: the order of the union, then that of its members.
+    mains = itertools.chain.from_iterable(listed.pop(name) for name in spec.main_names)
+    main = PartitionList(replace(partition, ordinal=ordinal) for ordinal, partition in enumerate(mains))
+    partitions = {name: list(found) for name, found in listed.items()}
     features = _resolve(spec, roots, main)
     code, functions = code_fingerprint(), function_fingerprints(spec)
     workspace = Workspace(StorePath(open_store(out, spec.name), ""), spec.version)
@@ -246,7 +262,8 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, list[Partition]]:
         [sorted(spec.indexed), spec.pack],
     )
     basis = fingerprint(records, [path.name for path in tables.values()])
-    identities = [[p.source, p.identity] for listed in (main, *partitions.values()) for p in listed]
+    every = itertools.chain(main, *partitions.values())
+    identities = [[partition.source, partition.identity] for partition in every]
     inputs = fingerprint(spec.fingerprint, functions, identities)
     plan = JobPlan(spec, features, roots, tables, partitions, workspace, code, records, basis, inputs)
     _check_columns(plan)
@@ -261,12 +278,15 @@ def import_from_here() -> None:
 
 
 def function_fingerprints(spec: JobSpec) -> dict[str, str]:
-    """Content hash of the code of each of the user's functions."""
-    return {
+    """Content hash of the code of each of the user's functions, and what computes expressions, if there are any."""
+    found = {
         rule.map: function_fingerprint(rule.map, f"clean, map {rule.map}")
         for rule in spec.clean
         if isinstance(rule, MapRule)
     }
+    if any(isinstance(rule, ComputeRule | WhereRule) for rule in spec.clean):
+        found["expressions"] = f"duckdb=={engine_version()}"
+    return found
 
 
 @cache
@@ -292,19 +312,22 @@ def _table_fingerprint(code: str, spec: JobSpec, join: Join, partitions: list[Pa
     return fingerprint(code, join.table, source, join.right_on, [p.identity for p in partitions])
 
 
-def _resolve(spec: JobSpec, roots: Mapping[str, str], main: list[Partition]) -> dict[str, Feature]:
+def _resolve(spec: JobSpec, roots: Mapping[str, str], main: Iterable[Partition]) -> dict[str, Feature]:
     """The features with `names: folders` filled in."""
     features = dict(spec.features)
     for name, feature in spec.features.items():
         if isinstance(feature, ClassLabelFeature) and feature.names == "folders":
-            source = open_source(spec.main_name, spec.main_source, roots[spec.main_name])
-            assert isinstance(source, ImageFolder), "the spec allows `folders` only there"
-            names = source.folders(main)
+            found: set[str] = set()
+            for member in spec.main_names:
+                source = open_source(member, spec.sources[member], roots[member])
+                assert isinstance(source, Files), "the spec allows `folders` only there"
+                found.update(source.folders(p for p in main if p.source == member))
+            names = sorted(found)
             if names == [""]:
                 raise HeadraceError(
                     "The images lie in no folders that could name their classes.",
                     where=f"features.{name}.names",
-                    value=roots[spec.main_name],
+                    value=", ".join(roots[member] for member in spec.main_names),
                     hint="Put the images of each class in a folder of its own, or list the names.",
                 )
             update = {"names": names, "source": feature.source or "folder"}
@@ -315,22 +338,28 @@ def _resolve(spec: JobSpec, roots: Mapping[str, str], main: list[Partition]) -> 
 def _check_columns(plan: JobPlan) -> None:
     """A column that cannot exist is an error before anything is read; a user's function may add any column."""
     spec = plan.spec
-    columns = plan.source(spec.main_name).columns()
+    columns = check_shapes((name, plan.source(name).columns()) for name in spec.main_names)
     for join in spec.join:
         _known(join.left_on, columns, f"join.{join.table}.left_on")
         table = plan.source(join.table).columns()
         _known(join.right_on, table, f"join.{join.table}.right_on")
         columns = [*columns, *(column for column in table if column != join.right_on)]
-    if any(isinstance(rule, MapRule) for rule in spec.clean):
+    known: list[str] | None = columns
+    for rule in spec.clean:
+        known = columns_after(rule, known)
+    if known is None:
         return
+    columns = known
     for name, feature in plan.features.items():
         for column in [feature.source or name] if not isinstance(feature.source, list) else feature.source:
             _known(column, columns, f"features.{name}.from")
     if spec.split.by is not None:
         _known(spec.split.by, columns, "split.by")
     for name, feature in plan.features.items():
-        if isinstance(feature, ImageFeature) and spec.main_source.kind == "csv":
-            raise HeadraceError("A csv holds no images.", where=f"features.{name}", value=feature.type)
+        if isinstance(feature, ImageFeature) and any(
+            spec.sources[main].kind == "csv" for main in spec.main_names
+        ):
+            raise HeadraceError("Rows of text hold no images.", where=f"features.{name}", value=feature.type)
 
 
 def _known(column: str, columns: list[str], where: str) -> None:

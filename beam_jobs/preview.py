@@ -71,9 +71,12 @@ def preview(
     plan, partitions = plan_job(job, out)
     if not from_scratch:
         plan = dataclasses.replace(plan, previous=find_previous(plan))
-    listed = list_partitions(plan, partitions)
-    unchanged = finished = kept_records = to_read = 0
-    for each in listed:
+    unchanged = finished = kept_records = to_read = size = 0
+    records: int | None = 0
+    for each in list_partitions(plan, partitions):
+        size += each.partition.bytes
+        known = each.partition.records
+        records = None if records is None or known is None else records + known
         if each.committed:
             unchanged += 1
         elif (run := open_run(plan.workspace.runs / each.run)) is not None and is_finished(plan, run):
@@ -83,15 +86,13 @@ def preview(
             kept_records += kept
             share = 1 - kept / each.partition.records if each.partition.records else 1.0
             to_read += round(share * each.partition.bytes)
-    counts = [partition.records for partition in partitions]
-    size = sum(partition.bytes for partition in partitions)
     write = plan.spec.write
     return Preview(
         path=str(plan.workspace.dataset),
         state=_state(plan),
         partitions=len(partitions),
         bytes=size,
-        records=None if None in counts else sum(count or 0 for count in counts),
+        records=records,
         previous=None if plan.previous is None else plan.previous.version,
         unchanged=unchanged,
         finished=finished,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TextIO
@@ -42,7 +42,7 @@ class State:
 
 
 @contextmanager
-def shown(plan: JobPlan, run_names: set[str], stream: TextIO | None = None) -> Iterator[None]:
+def shown(plan: JobPlan, run_names: Set[str], stream: TextIO | None = None) -> Iterator[None]:
     """Shows progress on `stream` (standard error) while the block runs: a bar on a terminal, lines elsewhere."""
     stream = stream or sys.stderr
     done = threading.Event()
@@ -56,14 +56,14 @@ def shown(plan: JobPlan, run_names: set[str], stream: TextIO | None = None) -> I
         thread.join()
 
 
-def observe(plan: JobPlan, run_names: set[str]) -> State:
+def observe(plan: JobPlan, run_names: Set[str]) -> State:
     """The state of a job by the files in its work directory."""
     runs = len(run_names & set(plan.workspace.runs.names()))
     shards = sum(name.endswith(".json") for name in plan.workspace.shard_notes.names())
     return State(runs, len(run_names), shards)
 
 
-def _bar(plan: JobPlan, run_names: set[str], stream: TextIO, done: threading.Event) -> None:
+def _bar(plan: JobPlan, run_names: Set[str], stream: TextIO, done: threading.Event) -> None:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -82,7 +82,7 @@ def _bar(plan: JobPlan, run_names: set[str], stream: TextIO, done: threading.Eve
             progress.update(writing, completed=state.shards, visible=state.shards > 0)
 
 
-def _lines(plan: JobPlan, run_names: set[str], stream: TextIO, done: threading.Event) -> None:
+def _lines(plan: JobPlan, run_names: Set[str], stream: TextIO, done: threading.Event) -> None:
     started, last, shown_line = time.monotonic(), time.monotonic(), ""
     while not done.wait(_POLL_SECONDS):
         if time.monotonic() - last < _LINE_SECONDS:

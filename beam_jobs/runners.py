@@ -42,6 +42,9 @@ _GRACE_SECONDS = 5.0
 # As Beam names its threads that wait for a job server.
 _WORKER_THREADS = ("run_worker_", "read_state", "read_grpc_client_inputs", "wait_until_finish_read")
 _TOLD_LINES = 12  # of what a runner says of a failure that is none of ours
+_FEW_BUFFERS = (
+    "Flink's task managers need more network memory, or `taskmanager.network.sort-shuffle.min-buffers: 64`."
+)
 _GO_ON = "What is finished is kept; run the same command again."
 
 
@@ -128,7 +131,8 @@ def _run_elsewhere(
             what = f"The worker that {name} started has ended, and no other took its place."
         elif server is not None and server.ended():
             what = f"{name} ended in the middle of the job."
-        raise HeadraceError("\n".join([what, *_told(error, server)]), hint=_GO_ON) from error
+        hint = f"{_FEW_BUFFERS} {_GO_ON}" if "network buffers" in str(error) else _GO_ON
+        raise HeadraceError("\n".join([what, *_told(error, server)]), hint=hint) from error
 
 
 def _checked_pipeline(options: PipelineOptions) -> beam.Pipeline:

@@ -17,6 +17,11 @@ Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Float32 = Annotated[float, Field(ge=-3.4028234663852886e38, le=3.4028234663852886e38)]
 
 
+DottedName = Annotated[
+    str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module.path:function")
+]
+
+
 class Model(BaseModel):
     """Base of all specs: frozen, and a field it does not know is an error."""
 

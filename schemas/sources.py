@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from datetime import date
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from schemas.features import Model
+from schemas.features import DottedName, Model, Size
 from schemas.units import ByteSize
 
 ColumnType = Literal["string", "int64", "float64", "bool"]
+JsonType = Literal[ColumnType, "list<string>", "list<int64>", "list<float64>", "list<bool>"]
 ValueType = Literal[
     "string", "bytes", "int64", "float64", "bool", "list<string>", "list<int64>", "list<float64>"
 ]
-DottedName = Annotated[
-    str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module.path:function")
-]
 
 
-class ImageFolderSource(Model):
-    """Every image below a folder. Columns: path (the key), image, folder, name, stem."""
+# What names a column in `pattern`: (?P<name> in a regular expression, {name} in a template.
+GROUP_IN_REGEX = re.compile(r"\(\?P<(\w+)>")
+_GROUP_IN_TEMPLATE = re.compile(r"\{(\w+)\}")
 
-    kind: Literal["image_folder"]
+
+class _Folder(Model):
+    """What sources of whole files below a folder have in common."""
+
     path: str = Field(description="The folder, local or any fsspec URL; ${variables} are filled in.")
     include: list[str] = Field(
         ["**/*"], description="Patterns of the files to read, relative to `path`; ** crosses folders."
     )
     exclude: list[str] = Field(
         ["**/.*", "**/.*/**", "**/Thumbs.db"], description="Patterns of files to leave alone."
+    )
+    pattern: str | None = Field(
+        None,
+        max_length=1000,
+        description="Columns from paths: {label}/{id}.jpg, each name within one folder or file name, with * and ** "
+        "for the rest; or a regular expression (RE2) with groups (?P<label>…). Matches the whole relative path.",
+    )
+    unmatched: Literal["dead_letter", "exclude"] = Field(
+        "dead_letter", description="What becomes of a file whose path does not match `pattern`."
     )
     partition_files: int = Field(512, ge=1, le=100_000, description="About how many files a partition holds.")
     max_file_bytes: ByteSize = Field(256 << 20, gt=0, description="Larger files become dead letters, unread.")
@@ -36,6 +49,80 @@ class ImageFolderSource(Model):
     def key(self) -> str:
         """The column that names a record."""
         return "path"
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the bytes are decoded."""
+        return False
+
+    @property
+    def allows_empty(self) -> bool:
+        """Whether a file of no bytes is a record."""
+        return False
+
+    @property
+    def content(self) -> str:
+        """The column of a file's bytes or text."""
+        return "image"
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns before those of `pattern`."""
+        return ["path", self.content, "folder", "name", "stem"]
+
+    @property
+    def groups(self) -> list[str]:
+        """The columns that `pattern` adds."""
+        if self.pattern is None:
+            return []
+        return GROUP_IN_REGEX.findall(self.pattern) or _GROUP_IN_TEMPLATE.findall(self.pattern)
+
+    @model_validator(mode="after")
+    def _pattern(self) -> Self:
+        if self.pattern is not None and not self.groups:
+            raise ValueError(
+                "`pattern` names no column: write {label}, or (?P<label>…) in a regular expression"
+            )
+        columns = [*self.columns, *self.groups]
+        for name in self.groups:
+            if columns.count(name) > 1:
+                raise ValueError(f"`pattern` names {name!r}, which is a column already")
+            if not name.isidentifier():
+                raise ValueError(f"`pattern` names {name!r}; a name begins with a letter")
+        return self
+
+
+class ImageFolderSource(_Folder):
+    """Every image below a folder. Columns: path (the key), image, folder, name, stem, and those of `pattern`."""
+
+    kind: Literal["image_folder"]
+
+
+class FilesSource(_Folder):
+    """Every file below a folder. Columns: path (the key), data or text, size, folder, name, stem, suffix, …"""
+
+    kind: Literal["files"]
+    text: bool = Field(False, description="Decode the bytes as UTF-8, in a column `text` in place of `data`.")
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the bytes are decoded."""
+        return self.text
+
+    @property
+    def allows_empty(self) -> bool:
+        """Whether a file of no bytes is a record."""
+        return True
+
+    @property
+    def content(self) -> str:
+        """The column of a file's bytes or text."""
+        return "text" if self.text else "data"
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns before those of `pattern`."""
+        return ["path", self.content, "size", "folder", "name", "stem", "suffix"]
 
 
 class CsvSource(Model):
@@ -82,6 +169,115 @@ class CsvSource(Model):
         return self
 
 
+FieldType = Literal["bytes", "text", "int64", "json"]
+
+
+class WebDatasetSource(Model):
+    """Samples of tar shards. Columns: __key__ (the key), __url__ (the shard), and one for each extension."""
+
+    kind: Literal["webdataset"]
+    path: str = Field(
+        description="A tar file, plain or .gz, or a pattern such as train-*.tar; ${variables} are filled in."
+    )
+    fields: dict[str, FieldType] | None = Field(
+        None,
+        min_length=1,
+        description="Types of the extensions to read, such as {jpg: bytes, cls: int64}; those of the first samples, "
+        "typed as WebDataset does, where absent. `json` is text that is checked.",
+    )
+    partition_bytes: ByteSize = Field(
+        64 << 20,
+        ge=1,
+        description="About how much a partition holds of a tar that is local and not compressed; others are one each.",
+    )
+    max_sample_bytes: ByteSize = Field(
+        256 << 20, gt=0, description="Larger samples become dead letters, unread."
+    )
+
+    @property
+    def key(self) -> str:
+        """The column that names a record."""
+        return "__key__"
+
+
+class _ColumnarSource(Model):
+    path: str = Field(
+        description="A file, a pattern such as part-*, or a folder, of which every file of the kind is read; "
+        "${variables} are filled in."
+    )
+    columns: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="The columns to read, all where absent. `a.b` is field b of the nested column a, `a` all of it.",
+    )
+    key: str | list[str] | None = Field(
+        None, description="Column or columns that name a record; file and row where absent."
+    )
+    hive: bool | None = Field(
+        None,
+        description="Whether folders called name=value below `path` are columns of text; those that are, where absent.",
+    )
+    times: Literal["s", "ms", "us", "ns", "text"] = Field(
+        "us",
+        description="What times become: whole numbers of this unit (since 1970 in UTC; dates: days), or ISO 8601 text.",
+    )
+    partition_bytes: ByteSize = Field(
+        4 << 20, ge=1, le=1 << 30, description="About how much of its columns one partition holds in memory."
+    )
+
+
+class ParquetSource(_ColumnarSource):
+    """Rows of Parquet files. A partition is a few row groups of a file, or a part of a large one."""
+
+    kind: Literal["parquet"]
+
+
+class ArrowSource(_ColumnarSource):
+    """Rows of Arrow files: IPC files, IPC streams and Feather (version 2). A partition is a few record batches."""
+
+    kind: Literal["arrow"]
+
+
+class OrcSource(_ColumnarSource):
+    """Rows of ORC files. A partition is a few stripes."""
+
+    kind: Literal["orc"]
+
+
+class JsonlSource(Model):
+    """JSON objects, one a line, in one file or several. What has no type given is inferred from all lines."""
+
+    kind: Literal["jsonl"]
+    path: str = Field(description="A file, or a pattern such as rows-*.jsonl; ${variables} are filled in.")
+    key: str | list[str] | None = Field(
+        None,
+        description="Column or columns that name a record: texts or whole numbers; file and row where absent.",
+    )
+    types: dict[str, JsonType] = Field(
+        default_factory=dict,
+        description="Types of columns, inferred where absent. A string column takes any value, as its JSON text.",
+    )
+    columns: list[str] | None = Field(
+        None, min_length=1, description="The columns to read, in order; all that occur where absent."
+    )
+    flatten: bool | Annotated[str, Field(min_length=1, max_length=8)] = Field(
+        False,
+        description="Make columns of the fields of nested objects: `user.name`, or with another separator than a dot.",
+    )
+    partition_bytes: ByteSize = Field(
+        4 << 20,
+        ge=1,
+        le=1 << 30,
+        description="About how much one partition holds; raise it where there are more than thousands.",
+    )
+    max_row_bytes: ByteSize = Field(16 << 20, gt=0, le=1 << 30, description="A longer line ends the job.")
+
+    @property
+    def separator(self) -> str | None:
+        """What joins the names of nested fields; None where they stay nested."""
+        return "." if self.flatten is True else self.flatten or None
+
+
 class PythonSource(Model):
     """Records that a function of yours yields, one partition after the other."""
 
@@ -121,6 +317,99 @@ class HuggingFaceSource(Model):
     )
 
 
+class AvroSource(_ColumnarSource):
+    """Rows of Avro files. A partition is a few blocks."""
+
+    kind: Literal["avro"]
+
+
+class SqlSource(Model):
+    """Rows of a table, a view or a query of PostgreSQL, MySQL, MariaDB, SQLite or DuckDB."""
+
+    kind: Literal["sql"]
+    url: str | None = Field(
+        None,
+        description="postgresql://user@host/database, mysql://…, sqlite:///file or duckdb:///file, never with a "
+        "password; ${variables} are filled in.",
+    )
+    url_env: str | None = Field(None, description="The environment variable that holds the whole URL.")
+    password_env: str | None = Field(None, description="The environment variable that holds the password.")
+    table: str | None = Field(None, min_length=1, description="A table or view, by its name alone.")
+    schema_name: str | None = Field(
+        None,
+        alias="schema",
+        min_length=1,
+        description="The schema of `table`, where it is not the usual one.",
+    )
+    query: str | None = Field(
+        None, min_length=1, description="A SELECT in place of `table`; values only as :name of `params`."
+    )
+    params: dict[str, bool | int | float | date | str] = Field(
+        default_factory=dict,
+        description="Values of the :names in `query` or `where`, sent as bound parameters.",
+    )
+    where: str | None = Field(None, min_length=1, description="Which rows of `table`, as a condition in SQL.")
+    key: str | list[str] | None = Field(
+        None,
+        min_length=1,
+        description="Column or columns that name a record, unique together; the primary key where absent.",
+    )
+    partition_by: str | None = Field(
+        None,
+        description="A column, best one that has an index and grows, whose ranges are the partitions; the key's where "
+        "absent.",
+    )
+    partition_rows: int = Field(
+        65_536,
+        ge=1,
+        le=10_000_000,
+        description="About how many rows a partition holds, and at most four times that.",
+    )
+    columns: list[str] | None = Field(
+        None, min_length=1, description="The columns to read; all where absent."
+    )
+
+    @property
+    def path(self) -> str:
+        """Where the source is, which may hold variables."""
+        return self.url or ""
+
+    @model_validator(mode="after")
+    def _sound(self) -> SqlSource:
+        # No message shows a value: people put passwords where they do not belong.
+        for field, name in (("url_env", self.url_env), ("password_env", self.password_env)):
+            if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"`{field}` takes the name of an environment variable, not what it holds")
+        if (self.url is None) == (self.url_env is None):
+            raise ValueError("one of `url` and `url_env` says where the database is")
+        if self.url is not None and holds_password(self.url):
+            raise ValueError(
+                "`url` must not hold a password: name the environment variable that does, `password_env: NAME`"
+            )
+        if (self.table is None) == (self.query is None):
+            raise ValueError("one of `table` and `query` says what to read")
+        if self.query is not None and self.key is None:
+            raise ValueError("`query` needs `key: column`, or a list of columns that are unique together")
+        for field in ("where", "schema_name"):
+            if self.query is not None and getattr(self, field) is not None:
+                raise ValueError(f"`{field.removesuffix('_name')}` goes with `table`; put it into the query")
+        return self
+
+
+def holds_password(url: str) -> bool:
+    """Whether a database's URL has a password in it, as `user:password@` or as an option.
+
+    >>> holds_password("postgresql://me@host/db"), holds_password("postgresql://me:it@host/db")
+    (False, True)
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme.partition("+")[0] in ("sqlite", "duckdb"):
+        return False
+    if re.search(r"[?&](ssl)?(password|passwd|passphrase|pwd)=", rest, re.IGNORECASE):
+        return True
+    return ":" in rest.rpartition("@")[0]
+
+
 class TfdsSource(Model):
     """A data set that TensorFlow Datasets has prepared, or that Headrace has written."""
 
@@ -142,6 +431,38 @@ class TfdsSource(Model):
     partition_bytes: ByteSize = Field(32 << 20, ge=1, description="About how much one partition holds.")
 
 
+class ExampleFeature(Model):
+    """What one feature of the records holds."""
+
+    type: Literal["bytes", "string", "int64", "float32"]
+    shape: tuple[Size | None, ...] = Field(
+        (), max_length=1, description="() for one value, (n) for so many, (null) for a list of any length."
+    )
+
+
+class TfrecordSource(Model):
+    """TFRecords of tf.train.Example, plain or compressed (GZIP, ZLIB)."""
+
+    kind: Literal["tfrecord"]
+    path: str = Field(
+        description="A file, or a pattern such as train.tfrecord-*; ${variables} are filled in."
+    )
+    key: str | None = Field(
+        None,
+        description="Feature that names a record: bytes or a whole number; file and number where absent.",
+    )
+    features: dict[str, ExampleFeature] | None = Field(
+        None, min_length=1, description="The features to read; all, inferred from all records, where absent."
+    )
+    partition_bytes: ByteSize = Field(
+        16 << 20, ge=1, le=1 << 30, description="About how much one partition holds."
+    )
+    max_record_bytes: ByteSize = Field(
+        256 << 20, gt=0, le=1 << 30, description="Larger records become dead letters, unread."
+    )
+
+
+class BeamSource(Model):
 class _TransformSource(Model):
     """Rows that a pipeline gives in any order."""
 
@@ -200,12 +521,6 @@ class BigQuerySource(_TransformSource):
 
 
 Source = Annotated[
-    ImageFolderSource
-    | CsvSource
-    | PythonSource
-    | HuggingFaceSource
-    | TfdsSource
-    | BeamSource
-    | BigQuerySource,
+    ImageFolderSource | FilesSource | CsvSource | WebDatasetSource | ParquetSource | ArrowSource | OrcSource | JsonlSource | PythonSource | HuggingFaceSource | AvroSource | SqlSource | TfdsSource | TfrecordSource | BeamSource | BigQuerySource,
     Field(discriminator="kind"),
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import re
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from schemas import HeadraceError, job_schema, load_spec, parse_spec
 from schemas.errors import WireError, error_in_text, shorten
 from schemas.load import fill_variables
+from schemas.sources import Source
 from schemas.units import format_bytes, parse_bytes, parse_share
 
 JOBS = sorted((Path(__file__).parents[1] / "beam_jobs" / "jobs").glob("*.yaml"))
@@ -37,6 +41,11 @@ label: label
 """
 
 
+def source_kind(model: Any) -> str:
+    kind: str = typing.get_args(model.model_fields["kind"].annotation)[0]
+    return kind
+
+
 def refused(text: str) -> HeadraceError:
     with pytest.raises(HeadraceError) as caught:
         parse_spec(text, "job.yaml")
@@ -49,7 +58,7 @@ def with_feature(text: str) -> str:
 
 def test_a_job_is_read() -> None:
     spec = parse_spec(JOB)
-    assert (spec.name, spec.version, spec.main_name) == ("pond", "1.0.0", "photos")
+    assert (spec.name, spec.version, spec.main_names) == ("pond", "1.0.0", ["photos"])
     assert list(spec.features) == ["image", "label", "size"]
     assert spec.split.fractions == {"train": 1.0}
 
@@ -57,6 +66,16 @@ def test_a_job_is_read() -> None:
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
 def test_the_example_jobs_are_valid(path: Path) -> None:
     assert load_spec(path).features
+
+
+def test_the_page_of_sources_shows_every_kind() -> None:
+    page = Path(__file__).parents[1].joinpath("docs/sources.md").read_text("utf-8")
+    shown = set()
+    for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        for text in re.split(r"\n(?=\w)", block):
+            (options,) = yaml.safe_load(text).values()
+            shown.add(TypeAdapter(Source).validate_python(options).kind)
+    assert shown == {source_kind(model) for model in typing.get_args(typing.get_args(Source)[0])}
 
 
 def test_a_fingerprint_follows_the_job_and_not_where_things_are() -> None:
@@ -89,7 +108,7 @@ WRONG: dict[str, tuple[str, str, str, str | None, str | None]] = {
         "'cvs' is not known here; did you mean 'csv'?",
         "job.yaml:5, field sources.labels",
         "cvs",
-        "'image_folder', 'csv', 'python', 'huggingface', 'tfds', 'beam', 'bigquery'",
+        ", ".join(repr(source_kind(model)) for model in typing.get_args(typing.get_args(Source)[0])),
     ),
     "missing type": (
         with_feature("{from: x}"),
@@ -163,7 +182,7 @@ WRONG: dict[str, tuple[str, str, str, str | None, str | None]] = {
     ),
     "a rule": (
         JOB + "clean: [{mapp: a.b:c}]",
-        "a rule needs its verb: `map: module:function` or `drop: name`.",
+        "a rule needs its verb: `map: module:function`, `drop: name`, `where: expression`, ",
         "job.yaml:15, field clean.0",
         None,
         None,

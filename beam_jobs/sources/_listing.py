@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,15 +36,16 @@ def local_root(root: str) -> str | None:
     return None if "://" in root or "::" in root else os.path.expanduser(root)  # noqa: PTH111
 
 
-def list_files(root: str, prune: Test) -> list[File]:
+def list_files(root: str, prune: Test) -> Iterator[File]:
     """Every file below `root`, sorted by path. Folders that `prune` matches are not entered.
+
+    Of local files no more are in memory than one folder and those above it hold.
 
     Raises:
       HeadraceError: the folder is missing, not a folder, or part of it cannot be read.
     """
     local = local_root(root)
-    found = _walk(local, prune) if local is not None else _find(root)
-    return sorted(found, key=_path)
+    return _walk(local, prune) if local is not None else iter(sorted(_find(root), key=_path))
 
 
 def _path(file: File) -> str:
@@ -56,28 +57,46 @@ def _walk(root: str, prune: Test) -> Iterator[File]:
 
     So each path means the same whatever else is there, and a loop of links ends after one turn.
     """
-    stack: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    stack: list[tuple[str, File | frozenset[tuple[int, int]]]] = [("", frozenset())]
     while stack:
-        prefix, enclosing = stack.pop()
-        folder = os.path.join(root, prefix)  # noqa: PTH118  half of the listing time with pathlib
+        path, found = stack.pop()
+        if isinstance(found, File):
+            yield found
+            continue
+        folder = os.path.join(root, path)  # noqa: PTH118  half of the listing time with pathlib
         try:
             status = os.stat(folder)  # noqa: PTH116
             identity = (status.st_dev, status.st_ino)
-            if identity in enclosing:
+            if identity in found:
                 continue
-            inside = enclosing | {identity}
             with os.scandir(folder) as entries:
-                for entry in entries:
-                    path = prefix + entry.name
-                    if _is_folder(entry):
-                        if not prune(path):
-                            stack.append((path + "/", inside))
-                    else:
-                        file = _entry(entry, path)
-                        if file is not None:
-                            yield file
+                inside = _inside(entries, path, prune, found | {identity})
         except OSError as error:
-            raise _unlistable(root, prefix, error) from error
+            raise _unlistable(root, path, error) from error
+        # As files of folders sort among others: by the whole path.
+        inside.sort(key=_first, reverse=True)
+        stack += inside
+
+
+def _inside(
+    entries: Iterable[os.DirEntry[str]], prefix: str, prune: Test, enclosing: frozenset[tuple[int, int]]
+) -> list[tuple[str, File | frozenset[tuple[int, int]]]]:
+    """The files of a folder, and its folders, whose paths end in a slash, with those that enclose them."""
+    inside: list[tuple[str, File | frozenset[tuple[int, int]]]] = []
+    for entry in entries:
+        path = prefix + entry.name
+        if _is_folder(entry):
+            if not prune(path):
+                inside.append((path + "/", enclosing))
+        else:
+            file = _entry(entry, path)
+            if file is not None:
+                inside.append((path, file))
+    return inside
+
+
+def _first(pair: tuple[str, Any]) -> str:
+    return pair[0]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

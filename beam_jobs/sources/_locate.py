@@ -11,8 +11,10 @@ from beam_jobs.sources._listing import local_root, nearby
 from schemas.errors import HeadraceError
 
 
-def find_files(root: str, where: str) -> list[str]:
+def find_files(root: str, where: str, suffix: str = ".csv") -> list[str]:
     """The file that `root` names, or all that match it as a pattern: sorted, relative to `base_of(root)`.
+
+    `suffix` is what such files are called, for errors.
 
     Raises:
       HeadraceError: there is none, or it is a folder.
@@ -25,7 +27,7 @@ def find_files(root: str, where: str) -> list[str]:
             found = [path]
         elif fs.isdir(path):
             raise HeadraceError(
-                "The source is a folder, not a file.", where=where, value=root, hint=f"Try {root}/*.csv."
+                "The source is a folder, not a file.", where=where, value=root, hint=f"Try {root}/*{suffix}."
             )
         else:
             matches = glob.glob(path, recursive=True) if local else fs.glob(path)  # noqa: PTH207  `path` may be absolute

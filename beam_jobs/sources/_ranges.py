@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from beam_jobs.sources._file import changed
 from beam_jobs.sources._rows import RowBlock
+from beam_jobs.sources._text import TextFile
 
 _HASH_BYTES = 16
 
@@ -50,6 +52,10 @@ def cut_ranges(blocks: Iterable[RowBlock], start: int, size: int) -> Iterator[Ra
                 yield Range(begin, end, first, records, digest.hexdigest())
                 begin, first, records = end, first + records, 0
                 digest = hashlib.blake2b(digest_size=_HASH_BYTES)
+        # Bytes behind the last row go on with it.
+        rest = block.data[int(block.bounds[-1]) :]
+        digest.update(rest)
+        end = base + len(block.data)
     if end > begin:
         yield Range(begin, end, first, records, digest.hexdigest())
 
@@ -60,3 +66,16 @@ def digest_of(pieces: Iterable[bytes]) -> str:
     for piece in pieces:
         digest.update(piece)
     return digest.hexdigest()
+
+
+def verify_range(file: TextFile, part: Range, planned: Any) -> Any:
+    """The file's version now, after making sure that the range's bytes are those that were planned.
+
+    Raises:
+      HeadraceError: they are not.
+    """
+    version = file.version()
+    # Rows may have been appended: what matters is this range's own bytes.
+    if version != planned and digest_of(file.stored(part.start, part.end)) != part.digest:
+        raise changed(file.shown)
+    return version

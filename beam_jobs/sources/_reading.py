@@ -21,13 +21,16 @@ def wanted(file: File, limit: int) -> int:
     return 0 if _refused(file, limit) else file.size
 
 
-def read_files(root: str, files: Mapping[int, File], limit: int) -> tuple[pa.Array, list[int], list[Fault]]:
+def read_files(
+    root: str, files: Mapping[int, File], limit: int, *, empty: bool
+) -> tuple[pa.Array, list[int], list[Fault]]:
     """Read listed files.
 
     Args:
       root: the folder they lie below.
       files: as listed, by row.
       limit: files with more bytes are refused unread.
+      empty: whether a file of no bytes is a record.
 
     Returns:
       Their bytes, large_binary; the row of each; and the faults of the rest.
@@ -36,6 +39,8 @@ def read_files(root: str, files: Mapping[int, File], limit: int) -> tuple[pa.Arr
     planned = []
     for row, file in files.items():
         refused = _refused(file, limit)
+        if not refused and not (file.size or empty):
+            refused = "empty_file", "the file holds no bytes"
         if refused:
             faults.append(Fault(row, *refused))
         else:
@@ -61,11 +66,28 @@ def read_files(root: str, files: Mapping[int, File], limit: int) -> tuple[pa.Arr
     return column, rows, sorted(faults, key=lambda fault: fault.row)
 
 
+def decoded(data: pa.Array, rows: list[int]) -> tuple[pa.Array, list[int], list[Fault]]:
+    """Bytes as UTF-8 text, large_string; the rows that are; and the faults of those that are not."""
+    try:
+        return data.cast(pa.large_string()), rows, []
+    except pa.ArrowInvalid:
+        pass
+    faults = {}
+    for place, row in enumerate(rows):
+        try:
+            str(data[place].as_buffer(), "utf-8")
+        except UnicodeDecodeError as error:
+            wrong = f"byte {error.object[error.start]:#04x} at offset {error.start} is not UTF-8"
+            start = bytes(error.object[max(error.start - 20, 0) : error.start + 20])
+            faults[place] = Fault(row, "invalid_utf8", wrong, start)
+    keep = [place for place in range(len(rows)) if place not in faults]
+    text = data.take(pa.array(keep, pa.int64())).cast(pa.large_string())
+    return text, [rows[place] for place in keep], list(faults.values())
+
+
 def _refused(file: File, limit: int) -> Problem | None:
     if file.size < 0:
         return "unreadable", f"{os.strerror(file.version)}: is it a link that leads nowhere?"
-    if file.size == 0:
-        return "empty_file", "the file holds no bytes"
     if file.size > limit:
         return "too_large", f"the file holds {file.size} bytes; max_file_bytes allows {limit}"
     return None

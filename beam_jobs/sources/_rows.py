@@ -25,11 +25,13 @@ class Dialect:
       delimiters: every byte that ends a field.
       quote: the quoting byte, b"" for none.
       blanks: bytes that alone make no record; a line of nothing else is blank.
+      lone_cr: whether a CR that no LF follows ends a row.
     """
 
     delimiters: bytes = b","
     quote: bytes = b'"'
     blanks: bytes = b""
+    lone_cr: bool = True
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def row_ends(data: bytes, dialect: Dialect, *, final: bool) -> tuple[Positions, 
     `data` begins at the start of a row. What follows the last line end is a row only if `final`.
     """
     view = np.frombuffer(data, dtype=np.uint8)
-    ends = _line_ends(data, view, final=final)
+    ends = _line_ends(data, view, dialect, final=final)
     open_quote = False
     if dialect.quote and dialect.quote in data:
         ends, open_quote = _outside_quotes(view, ends, dialect)
@@ -123,9 +125,9 @@ def row_ends(data: bytes, dialect: Dialect, *, final: bool) -> tuple[Positions, 
     return ends, open_quote
 
 
-def _line_ends(data: bytes, view: Bytes, *, final: bool) -> Positions:
+def _line_ends(data: bytes, view: Bytes, dialect: Dialect, *, final: bool) -> Positions:
     feeds = np.flatnonzero(view == _LF)
-    if b"\r" not in data:
+    if not dialect.lone_cr or b"\r" not in data:
         return feeds + 1
     returns = np.flatnonzero(view == _CR)
     following = np.zeros(len(returns), dtype=np.uint8)
@@ -185,6 +187,8 @@ def _blank(data: bytes, bounds: Positions, dialect: Dialect) -> npt.NDArray[np.b
     if dialect.blanks:
         plain = np.ones(256, dtype=bool)
         plain[[_LF, _CR, *dialect.blanks]] = False
+        if bool(np.all(plain[view[bounds[:-1]]])):
+            return np.zeros(len(lengths), dtype=bool)
         ink = plain[view[: bounds[-1]]]
         return np.add.reduceat(ink, bounds[:-1], dtype=np.int64) == 0
     first = view[bounds[:-1]]

@@ -7,12 +7,12 @@ import codecs
 import gzip
 import lzma
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-from beam_jobs.sources._listing import local_root, remote_version, shown
-from beam_jobs.sources._locate import base_of, filesystem
+from beam_jobs.sources._file import StoredFile
 from schemas.errors import HeadraceError
 
 _COMPRESSED: dict[str, Any] = {
@@ -20,21 +20,16 @@ _COMPRESSED: dict[str, Any] = {
     ".bz2": bz2.BZ2File,
     ".xz": lzma.LZMAFile,
 }
-_DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError)
+DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
 Read = Callable[[int], bytes]
 
 
-class TextFile:
-    """One file of delimited text, opened anew for each pass over it."""
+class TextFile(StoredFile):
+    """One file of delimited text."""
 
     def __init__(self, root: str, name: str, encoding: str) -> None:
-        self.name = name
-        self.shown = shown(name)
+        super().__init__(root, name)
         self.encoding = encoding
-        fs, path = filesystem(root, name)
-        base = base_of(path)
-        self._path = f"{base}/{name}" if base else name
-        self._fs = None if local_root(root) is not None else fs
         self._unpack = _COMPRESSED.get(os.path.splitext(name)[1].lower())  # noqa: PTH122
 
     @property
@@ -52,18 +47,6 @@ class TextFile:
         """The encoding of what `open` reads."""
         return "utf-8" if self.transcoded or is_utf8(self.encoding) else self.encoding
 
-    def version(self) -> Any:
-        """JSON-able; changes whenever the bytes may have."""
-        try:
-            if self._fs is not None:
-                self._fs.invalidate_cache()
-                info = self._fs.info(self._path)
-                return [int(info.get("size") or 0), remote_version(info)]
-            status = os.stat(self._path)  # noqa: PTH116
-        except OSError as error:
-            raise HeadraceError("A file cannot be read.", where=self.shown, value=str(error)) from error
-        return [status.st_size, [status.st_mtime_ns, status.st_ctime_ns]]
-
     @contextmanager
     def open(self, start: int = 0, end: int | None = None) -> Iterator[Read]:
         """A function that reads the next so many bytes between `start` and `end` of the (converted) text.
@@ -72,9 +55,9 @@ class TextFile:
           HeadraceError: the file cannot be read, or its compressed data are damaged.
         """
         try:
-            with self._raw() as raw:
+            with self.raw() as raw:
                 yield _limited(self._reader(raw, start), None if end is None else end - start)
-        except (OSError, *_DAMAGED) as error:
+        except (OSError, *DAMAGED) as error:
             raise HeadraceError("A file cannot be read.", where=self.shown, value=str(error)) from error
 
     def stored(self, start: int = 0, end: int | None = None) -> Iterator[bytes]:
@@ -82,18 +65,13 @@ class TextFile:
         if not self.seekable:
             start, end = 0, None
         try:
-            with self._raw() as raw:
+            with self.raw() as raw:
                 raw.seek(start)
                 read = _limited(raw.read, None if end is None else end - start)
                 while piece := read(1 << 20):
                     yield piece
         except OSError as error:
             raise HeadraceError("A file cannot be read.", where=self.shown, value=str(error)) from error
-
-    def _raw(self) -> BinaryIO:
-        if self._fs is None:
-            return open(self._path, "rb", buffering=0)
-        return self._fs.open(self._path, "rb", block_size=4 << 20)
 
     def _reader(self, raw: BinaryIO, start: int) -> Read:
         if self.seekable:

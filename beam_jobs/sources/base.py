@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -69,7 +69,7 @@ class SourceBatch:
 class Source(Protocol):
     """One kind of source. Instances are built from the job spec on every worker."""
 
-    def partitions(self) -> list[Partition]:
+    def partitions(self) -> Iterable[Partition]:
         """The slices of the source, in order; the same for any order in which storage lists files.
 
         Raises:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from beam_jobs.sources._file import changed
 from beam_jobs.sources._header import blocks_of, check_columns, read_header
 from beam_jobs.sources._keys import join_keys, key_columns, numbered
 from beam_jobs.sources._locate import find_files
 from beam_jobs.sources._parse import convert, parse_block
-from beam_jobs.sources._ranges import Range, cut_ranges, digest_of
+from beam_jobs.sources._ranges import Range, cut_ranges, digest_of, verify_range
 from beam_jobs.sources._rows import RowBlock
 from beam_jobs.sources._text import TextFile
 from beam_jobs.sources.base import Fault, Partition, SourceBatch
@@ -71,7 +71,7 @@ class Csv:
                 size = part.end - part.start
                 partitions.append(Partition(self.name, len(partitions), identity, payload, size, known))
             if file.version() != version:
-                raise _changed(file.shown)
+                raise changed(file.shown)
         if not any(partition.records is None or partition.records for partition in partitions):
             raise HeadraceError("The source holds no row.", where=self._where, value=self.root)
         return partitions
@@ -81,16 +81,16 @@ class Csv:
         payload = partition.payload
         part = Range(*payload["range"])
         file = self._open(payload["file"])
-        version = self._verify(file, part, payload["version"])
+        version = verify_range(file, part, payload["version"])
         first = part.first
         with file.open(part.start, part.end if file.seekable else None) as read:
             for block in blocks_of(read, file, self.spec, _READ_BYTES, first):
                 if block.records:
                     yield self._batch(block, payload["columns"], first, file)
                 first += block.records
-        self._verify(file, part, version)
+        verify_range(file, part, version)
         if partition.records is not None and first - part.first != partition.records:
-            raise _changed(file.shown)
+            raise changed(file.shown)
 
     def origin(self, partition: Partition, row: int) -> str:
         """The file and the number of the row, from 1 after the header."""
@@ -108,14 +108,6 @@ class Csv:
             yield from cut_ranges(
                 blocks_of(read, file, self.spec, _SCAN_BYTES, 1), start, self.spec.partition_bytes
             )
-
-    def _verify(self, file: TextFile, part: Range, planned: Any) -> Any:
-        """The file's version now, after making sure that the partition's bytes are those that were planned."""
-        version = file.version()
-        # Rows may have been appended: what matters is this partition's own bytes.
-        if version != planned and digest_of(file.stored(part.start, part.end)) != part.digest:
-            raise _changed(file.shown)
-        return version
 
     def _batch(self, block: RowBlock, columns: list[str], first: int, file: TextFile) -> SourceBatch:
         try:
@@ -174,12 +166,4 @@ def _other_columns(columns: list[str], earlier: list[str], where: str, first: st
         value=", ".join(columns),
         allowed=", ".join(earlier),
         hint=f"The others are as in {first}: make two sources of them, or mend the header.",
-    )
-
-
-def _changed(file: str) -> HeadraceError:
-    return HeadraceError(
-        "A file was changed while the job was reading it.",
-        where=file,
-        hint="Run the job again once nobody writes to the file; what is done already is kept.",
     )

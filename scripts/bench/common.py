@@ -51,8 +51,8 @@ class Contender:
         self.name, self.output, self.scratch = name, output, scratch
         self.command = [str(part) for part in command]
 
-    def run(self, *, interval: float = 0.1, pss: bool = False) -> Run:
-        """Clear the old output, run, and watch."""
+    def run(self, *, interval: float = 0.1, pss: bool = False, starters: Sequence[int] = ()) -> Run:
+        """Clear the old output, run, and watch: the command and its children, or the children of `starters`."""
         for leftover in (self.output, self.scratch):
             if leftover is not None:
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -68,7 +68,9 @@ class Contender:
                 env=os.environ | _QUIET,
                 cwd=ROOT,
             )
-            watch = MemoryWatch(process.pid, interval=interval, pss=pss)
+            watch = MemoryWatch(
+                *(starters or [process.pid]), interval=interval, pss=pss, themselves=not starters
+            )
             status = process.wait()
             wall = time.perf_counter() - start
             watch.stop()
@@ -91,11 +93,12 @@ class Contender:
 
 
 class MemoryWatch:
-    """Peak memory of a process and all its descendants, sampled from /proc in a thread."""
+    """Peak memory of processes and all their descendants, or of these alone, sampled from /proc in a thread."""
 
-    def __init__(self, pid: int, *, interval: float = 0.02, pss: bool = False):
+    def __init__(self, *pids: int, interval: float = 0.02, pss: bool = False, themselves: bool = True):
         self.peak_rss = self.peak_pss = self.peak_process = 0
-        self._root, self._interval, self._pss = psutil.Process(pid), interval, pss
+        self._roots, self._interval, self._pss = [psutil.Process(pid) for pid in pids], interval, pss
+        self._themselves = themselves
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -106,14 +109,14 @@ class MemoryWatch:
         self._thread.join()
 
     def _watch(self) -> None:
-        pids, next_look, next_pss = [self._root.pid], 0.0, 0.0
+        pids, next_look, next_pss = list[int](), 0.0, 0.0
         while not self._done.is_set():
             now = time.monotonic()
             if now >= next_look:  # walking /proc is dear, reading one file of it is not
                 pids, next_look = self._tree(pids), now + max(0.2, self._interval)
             sizes = [_resident(pid) for pid in pids]
             self.peak_rss = max(self.peak_rss, sum(sizes))
-            self.peak_process = max(self.peak_process, *sizes)
+            self.peak_process = max([self.peak_process, *sizes])
             if self._pss and now >= next_pss:
                 self.peak_pss = max(self.peak_pss, sum(_proportional(pid) for pid in pids))
                 next_pss = now + 0.5
@@ -121,7 +124,8 @@ class MemoryWatch:
 
     def _tree(self, before: list[int]) -> list[int]:
         try:
-            return [self._root.pid, *(child.pid for child in self._root.children(recursive=True))]
+            own = [root.pid for root in self._roots] if self._themselves else []
+            return own + [child.pid for root in self._roots for child in root.children(recursive=True)]
         except psutil.Error:
             return before
 

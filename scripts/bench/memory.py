@@ -8,12 +8,18 @@ Examples:
   python scripts/bench/memory.py                        0.5, 2 and 8 GB: needs 25 GB of disk
   python scripts/bench/memory.py --sizes 500MB 1GB --links
   python scripts/bench/memory.py --sizes 2GB -- --runner=PrismRunner --environment_type=PROCESS
+  python scripts/bench/memory.py --sizes 2GB --flink   the workers of a cluster of two task managers
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import shutil
 import statistics
+import sys
+import tempfile
+from pathlib import Path
 
 import common
 
@@ -28,8 +34,30 @@ def main() -> None:
         "--job", default="images_sized.yaml", help="in scripts/bench/jobs (default: images_sized.yaml)"
     )
     parser.add_argument("--keep", action="store_true", help="keep the blown-up data for the next run")
+    parser.add_argument("--flink", action="store_true", help="on the tests' cluster; its workers are watched")
     parser.add_argument("options", nargs="*", help="after --: options for headrace run")
     args = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        starters = _start_flink(args, stack) if args.flink else []
+        _measure(parser, args, starters)
+
+
+def _start_flink(args: argparse.Namespace, stack: contextlib.ExitStack) -> list[int]:
+    """Starts a cluster, adds the options for it and gives the processes of its task managers."""
+    sys.path.insert(0, str(common.ROOT))
+    from tests.engines.flink_cluster import JOB_SERVER, FlinkCluster
+
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    cluster = stack.enter_context(FlinkCluster(folder, show_logs=False))
+    args.options += [
+        "--runner=FlinkRunner",
+        f"--flink_master={cluster.master}",
+        f"--flink_job_server_jar={JOB_SERVER}",
+    ]
+    return [manager.pid for manager in cluster.managers]
+
+
+def _measure(parser: argparse.ArgumentParser, args: argparse.Namespace, starters: list[int]) -> None:
     source = common.ensure(args.work / "images", "images", 13_688, args.work / "images")
     runs: list[common.Run] = []
     peaks: dict[str, list[float]] = {}
@@ -44,7 +72,9 @@ def main() -> None:
         command += ["--out", output.resolve(), *args.options]
         peaks[size] = []
         for _ in range(args.rounds):
-            run = common.Contender(size, command, output=output).run(interval=0.02, pss=True)
+            run = common.Contender(size, command, output=output).run(
+                interval=0.02, pss=True, starters=starters
+            )
             common.note(
                 f"{size:>6}: RSS {run.rss_mb:.0f} MB, PSS {run.pss_mb:.0f} MB, "
                 f"largest process {run.process_mb:.0f} MB, {run.wall_seconds:.1f} s"

@@ -75,7 +75,7 @@ def one(processes: Sequence[psutil.Process], what: str) -> psutil.Process:
     return found
 
 
-def await_(condition: Callable[[], bool], seconds: float = 60) -> None:
+def await_(condition: Callable[[], bool], seconds: float = 180) -> None:
     """Waits until something holds."""
     deadline = time.monotonic() + seconds
     while not condition():

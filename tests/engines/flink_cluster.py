@@ -13,7 +13,7 @@ from types import TracebackType
 from tests.engines.engine import ENGINES, await_, free_port
 
 FLINK = ENGINES / "flink"
-JOB_SERVER = ENGINES / "job_server"
+JOB_SERVER = ENGINES / "flink-job-server.jar"
 # Two managers of two slots each, as small as Flink allows.
 CONFIG = """
 jobmanager: {{bind-host: localhost, rpc: {{address: localhost, port: {rpc}}}, memory: {{process: {{size: 700m}}}}}}
@@ -23,6 +23,7 @@ taskmanager:
   host: localhost
   numberOfTaskSlots: 2
   memory: {{process: {{size: 1200m}}}}
+  network: {{sort-shuffle: {{min-buffers: {buffers}}}}}
 heartbeat: {{interval: 1000, timeout: 8000}}
 parallelism: {{default: 1}}
 io: {{tmp: {{dirs: {folder}}}}}
@@ -32,18 +33,21 @@ io: {{tmp: {{dirs: {folder}}}}}
 class FlinkCluster:
     """Started with `with`; `master` is what `--flink_master` takes, `managers` are the task managers' processes."""
 
-    def __init__(self, folder: Path, managers: int = 2) -> None:
-        assert FLINK.exists(), f"{FLINK} is missing: run scripts/engines --flink"
+    def __init__(self, folder: Path, managers: int = 2, *, buffers: int = 64, show_logs: bool = True) -> None:
+        assert FLINK.exists(), f"{FLINK} is missing: run scripts/engines"
         self.folder = folder
         self.master = f"localhost:{free_port()}"
         self.managers: list[subprocess.Popen[bytes]] = []
         self._manager: subprocess.Popen[bytes] | None = None
         self._wanted = managers
+        self._show_logs = show_logs
         folder.mkdir(exist_ok=True)
         conf = folder / "conf"
         shutil.copytree(FLINK / "conf", conf)
         rest = self.master.split(":")[1]
-        (conf / "config.yaml").write_text(CONFIG.format(rpc=free_port(), rest=rest, folder=folder))
+        (conf / "config.yaml").write_text(
+            CONFIG.format(rpc=free_port(), rest=rest, folder=folder, buffers=buffers)
+        )
 
     def __enter__(self) -> FlinkCluster:
         self._manager = self._start("jobmanager")
@@ -66,7 +70,8 @@ class FlinkCluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        for log in sorted(self.folder.glob("*.log")):  # pytest shows it where a test failed
+        # pytest shows them where a test failed.
+        for log in sorted(self.folder.glob("*.log")) if self._show_logs else []:
             print(f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}")
 
     def add_manager(self) -> None:

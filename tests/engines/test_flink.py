@@ -19,7 +19,6 @@ from tests.engines.engine import SLOW, await_, await_first_run, output, start
 from tests.engines.flink_cluster import JOB_SERVER, FlinkCluster
 from tests.jobs.small_job import digests, make_job
 
-pytestmark = pytest.mark.flink
 NO_BUDGET = {"max_dead_letters: 20%": "max_dead_letters: 0"}
 
 
@@ -31,7 +30,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkCluster]:
 
 @pytest.fixture
 def job_server() -> str:
-    assert JOB_SERVER.exists(), f"{JOB_SERVER} is missing: run scripts/engines --flink"
+    assert JOB_SERVER.exists(), f"{JOB_SERVER} is missing: run scripts/engines"
     return f"--flink_job_server_jar={JOB_SERVER}"
 
 
@@ -67,20 +66,23 @@ def test_same_bytes_in_the_job_server(
     assert digests(run(make_job(data), tmp_path, flags("[local]", job_server)).path) == wanted
 
 
-@pytest.mark.parametrize("workers", ["PROCESS", "EXTERNAL"])
 def test_same_bytes_on_the_cluster(
-    workers: str,
-    data: Path,
-    expected: Expected,
-    cluster: FlinkCluster,
-    pool: str,
-    job_server: str,
-    tmp_path: Path,
+    data: Path, expected: Expected, cluster: FlinkCluster, job_server: str, tmp_path: Path
 ) -> None:
     wanted = expected({})
-    external = ["--environment_type=EXTERNAL", f"--environment_config={pool}"]
-    chosen = flags(cluster.master, job_server, *(external if workers == "EXTERNAL" else []))
+    chosen = flags(cluster.master, job_server)
     assert digests(run(make_job(data), tmp_path, chosen).path) == wanted
+
+
+def test_same_bytes_by_the_pool_of_a_machine(
+    data: Path, expected: Expected, pool: str, job_server: str, tmp_path: Path
+) -> None:
+    """With one task manager, as every machine has: two of them give their workers the same names."""
+    wanted = expected({})
+    external = ["--environment_type=EXTERNAL", f"--environment_config={pool}"]
+    with FlinkCluster(tmp_path / "flink", managers=1) as cluster:
+        chosen = flags(cluster.master, job_server, *external)
+        assert digests(run(make_job(data), tmp_path / "out", chosen).path) == wanted
 
 
 def test_errors_of_workers_arrive(data: Path, cluster: FlinkCluster, job_server: str, tmp_path: Path) -> None:
@@ -125,6 +127,28 @@ def test_interrupt_cancels_the_job(
     assert not psutil.wait_procs(started, timeout=20)[1]
     await_(lambda: cluster.overview().get("jobs-running") == 0)
     assert digests(run(job, tmp_path, flags(cluster.master, job_server)).path) == wanted
+
+
+def test_killed_command_and_its_job(
+    data: Path, expected: Expected, cluster: FlinkCluster, job_server: str, tmp_path: Path
+) -> None:
+    """The cluster goes on with its job, beside the next one; what comes out is the next one's, whole."""
+    wanted = expected(SLOW)
+    job = make_job(data, **SLOW)
+    process = start(data, tmp_path, flags(cluster.master, job_server))
+    await_first_run(process, tmp_path)
+    process.kill()
+    process.communicate()
+    assert cluster.overview().get("jobs-running") == 1
+    assert digests(run(job, tmp_path, flags(cluster.master, job_server, "--parallelism=2")).path) == wanted
+    await_(lambda: cluster.overview().get("jobs-running") == 0, seconds=120)
+    assert digests(tmp_path / "cells/1.0.0") == wanted
+
+
+def test_too_little_network_memory(data: Path, job_server: str, tmp_path: Path) -> None:
+    with FlinkCluster(tmp_path / "flink", managers=1, buffers=8192) as cluster:
+        process = start(data, tmp_path / "out", flags(cluster.master, job_server))
+        assert "sort-shuffle.min-buffers: 64" in output(process, code=1)
 
 
 def _workers(pid: int) -> list[psutil.Process]:

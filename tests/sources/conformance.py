@@ -51,7 +51,7 @@ class SourceSuite(ABC):
 
     def test_fifty_records_fill_several_partitions(self, tmp_path: Path) -> None:
         self.write(tmp_path, 50)
-        partitions = self.open(tmp_path).partitions()
+        partitions = list(self.open(tmp_path).partitions())
         assert len(partitions) > 2
         assert [partition.ordinal for partition in partitions] == list(range(len(partitions)))
 
@@ -59,11 +59,11 @@ class SourceSuite(ABC):
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self.write(tmp_path, 50)
-        expected = self.open(tmp_path).partitions()
+        expected = list(self.open(tmp_path).partitions())
         seed = random.randrange(2**32)
         print(f"seed {seed}")
         shuffle_listings(monkeypatch, random.Random(seed))
-        assert self.open(tmp_path).partitions() == expected
+        assert list(self.open(tmp_path).partitions()) == expected
 
     def test_partitions_survive_json(self, tmp_path: Path) -> None:
         self.write(tmp_path, 50)
@@ -117,30 +117,30 @@ class SourceSuite(ABC):
 
     def test_appending_leaves_earlier_partitions_as_they_are(self, tmp_path: Path) -> None:
         self.write(tmp_path, 300)
-        before = self.open(tmp_path).partitions()
+        before = list(self.open(tmp_path).partitions())
         self.append(tmp_path)
-        after = self.open(tmp_path).partitions()
+        after = list(self.open(tmp_path).partitions())
         assert [p.identity for p in after[: len(before) - 1]] == [p.identity for p in before[:-1]]
         assert [p.identity for p in after] != [p.identity for p in before]
 
     def test_changed_bytes_change_one_identity(self, tmp_path: Path) -> None:
         self.write(tmp_path, 300)
-        before = self.open(tmp_path).partitions()
+        before = list(self.open(tmp_path).partitions())
         self.change(tmp_path)
-        after = self.open(tmp_path).partitions()
+        after = list(self.open(tmp_path).partitions())
         differ = [a.identity != b.identity for a, b in zip(after, before, strict=True)]
         assert sum(differ) == 1
 
     def test_an_empty_source_is_an_error(self, tmp_path: Path) -> None:
         self.write(tmp_path, 0)
         with pytest.raises(HeadraceError, match=r"holds no (row|file)"):
-            self.open(tmp_path).partitions()
+            list(self.open(tmp_path).partitions())
 
-    missing = r"There is no such (file|folder)"
+    missing = r"There is no such (file|folder|table)"
 
     def test_a_missing_source_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(HeadraceError, match=self.missing):
-            self.open(tmp_path / "nowhere").partitions()
+            list(self.open(tmp_path / "nowhere").partitions())
 
 
 def through_json(partition: Partition) -> Partition:

@@ -7,6 +7,7 @@ import pytest
 
 from beam_jobs import Job, run
 from beam_jobs import materialize as materializing
+from beam_jobs.listing import write_partitions
 from beam_jobs.materialize import materialize
 from beam_jobs.plan import plan_job
 from beam_jobs.previous import list_partitions
@@ -46,7 +47,8 @@ def materialized(made: Job, out: Path) -> Source:
     """The source, its rows in the work directory of a job on `out`."""
     plan, partitions = plan_job(made, out)
     plan.workspace.root.store.prepare(plan.workspace.version)
-    materialize(plan, list_partitions(plan, partitions), parse_options([]))
+    write_partitions(plan.workspace.partitions, list_partitions(plan, partitions))
+    materialize(plan, parse_options([]))
     return plan.source("rows")
 
 

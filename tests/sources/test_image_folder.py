@@ -4,12 +4,14 @@ import os
 import random
 import shutil
 import stat
+import tracemalloc
 import uuid
 from pathlib import Path
 
 import fsspec
 import pytest
 
+from beam_jobs.listing import PartitionList
 from beam_jobs.sources import Source, open_source
 from beam_jobs.sources import _reading as reading
 from beam_jobs.sources.image_folder import ImageFolder
@@ -271,33 +273,33 @@ def test_unreadable_folders_are_errors(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(
         HeadraceError, match=r"A folder cannot be read\.\n.*/a\n.*Permission denied\n.*exclude"
     ):
-        folder(tmp_path).partitions()
+        list(folder(tmp_path).partitions())
     with pytest.raises(HeadraceError, match="The folder holds no file"):
-        folder(tmp_path, exclude=["a/**", "**/.*/**"]).partitions()
+        list(folder(tmp_path, exclude=["a/**", "**/.*/**"]).partitions())
 
 
 def test_a_missing_folder_says_what_is_there(tmp_path: Path) -> None:
     put(tmp_path, "images/a.jpg")
     with pytest.raises(HeadraceError, match=r"(?s)There is no such folder.*holds images/\."):
-        folder(tmp_path / "imgs").partitions()
+        list(folder(tmp_path / "imgs").partitions())
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     with pytest.raises(HeadraceError, match="is a file, not a folder"):
-        folder(put(tmp_path, "a.jpg")).partitions()
+        list(folder(put(tmp_path, "a.jpg")).partitions())
 
 
 def test_no_match_says_what_was_found(tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "c.txt", "LICENSE"):
         put(tmp_path, name)
     with pytest.raises(HeadraceError, match=r"(?s)No file.*2 × \.png.*1 × \.txt.*the first is 'LICENSE'"):
-        folder(tmp_path, include=["**/*.jpg"]).partitions()
+        list(folder(tmp_path, include=["**/*.jpg"]).partitions())
 
 
 def test_patterns_that_cannot_be_read(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg")
     with pytest.raises(HeadraceError, match=r"(?s)A file pattern cannot be read.*\[z-a\].*ranges"):
-        folder(tmp_path, include=["[z-a].jpg"]).partitions()
+        list(folder(tmp_path, include=["[z-a].jpg"]).partitions())
 
 
 def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,7 +328,7 @@ def test_an_added_file_disturbs_only_its_own_chunk(tmp_path: Path) -> None:
     names = [f"{random.Random(seed + i).getrandbits(64):016x}.jpg" for i in range(600)]
     for name in names:
         put(tmp_path, name)
-    partitions = folder(tmp_path, partition_files=16).partitions()
+    partitions = list(folder(tmp_path, partition_files=16).partitions())
     assert max(partition.records or 0 for partition in partitions) <= 64
     before = [partition.identity for partition in partitions]
     assert 10 < len(before) < 150
@@ -342,7 +344,7 @@ def test_chunks_are_capped_by_bytes(tmp_path: Path) -> None:
     for i in range(40):
         with open(tmp_path / f"{i}.jpg", "wb") as file:
             file.truncate(10 << 20)
-    partitions = folder(tmp_path).partitions()
+    partitions = list(folder(tmp_path).partitions())
     assert sum(partition.records or 0 for partition in partitions) == 40
     assert all(partition.bytes <= 32 << 20 for partition in partitions)
 
@@ -351,11 +353,29 @@ def test_moving_the_folder_keeps_keys_and_chunks(tmp_path: Path) -> None:
     for i in range(30):
         put(tmp_path, f"a/{i}.jpg", b"%d" % i)
     source = folder(tmp_path / "a", partition_files=5)
-    before = source.partitions()
+    before = list(source.partitions())
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    after = folder(tmp_path / "b", partition_files=5).partitions()
+    after = list(folder(tmp_path / "b", partition_files=5).partitions())
     names = [
         [[source.origin(partition, row) for row in range(partition.records or 0)] for partition in some]
         for some in (before, after)
     ]
     assert names[0] == names[1]
+
+
+def test_memory_does_not_grow_with_the_files(tmp_path: Path) -> None:
+    """Of what lists them; the command that submits a job would hold a billion names."""
+    for number in range(40):
+        for name in range(250):
+            put(tmp_path, f"{number:02}/{name:03}.jpg")
+
+    def peak(folders: str) -> int:
+        tracemalloc.start()
+        listed = PartitionList(folder(tmp_path, include=[folders], partition_files=64).partitions())
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert sum(partition.records or 0 for partition in listed) == (2500 if folders == "0*/*" else 10_000)
+        return used
+
+    peak("0*/*")  # what is loaded once
+    assert peak("**/*") < 1.5 * peak("0*/*")
