@@ -462,7 +462,6 @@ class TfrecordSource(Model):
     )
 
 
-class BeamSource(Model):
 class _TransformSource(Model):
     """Rows that a pipeline gives in any order."""
 
@@ -521,6 +520,21 @@ class BigQuerySource(_TransformSource):
 
 
 Source = Annotated[
-    ImageFolderSource | FilesSource | CsvSource | WebDatasetSource | ParquetSource | ArrowSource | OrcSource | JsonlSource | PythonSource | HuggingFaceSource | AvroSource | SqlSource | TfdsSource | TfrecordSource | BeamSource | BigQuerySource,
+    ImageFolderSource
+    | FilesSource
+    | CsvSource
+    | WebDatasetSource
+    | ParquetSource
+    | ArrowSource
+    | OrcSource
+    | JsonlSource
+    | PythonSource
+    | HuggingFaceSource
+    | AvroSource
+    | SqlSource
+    | TfdsSource
+    | TfrecordSource
+    | BeamSource
+    | BigQuerySource,
     Field(discriminator="kind"),
 ]
