@@ -17,6 +17,7 @@ import numpy as np
 from beam_jobs.clean import columns_after, function_fingerprint
 from beam_jobs.expressions import engine_version
 from beam_jobs.indexed import row_type
+from beam_jobs.join import TableFiles, columns_after_join, count_buckets
 from beam_jobs.runs import RUN_SUFFIX
 from beam_jobs.sources import open_source
 from beam_jobs.sources.base import Partition, Source
@@ -159,7 +160,7 @@ class JobPlan:
       spec: the job as written.
       features: the features with the names of folders filled in.
       roots: path of every source, variables filled in.
-      tables: file of every joined table.
+      tables: files of every joined table.
       table_partitions: the partitions of every joined table.
       workspace: where things are written.
       code: fingerprint of Headrace and the libraries that make the bytes.
@@ -173,7 +174,7 @@ class JobPlan:
     spec: JobSpec
     features: dict[str, Feature]
     roots: dict[str, str]
-    tables: dict[str, StorePath]
+    tables: dict[str, TableFiles]
     table_partitions: dict[str, list[Partition]]
     workspace: Workspace
     code: str
@@ -186,7 +187,10 @@ class JobPlan:
     def held(self, store: Store) -> JobPlan:
         """The same, written with `store`, which holds the lock."""
         workspace = Workspace(StorePath(store, ""), self.workspace.version)
-        tables = {name: StorePath(store, path.path) for name, path in self.tables.items()}
+        tables = {
+            name: replace(files, directory=StorePath(store, files.directory.path))
+            for name, files in self.tables.items()
+        }
         return replace(self, workspace=workspace, tables=tables)
 
     def source(self, name: str) -> Source:
@@ -196,6 +200,10 @@ class JobPlan:
     def member(self, name: str) -> Member:
         """The main source of that name, as the job wants it."""
         return next(member for member in self.spec.members if member.source == name)
+
+    def join(self, table: str) -> Join:
+        """The join of a table."""
+        return next(join for join in self.spec.join if join.table == table)
 
     def run_path(self, partition: Partition) -> StorePath:
         """The run of a partition, named by all that can change its bytes."""
@@ -238,7 +246,7 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, list[Partition]]:
     code, functions = code_fingerprint(), function_fingerprints(spec)
     workspace = Workspace(StorePath(open_store(out, spec.name), ""), spec.version)
     tables = {
-        join.table: workspace.tables / f"{_table_fingerprint(code, spec, join, partitions[join.table])}.arrow"
+        join.table: _table_files(workspace.tables, code, spec, join, partitions[join.table])
         for join in spec.join
     }
     records = fingerprint(
@@ -250,7 +258,7 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, list[Partition]]:
         {name: feature.model_dump(by_alias=True, mode="json") for name, feature in features.items()},
         [sorted(spec.indexed), spec.pack],
     )
-    basis = fingerprint(records, [path.name for path in tables.values()])
+    basis = fingerprint(records, [files.name for files in tables.values()])
     identities = [[p.source, p.identity] for listed in (main, *partitions.values()) for p in listed]
     inputs = fingerprint(spec.fingerprint, functions, identities)
     plan = JobPlan(spec, features, roots, tables, partitions, workspace, code, records, basis, inputs)
@@ -291,9 +299,14 @@ def _partition_fingerprint(basis: str, partition: Partition) -> str:
     return fingerprint(basis, partition.source, partition.identity)
 
 
-def _table_fingerprint(code: str, spec: JobSpec, join: Join, partitions: list[Partition]) -> str:
+def _table_files(
+    directory: StorePath, code: str, spec: JobSpec, join: Join, partitions: list[Partition]
+) -> TableFiles:
     source = spec.sources[join.table].model_dump(by_alias=True, mode="json", exclude={"path"})
-    return fingerprint(code, join.table, source, join.right_on, [p.identity for p in partitions])
+    kind = fingerprint(code, join.table, source, join.right_keys, join.many)
+    buckets = count_buckets(join, partitions)
+    name = fingerprint(kind, buckets, [p.identity for p in partitions])
+    return TableFiles(directory, name, kind, buckets)
 
 
 def _resolve(spec: JobSpec, roots: Mapping[str, str], main: list[Partition]) -> dict[str, Feature]:
@@ -324,10 +337,7 @@ def _check_columns(plan: JobPlan) -> None:
     spec = plan.spec
     columns = check_shapes((name, plan.source(name).columns()) for name in spec.main_names)
     for join in spec.join:
-        _known(join.left_on, columns, f"join.{join.table}.left_on")
-        table = plan.source(join.table).columns()
-        _known(join.right_on, table, f"join.{join.table}.right_on")
-        columns = [*columns, *(column for column in table if column != join.right_on)]
+        columns = columns_after_join(join, columns, plan.source(join.table).columns())
     known: list[str] | None = columns
     for rule in spec.clean:
         known = columns_after(rule, known)
