@@ -42,6 +42,7 @@ from schemas.spec import Join
 
 _BUCKET_BYTES = 32 << 20  # of a source, in each bucket of a shuffled table, about
 _MAX_BUCKETS = 4096
+_CHUNK_ROWS = 16_384  # that are Python objects at a time
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,14 @@ class TableFiles:
       name: of this one, a fingerprint of all that it is made of.
       kind: the same without its partitions: parts of it serve another state of the source, too.
       buckets: how many files it is.
+      digested: whether a later version may ask what a record took from it.
     """
 
     directory: StorePath
     name: str
     kind: str
     buckets: int
+    digested: bool
 
     @property
     def shuffled(self) -> bool:
@@ -150,7 +153,8 @@ def write_table_bucket(
         books["letters"] += letters
         books["duplicates"] = len(letters)
         rows, hashes = rows.filter(pa.array(~again)), hashes[~again]
-    write_bucket(files.files[number], rows, hashes, _digests(rows, join), books)
+    digests = _digests(rows, join) if files.digested else None
+    write_bucket(files.files[number], rows, hashes, digests, books)
 
 
 def ask(batch: Batch, join: Join, table: Table) -> Asked:
@@ -343,9 +347,13 @@ def _taken(join: Join, columns: Sequence[str]) -> dict[str, str]:
 def _digests(rows: pa.Table, join: Join) -> list[bytes]:
     """A hash of each row's columns, but for its key and our own."""
     names = list(_taken(join, rows.column_names))
-    records = zip(*(rows[name].to_pylist() for name in names), strict=True) if names else [()] * len(rows)
     blake2b = hashlib.blake2b
-    return [
-        blake2b(repr(record).encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
-        for record in records
-    ]
+    found: list[bytes] = []
+    for start in range(0, len(rows), _CHUNK_ROWS):
+        part = rows.slice(start, _CHUNK_ROWS)
+        records = zip(*(part[name].to_pylist() for name in names), strict=True) if names else [()] * len(part)
+        found += [
+            blake2b(repr(record).encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
+            for record in records
+        ]
+    return found

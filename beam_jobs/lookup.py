@@ -31,6 +31,7 @@ HIGH, LOW = f"{OWN_PREFIX}high", f"{OWN_PREFIX}low"
 COUNT = f"{OWN_PREFIX}count"
 OWN = (ROW, PARTITION, DIGEST, HIGH, LOW, COUNT)
 DIGEST_BYTES = 16
+_CHUNK_ROWS = 16_384  # that are Python objects at a time
 _PLACE_BITS = 40  # of a row's place: which bucket, and where in it
 _HELD_BYTES = 256 << 20  # of tables in an object store, by each process
 _MAX_OPEN_TABLES = 8  # of one process, which may run several jobs one after the other
@@ -207,7 +208,9 @@ def key_texts(records: pa.RecordBatch | pa.Table, columns: Sequence[str]) -> pa.
 
 def hash_texts(texts: pa.Array) -> Hashes:
     """128-bit hashes of texts, `KEY_HASH_DTYPE` (n,)."""
-    return as_sortable(key_hashes([text.encode() for text in texts.to_pylist()], 0))
+    pieces = (texts[start : start + _CHUNK_ROWS] for start in range(0, len(texts), _CHUNK_ROWS))
+    keys = (text.encode() for piece in pieces for text in piece.to_pylist())
+    return as_sortable(key_hashes(keys, 0))
 
 
 def bucket_of(hashes: Hashes, buckets: int) -> npt.NDArray[np.int64]:
@@ -217,16 +220,21 @@ def bucket_of(hashes: Hashes, buckets: int) -> npt.NDArray[np.int64]:
     return (hashes["hi"].astype(np.uint64) >> np.uint64(65 - buckets.bit_length())).astype(np.int64)
 
 
-def write_bucket(path: StorePath, rows: pa.Table, hashes: Hashes, digests: list[bytes], books: Any) -> None:
-    """Writes rows that are sorted by `hashes`; `digests` are those of single rows."""
+def write_bucket(
+    path: StorePath, rows: pa.Table, hashes: Hashes, digests: list[bytes] | None, books: Any
+) -> None:
+    """Writes rows that are sorted by `hashes`; `digests` are those of single rows, where they will be asked for."""
     first = np.ones(len(hashes), np.bool_)
     first[1:] = hashes[1:] != hashes[:-1]
     starts = np.flatnonzero(first)
     counts = np.zeros(len(hashes), np.int32)
     counts[starts] = np.diff(np.append(starts, len(hashes)))
-    for start in starts[counts[starts] > 1].tolist():
-        joined = b"".join(digests[start : start + int(counts[start])])
-        digests[start] = hashlib.blake2b(joined, digest_size=DIGEST_BYTES).digest()
+    if digests is None:
+        digests = [bytes(DIGEST_BYTES)] * len(rows)
+    else:
+        for start in starts[counts[starts] > 1].tolist():
+            joined = b"".join(digests[start : start + int(counts[start])])
+            digests[start] = hashlib.blake2b(joined, digest_size=DIGEST_BYTES).digest()
     for name, column in (
         (DIGEST, pa.array(digests, pa.binary(DIGEST_BYTES))),
         (HIGH, pa.array(hashes["hi"].astype(np.uint64))),

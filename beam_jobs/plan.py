@@ -20,7 +20,7 @@ from beam_jobs.indexed import row_type
 from beam_jobs.join import TableFiles, columns_after_join, count_buckets
 from beam_jobs.runs import RUN_SUFFIX
 from beam_jobs.sources import open_source
-from beam_jobs.sources.base import Partition, Source
+from beam_jobs.sources.base import Partition, Selective, Source
 from beam_jobs.sources.image_folder import ImageFolder
 from beam_jobs.store import Store, open_store
 from beam_jobs.store_lock import WORK
@@ -245,8 +245,15 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, list[Partition]]:
     features = _resolve(spec, roots, main)
     code, functions = code_fingerprint(), function_fingerprints(spec)
     workspace = Workspace(StorePath(open_store(out, spec.name), ""), spec.version)
+    # Only of a source whose records can be read singly will a later version ask what each found in a table.
+    digested = any(
+        isinstance(open_source(name, spec.sources[name], roots[name]), Selective) for name in spec.main_names
+    )
+    kinds = fingerprint(code, digested)
     tables = {
-        join.table: _table_files(workspace.tables, code, spec, join, partitions[join.table])
+        join.table: replace(
+            _table_files(workspace.tables, kinds, spec, join, partitions[join.table]), digested=digested
+        )
         for join in spec.join
     }
     records = fingerprint(
@@ -300,13 +307,13 @@ def _partition_fingerprint(basis: str, partition: Partition) -> str:
 
 
 def _table_files(
-    directory: StorePath, code: str, spec: JobSpec, join: Join, partitions: list[Partition]
+    directory: StorePath, made_by: str, spec: JobSpec, join: Join, partitions: list[Partition]
 ) -> TableFiles:
     source = spec.sources[join.table].model_dump(by_alias=True, mode="json", exclude={"path"})
-    kind = fingerprint(code, join.table, source, join.right_keys, join.many)
+    kind = fingerprint(made_by, join.table, source, join.right_keys, join.many)
     buckets = count_buckets(join, partitions)
     name = fingerprint(kind, buckets, [p.identity for p in partitions])
-    return TableFiles(directory, name, kind, buckets)
+    return TableFiles(directory, name, kind, buckets, digested=False)
 
 
 def _resolve(spec: JobSpec, roots: Mapping[str, str], main: list[Partition]) -> dict[str, Feature]:
