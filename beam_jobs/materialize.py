@@ -203,7 +203,7 @@ def write_counts(counts: list[tuple[int, int]], plan: JobPlan, name: str) -> Non
 def _is_wanted(plan: JobPlan, name: str) -> bool:
     """Whether a run or a table of the source has to be built."""
     if name in plan.tables:
-        return not plan.tables[name].exists()
+        return not all(file.exists() for file in plan.tables[name].files)
     for each in read_partitions(plan.workspace.partitions):
         if each.partition.source == name:
             run = open_run(plan.workspace.runs / each.run, check=True)
