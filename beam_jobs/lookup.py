@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from beam_jobs.batch import OWN_PREFIX, DeadLetter
 from beam_jobs.store_path import StorePath
+from schemas import HeadraceError
 from schemas.hashing import as_sortable, key_hashes
 
 ROW = f"{OWN_PREFIX}row"  # the row's number in its source, kept beside the table's own columns
@@ -198,12 +199,25 @@ def spread(firsts: Places, counts: Places) -> Places:
 
 def key_texts(records: pa.RecordBatch | pa.Table, columns: Sequence[str]) -> pa.Array:
     """The key of every row as text, null where a column of it has no value; several are joined as a csv's are."""
-    parts = [_one_chunk(records[name].cast(pa.string())) for name in columns]
+    parts = [_text(records[name], name) for name in columns]
     if len(parts) == 1:
         return parts[0]
     for text in ("\\", "|"):
         parts = [pc.replace_substring(part, text, "\\" + text) for part in parts]
     return pc.binary_join_element_wise(*parts, "|")
+
+
+def _text(column: pa.Array | pa.ChunkedArray, name: str) -> pa.Array:
+    try:
+        return _one_chunk(column.cast(pa.string()))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise HeadraceError(
+            "A column to join by has values that are no text.",
+            where=f"join, column {name}",
+            value=str(column.type),
+            allowed="texts, numbers, bools, dates and times",
+            hint=str(error),
+        ) from error
 
 
 def hash_texts(texts: pa.Array) -> Hashes:

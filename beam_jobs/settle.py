@@ -249,10 +249,11 @@ def read_letters(run: Run) -> pa.Table:
 
 def _check_budget(books: dict[str, Books], most: float) -> None:
     for source, book in books.items():
-        if book.read and book.dead_lettered > most * book.read:
+        records = book.read + book.added
+        if records and book.dead_lettered > most * records:
             raise HeadraceError(
-                f"Too many dead letters: {book.dead_lettered:,} of {book.read:,} records of {source!r} "
-                f"({book.dead_lettered / book.read:.2%}). Nothing was committed.",
+                f"Too many dead letters: {book.dead_lettered:,} of {records:,} records of {source!r} "
+                f"({book.dead_lettered / records:.2%}). Nothing was committed.",
                 where=BUDGET_FIELD,
                 allowed=f"{most:.2%}",
                 hint="Mend the records or the rules that refuse them, or raise the limit.",

@@ -24,7 +24,8 @@ class Join(Model):
     # Not `on`, which YAML reads as true.
     by: str | list[str] | None = Field(None, description="Column or columns that both sides have.")
     left_on: str | list[str] | None = Field(
-        None, description="Column or columns of the records, those of earlier joins included."
+        None,
+        description="Column or columns of the records, those of earlier joins included; compared as text.",
     )
     right_on: str | list[str] | None = Field(
         None, description="Column or columns of the table, in the same order."

@@ -312,3 +312,18 @@ def test_a_table_that_is_shuffled_already_is_not_read_again(
     fresh = run(make_job(data, SHUFFLED), tmp_path / "fresh")
     assert digests(Path(result.path)) == digests(Path(fresh.path))
     assert not list(tables.glob("*"))  # after the commit nobody needs them
+
+
+def test_a_column_that_is_no_key(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.png").write_bytes(encoded_image(np.random.default_rng(0), "png"))
+    (tmp_path / "tags.csv").write_text("file,value\na.png,1\n")
+    text = (
+        "name: photos\nversion: 1.0.0\nvars: {data: unset}\nsources:\n"
+        '  photos: {kind: image_folder, path: "${data}/photos"}\n'
+        '  tags: {kind: csv, path: "${data}/tags.csv"}\n'
+        "join: [{table: tags, left_on: image, right_on: file}]\n"
+        "features: {value: {type: int64}}\n"
+    )
+    with pytest.raises(HeadraceError, match="A column to join by has values that are no text"):
+        run(make_job(tmp_path, text), tmp_path / "out")
