@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import glob
 import re
+from functools import lru_cache
 from typing import Any
 
 import fsspec
 
 from beam_jobs.sources._names import local_root, nearby
 from beam_jobs.sources._remote import remote_files
-from beam_jobs.sources._zip import zip_files
+from beam_jobs.sources._zip import ZipFiles
 from schemas.errors import HeadraceError
 from schemas.remote_errors import redacted
 
@@ -118,9 +119,15 @@ def filesystem(root: str, where: str) -> tuple[Any, str]:
                 value=redacted(root),
                 hint="Write zip://PATH_INSIDE::ARCHIVE, such as zip://*.csv::s3://bucket/a.zip.",
             )
-        files, path = filesystem(archive, where)
-        return zip_files(files, path, redacted(archive)), inner
+        return _archive(archive), inner
     return remote_files(root)
+
+
+@lru_cache(maxsize=8)
+def _archive(url: str) -> ZipFiles:
+    """The process's file system of an archive, for all threads: sources open files again and again."""
+    files, path = filesystem(url, redacted(url))
+    return ZipFiles(files, path, redacted(url))
 
 
 def base_of(path: str) -> str:

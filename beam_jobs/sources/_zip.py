@@ -11,10 +11,10 @@ import bisect
 import io
 import stat
 import struct
+import threading
 import zipfile
 import zlib
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -45,6 +45,7 @@ class ZipFiles(AbstractFileSystem):
         self._files, self._path, self._shown = files, path, shown
         self._version: Any = None
         self._members: dict[str, zipfile.ZipInfo] = {}
+        self._lock = threading.Lock()
         self.invalidate_cache()
 
     def invalidate_cache(self, *_: Any) -> None:
@@ -55,10 +56,14 @@ class ZipFiles(AbstractFileSystem):
         except FileNotFoundError:
             raise HeadraceError("There is no such file.", where=self._shown) from None
         version = {name: str(value) for name, value in info.items()}
+        with self._lock:
+            self._load(version, int(info["size"]))
+
+    def _load(self, version: Any, size: int) -> None:
         if version != self._version:
             try:
                 raw = self._files.open(self._path, "rb")
-                _check_size(raw, int(info["size"]), self._shown)
+                _check_size(raw, size, self._shown)
                 self._archive = zipfile.ZipFile(raw)
             except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
                 raise HeadraceError(
@@ -118,12 +123,6 @@ class ZipFiles(AbstractFileSystem):
         start = member.header_offset
         following = self._bounds[bisect.bisect_right(self._bounds, start)]
         return start, min(following, start + _HEADER_BYTES + 2 * 0xFFFF + member.compress_size)
-
-
-@lru_cache(maxsize=8)
-def zip_files(files: Any, path: str, shown: str) -> ZipFiles:
-    """The process's file system of an archive: sources open files again and again."""
-    return ZipFiles(files, path, shown)
 
 
 def _check_size(raw: Any, size: int, shown: str) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from beam_jobs import load_job, run
-from beam_jobs.sources import SourceBatch, _remote, open_source
+from beam_jobs.sources import SourceBatch, _locate, _remote, open_source
 from beam_jobs.sources._locate import expand_braces
 from schemas.errors import HeadraceError
 from schemas.remote import Patience
@@ -85,7 +85,7 @@ def reach(
     def made(kind: str, shares: Mapping[str, float] | None = None) -> tuple[str, Faults]:
         proxies.append(Faults(ports[kind], SEED, shares or {}))
         monkeypatch.setattr(_remote, "PATIENCE", HASTY)
-        _remote._connected.cache_clear()
+        forget()
         endpoint = f"http://127.0.0.1:{proxies[-1].port}"
         for name, value in {
             "STORAGE_EMULATOR_HOST" if kind == "gs" else "AWS_ENDPOINT_URL": endpoint,
@@ -100,7 +100,7 @@ def reach(
     yield made
     for proxy in proxies:
         proxy.__exit__()
-    _remote._connected.cache_clear()
+    forget()
 
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -111,6 +111,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "shards/part-{000,001,002}.tar": {"kind": "webdataset"},
     "shards/*.tar": {"kind": "webdataset", "fields": {"json": "json"}},
 }
+
+
+def forget() -> None:
+    """Opens every connection anew."""
+    _remote._connected.cache_clear()
+    _locate._archive.cache_clear()
 
 
 def batches(root: str, options: dict[str, Any]) -> list[SourceBatch]:
@@ -159,7 +165,7 @@ def test_requests_that_are_never_answered(
 ) -> None:
     base, proxy = reach(place, {"stall": 0.3})
     monkeypatch.setattr(_remote, "PATIENCE", Patience(attempts=12, delay=0.01, timeout=1, timeout_per_mib=1))
-    _remote._connected.cache_clear()
+    forget()
     found = batches(f"{base}/rows/rows-{{0..2}}.csv", {"kind": "csv"})
     assert together(found) == together(batches(f"{data}/rows/*.csv", {"kind": "csv"}))
     assert proxy.count["stall"]
@@ -277,7 +283,7 @@ def test_a_bucket_without_credentials(
         monkeypatch.setenv(name, str(tmp_path / "none"))
     with pytest.raises(HeadraceError, match=r"(?s)The store refuses access.*FSSPEC_S3_ANON"):
         batches(f"{base}/rows/*.csv", {"kind": "csv"})
-    _remote._connected.cache_clear()
+    forget()
     monkeypatch.setitem(
         fsspec.config.conf, "s3", {"anon": "true"}
     )  # what fsspec makes of FSSPEC_S3_ANON=true
@@ -291,7 +297,7 @@ def test_a_store_that_is_down_is_an_error_and_no_dead_letter(
 ) -> None:
     base, proxy = reach("s3")
     monkeypatch.setattr(_remote, "PATIENCE", Patience(attempts=2, delay=0.01))
-    _remote._connected.cache_clear()
+    forget()
     spec: Any = ImageFolderSource(kind="image_folder", path="x")
     source = open_source("photos", spec, f"{base}/photos")
     partitions = source.partitions()
