@@ -276,6 +276,49 @@ class TestWhatIsInferred:
         assert "${data}/a-*.parquet" in text or "a*.parquet" in text
         assert parse_spec(text).join[0].right_on == "id"
 
+    def test_a_label_is_named_only_where_one_column_can_be_it(self, tmp_path: Path) -> None:
+        records = [{"a": "xyz"[i % 3], "b": i % 2, "c": i / 9} for i in range(60)]
+        write_csv(tmp_path / "rows.csv", records)
+        text = init_job([str(tmp_path)])
+        assert parse_spec(text).label is None
+        assert "it may be a or b" in text
+        write_csv(tmp_path / "rows.csv", [{"a": row["a"], "c": row["c"]} for row in records])
+        assert spec_of(tmp_path).label == "a"
+
+    def test_a_number_is_a_label_by_its_name(self, tmp_path: Path) -> None:
+        write_csv(tmp_path / "rows.csv", [{"target": i / 7, "c": "xy"[i % 2]} for i in range(60)])
+        spec = spec_of(tmp_path)
+        assert (spec.label, spec.features["target"].type) == ("target", "float32")
+
+    def test_records_without_a_label_are_left_out_by_name(self, tmp_path: Path) -> None:
+        write_csv(tmp_path / "rows.csv", [{"n": i, "label": "ab"[i % 2] if i % 6 else ""} for i in range(60)])
+        (tmp_path / "job.yaml").write_text(init_job([str(tmp_path / "rows.csv")]))
+        books = run(load_job(tmp_path / "job.yaml"), tmp_path / "out").manifest.books["rows"]
+        assert (books.written, books.dropped) == (50, {"no label": 10})
+
+    def test_splits_that_there_are_get_named(self, tmp_path: Path) -> None:
+        for i in range(40):
+            image(tmp_path / ("train", "test")[i % 2] / ("a", "b")[i // 20] / f"{i}.jpg", i)
+        text = init_job([str(tmp_path)])
+        assert feature(parse_spec(text), "label")["names"] == "folders"
+        assert 'exclude: ["**/test/**"]' in text
+
+    def test_masks_are_no_records(self, tmp_path: Path) -> None:
+        for i in range(10):
+            image(tmp_path / "images" / f"{i}.jpg", i)
+            image(tmp_path / "masks" / f"{i}.png", i, mode="L")
+        text = init_job([str(tmp_path)])
+        assert parse_spec(text).main_source.include == ["images/*.jpg"]  # type: ignore[union-attr]
+        assert "masks/0.png" in text
+
+    def test_versions_that_headrace_wrote_are_no_data(self, tmp_path: Path) -> None:
+        plain_csv(tmp_path)
+        text = init_job([str(tmp_path)])
+        (tmp_path / "job.yaml").write_text(text)
+        run(load_job(tmp_path / "job.yaml"), tmp_path / "out")
+        (tmp_path / "job.yaml").unlink()
+        assert init_job([str(tmp_path)]) == text
+
 
 class TestJoins:
     @pytest.mark.parametrize(
@@ -326,6 +369,13 @@ class TestJoins:
         text = init_job([str(tmp_path)])
         assert "planets.csv" in text
         assert len(parse_spec(text).join) == 1
+
+    def test_a_test_set_is_no_table_to_look_up_in(self, tmp_path: Path) -> None:
+        write_csv(tmp_path / "train.csv", rows())
+        write_csv(tmp_path / "test.csv", [{k: v for k, v in row.items() if k != "label"} for row in rows(20)])
+        text = init_job([str(tmp_path)])
+        assert "its columns are those of train but for label: test.csv" in text
+        assert parse_spec(text).join == []
 
     def test_a_table_with_several_rows_of_an_image_is_named(self, tmp_path: Path) -> None:
         mixed(tmp_path)

@@ -266,7 +266,13 @@ def _around_tables(places: list[Place], tables: list[Table], unused: dict[str, l
 
 def _join_others(found: Findings, tables: list[Table]) -> None:
     """Joins tables by columns of those that are joined already, as long as there are any."""
-    waiting = list(tables)
+    waiting = []
+    for table in tables:
+        reason = _same_columns(found.main, table)
+        if reason is None:
+            waiting.append(table)
+        else:
+            found.unused.setdefault(reason, []).extend(table.family.files)
     progress = True
     while waiting and progress:
         progress = False
@@ -288,6 +294,15 @@ def _join_others(found: Findings, tables: list[Table]) -> None:
     for table in waiting:
         reason = f"no column of it has name and values of one of {found.main.name}"
         found.unused.setdefault(reason, []).extend(table.family.files)
+
+
+def _same_columns(main: Table, table: Table) -> str | None:
+    """Why a table is more records of the main one, such as a test set without labels, rather than one to look up in."""
+    have, has = main.sample.columns, table.sample.columns
+    differ = [name for name in [*have, *has] if (name in have) != (name in has)]
+    if len(differ) * 4 > len(have) or len(has) < 3:
+        return None
+    return f"its columns are those of {main.name}{' but for ' if differ else ''}{', '.join(differ)}"
 
 
 def _left(table: Table) -> dict[str, pa.ChunkedArray]:

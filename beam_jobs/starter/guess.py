@@ -215,10 +215,10 @@ def image_feature(headers: Sequence[Header]) -> tuple[dict[str, Any], str]:
         feature["shape"] = [height, width, wanted]
     if strange:
         feature["encode"] = {"format": "jpeg" if set(formats) <= {"jpeg", "webp"} and wanted != 4 else "png"}
-        return (
-            feature,
-            f"converted, for there are {'; '.join(strange)}: delete `encode` to refuse such images",
-        )
+        seen = "; ".join(strange)
+        foreign = [name for name in formats if name not in STORED_FORMATS]
+        less = "TensorFlow decodes no such images" if foreign else "without `encode` those are dead letters"
+        return feature, f"converted, for there are {seen}: {less}"
     if same:
         return feature, "{seen} have this shape; null in it allows any size"
     low, high = min(sizes), max(sizes)

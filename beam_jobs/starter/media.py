@@ -107,7 +107,7 @@ def _media(place: Place, media: str, files: list[str]) -> Media:
     left_out: dict[str, list[str]] = {}
     masks = [name for name in files if _parent(name).lower() in _MASKS]
     if masks and len(masks) < len(files):
-        left_out["masks or annotations beside the images: a record has one image"] = masks
+        left_out["masks or annotations, for a record has one image"] = masks
         hidden = set(masks)
         files = [name for name in files if name not in hidden]
     classes = _class_folders(files)

@@ -111,6 +111,8 @@ def scalar(value: Any, *, path: bool = False) -> str:
 def _escaped(char: str) -> str:
     if char in '"\\':
         return "\\" + char
+    if char in "\t\n":
+        return "\\t" if char == "\t" else "\\n"
     if char.isprintable():
         return char
     code = ord(char)

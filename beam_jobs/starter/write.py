@@ -207,24 +207,32 @@ class _Features:
             for column, guess in table.guesses.items():
                 self._add(table, column, guess, chosen)
         self._add_folder()
-        self._only_class()
         if not any(on for _, _, _, on in self.lines):
             self._switch_on()
 
     def _chosen_label(self) -> tuple[str, str] | None:
-        able = [
-            (_LABELS.index(column.lower()), place, table.name, column)
-            for place, table in enumerate(self.found.tables)
+        columns = [
+            (table.name, column, guess)
+            for table in self.found.tables
             for column, guess in table.guesses.items()
-            if column.lower() in _LABELS and guess.feature is not None and _can_be_label(guess)
+            if _can_be_label(guess) and column not in _passed_over(self.found, table)
         ]
-        return min(able)[2:] if able else None
+        named = [
+            (_LABELS.index(c.lower()), place)
+            for place, (_, c, _) in enumerate(columns)
+            if c.lower() in _LABELS
+        ]
+        if named:
+            self.label_why = "the column is called so"
+            return columns[min(named)[1]][:2]
+        self.others = [column for _, column, guess in columns if _has_few_values(column, guess)]
+        if len(self.others) == 1 and not (self.found.media and self.found.media.classes):
+            self.label_why = "the only column with few values; name what training is to predict"
+            return next((name, column) for name, column, _ in columns if column == self.others[0])
+        return None
 
     def _add(self, table: Table, column: str, guess: Guess, chosen: tuple[str, str] | None) -> None:
-        media = self.found.media
-        if media is not None and table is self.found.main and column != media.column:
-            return
-        if column in _INTERNAL or (table.match is not None and column == table.match.right):
+        if column in _passed_over(self.found, table):
             return
         if guess.feature is None:
             self.lines.append((column, None, guess.why, False))
@@ -235,7 +243,6 @@ class _Features:
         if is_label:
             feature, why = self._as_label(feature, guess, why)
             self.label, self.label_column = name, column
-            self.label_why = "the column is called so"
         elif feature["type"] == "class_label" and is_like_key(column):
             feature = {"type": "text"} | ({"default": ""} if guess.missing else {})
         if guess.missing and feature.get("type") in ("image", "bytes"):
@@ -278,24 +285,6 @@ class _Features:
         if self.label is None:
             self.label, self.label_why = name, "the folder that a file lies in"
 
-    def _only_class(self) -> None:
-        if self.label is not None:
-            return
-        able = [
-            name
-            for name, feature, _, on in self.lines
-            if on
-            and feature
-            and feature["type"] in ("class_label", "bool")
-            and name.lower() not in _NO_LABELS
-        ]
-        if len(able) == 1:
-            self.label, self.label_why = (
-                able[0],
-                "the only column with few values; name what training is to predict",
-            )
-        self.others = able
-
     def _switch_on(self) -> None:
         """A record needs a feature: the key where there is nothing else."""
         for place, (name, feature, why, _) in enumerate(self.lines):
@@ -311,9 +300,23 @@ class _Features:
         )
 
 
+def _passed_over(found: Findings, table: Table) -> set[str]:
+    """Columns that are no features: our own, what a table is looked up by, of files all but their content."""
+    if table.match is not None:
+        return {table.match.right, *_INTERNAL}
+    media = found.media
+    return _INTERNAL if media is None else {name for name in table.guesses if name != media.column}
+
+
 def _can_be_label(guess: Guess) -> bool:
     kind = (guess.feature or {}).get("type")
-    return bool(guess.classes) or kind in ("int64", "float32", "bool")
+    return guess.feature is not None and (bool(guess.classes) or kind in ("int64", "float32", "bool"))
+
+
+def _has_few_values(column: str, guess: Guess) -> bool:
+    kind = (guess.feature or {}).get("type")
+    few = 0 < len(guess.classes) <= _FEW_CLASSES or kind in ("class_label", "bool")
+    return few and column.lower() not in _NO_LABELS and not is_like_key(column)
 
 
 def _clean(page: Page, plan: _Features) -> None:
