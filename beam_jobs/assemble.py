@@ -19,7 +19,7 @@ from beam_jobs.indexed import to_columns
 from beam_jobs.merge import Merge, Range, locate, merged_indexed, merged_records, plan_merge
 from beam_jobs.plan import JobPlan
 from beam_jobs.previous import OldShards
-from beam_jobs.runs import RUN_SUFFIX, read_index, read_kept, read_section
+from beam_jobs.runs import RUN_SUFFIX, Run, read_index, read_kept, read_section
 from beam_jobs.settle import Settled, open_finished
 from beam_jobs.sources.base import Partition
 from beam_jobs.wire import for_runners
@@ -71,14 +71,14 @@ class Shard:
     Attributes:
       split, number: which one it is.
       entry: its entry in the manifest.
-      duplicates: for every record left out, (key hash, origin of the record, origin of the one that stays).
+      duplicates: for every record left out, (key hash, its source, its origin, origin of the one that stays).
       linked: whether it is the very file of the version before.
     """
 
     split: int
     number: int
     entry: ShardEntry
-    duplicates: list[tuple[str, str, str]]
+    duplicates: list[tuple[str, str, str, str]]
     linked: bool
 
 
@@ -124,11 +124,13 @@ def assemble_shard(
     )
     name = shard_name(plan.spec.name, plan.split_names[split], number, settled.shards[split])
     previous = None if plan.previous is None else plan.previous.fingerprint
-    wanted = fingerprint(plan.code, name, previous, [vars(reference) for reference in references])
+    wanted = fingerprint(
+        plan.code, name, previous, settled.bounds, [vars(reference) for reference in references]
+    )
     found = _finished(plan, split, number, name, wanted)
     if found is not None:
         return found
-    shard = _make_shard(plan, split, number, name, references)
+    shard = _make_shard(plan, split, number, name, _ranges(plan, settled, references))
     note = {
         "wanted": wanted,
         "entry": shard.entry.model_dump(),
@@ -179,15 +181,19 @@ def _finished(plan: JobPlan, split: int, number: int, name: str, wanted: str) ->
     return Shard(split, number, entry, [tuple(duplicate) for duplicate in note["duplicates"]], note["linked"])
 
 
-def _make_shard(plan: JobPlan, split: int, number: int, name: str, references: list[Reference]) -> Shard:
-    merge = plan_merge(
-        [
-            Range(open_finished(plan, r.run), r.ordinal, r.start, r.stop, r.offset, r.committed)
-            for r in references
-        ]
-    )
+def _ranges(plan: JobPlan, settled: Settled, references: list[Reference]) -> list[Range]:
+    ranges = []
+    for r in references:
+        run = open_finished(plan, r.run)
+        bound = settled.bounds.get(_partition(run).source) if settled.bounds else None
+        ranges.append(Range(run, r.ordinal, r.start, r.stop, r.offset, r.committed, bound))
+    return ranges
+
+
+def _make_shard(plan: JobPlan, split: int, number: int, name: str, ranges: list[Range]) -> Shard:
+    merge = plan_merge(ranges)
     old = None if plan.previous is None else OldShards(plan, split)
-    if old is not None and number < len(old.entries) and bool(merge.kept.all()):
+    if old is not None and number < len(old.entries) and bool(merge.kept[merge.order].all()):
         entry = old.entries[number]
         # The name says how many shards there are. All records are taken over, and there are as many: these are all.
         if entry.path == name and len(merge.chosen) == entry.records:
@@ -219,20 +225,27 @@ def _write_shard(plan: JobPlan, name: str, merge: Merge, old: OldShards | None) 
     )
 
 
-def _describe_duplicates(plan: JobPlan, merge: Merge) -> list[tuple[str, str, str]]:
-    """Key hash, origin, and origin of the record that stays, for every record that repeats a key."""
+def _partition(run: Run) -> Partition:
+    return Partition(**json.loads(read_section(run, "partition")))
+
+
+def _describe_duplicates(plan: JobPlan, merge: Merge) -> list[tuple[str, str, str, str]]:
+    """Key hash, source, origin, and origin of the record that stays, for every record that repeats a key."""
     if not merge.repeated.any():
         return []
-    source = plan.source(plan.spec.main_name)
-    partitions = [Partition(**json.loads(read_section(part.run, "partition"))) for part in merge.ranges]
+    partitions = [_partition(part.run) for part in merge.ranges]
+    sources = {name: plan.source(name) for name in plan.spec.main_names}
 
     def origin(place: int) -> str:
-        return source.origin(partitions[int(merge.owners[place])], int(merge.index["row"][place]))
+        partition = partitions[int(merge.owners[place])]
+        return sources[partition.source].origin(partition, int(merge.index["row"][place]))
 
     found, first = [], 0
     for place, again in zip(merge.order.tolist(), merge.repeated.tolist(), strict=True):
         if again:
-            found.append((merge.index["hash"][place].tobytes().hex(), origin(place), origin(first)))
+            source, of_first = (partitions[int(merge.owners[each])].source for each in (place, first))
+            stays = origin(first) if source == of_first else f"{of_first}, {origin(first)}"
+            found.append((merge.index["hash"][place].tobytes().hex(), source, origin(place), stays))
         else:
             first = place
     return found

@@ -23,10 +23,12 @@ from beam_jobs.plan import JobPlan
 from beam_jobs.runs import RunContent, open_run, write_run
 from beam_jobs.sources.base import Selective
 from beam_jobs.take_over import is_finished, is_taken_over, take_over
+from beam_jobs.union import take_sample, with_prefix
 from beam_jobs.validate import to_features
 from beam_jobs.wire import for_runners
 from schemas import HeadraceError
 from schemas.hashing import as_sortable, key_hashes, split_of, split_positions
+from schemas.spec import Member
 
 _JOINED = f"{OWN_PREFIX}joined:"
 
@@ -37,6 +39,7 @@ class RunSummary:
 
     Attributes:
       run: file name of the run.
+      source: name of its source.
       ordinal: place of its partition in the source's order.
       read, dead_lettered: records.
       dropped: records dropped, by rule.
@@ -46,6 +49,7 @@ class RunSummary:
     """
 
     run: str
+    source: str
     ordinal: int
     read: int
     dead_lettered: int
@@ -71,12 +75,13 @@ def build_run(ref: PartitionRef, plan: JobPlan, _tables_ready: object = None) ->
     listed = read_partition(plan.workspace.partitions, ref)
     path = plan.workspace.runs / listed.run
     run = open_run(path, check=True)
-    committed = run is not None and listed.committed and is_taken_over(plan, run)
+    committed = run is not None and listed.committed and is_taken_over(plan, run, listed.partition.source)
     if run is None or not (committed or is_finished(plan, run)):
         run = write_run(path, _read_partition(listed, plan), len(plan.split_names))
     summary = run.summary
     return RunSummary(
         run=path.name,
+        source=listed.partition.source,
         ordinal=listed.partition.ordinal,
         read=summary["read"],
         dead_lettered=summary["dead_lettered"],
@@ -118,8 +123,11 @@ def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
     )
     ledger, content = making.ledger, making.content
     kept = 0
-    if isinstance(source, Selective) and listed.similar:
-        rest = take_over(making, listed.similar)
+    member = plan.member(partition.source)
+    # A run of the version before that held more than that version does, as there is a limit or a repeated key.
+    similar = [listed.run] if listed.committed else listed.similar
+    if isinstance(source, Selective) and similar:
+        rest = take_over(making, similar)
         kept = ledger.read
         batches = source.read_rows(partition, rest)
     else:
@@ -128,13 +136,15 @@ def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
         ledger.read += len(found.keys) + len(found.faults)
         for fault in found.faults:
             ledger.fault(fault.row, fault.rule, fault.reason, fault.raw)
-        _add_batch(Batch(found.records, found.keys, found.rows), making)
+        _add_batch(Batch(found.records, with_prefix(found.keys, member.prefix), found.rows), making, member)
     letters = ledger.letters
     content.sections["dead_letters"] = encode_letters(letters)
     for table in tables:
         for kind, places in (("matched", making.matched[table]), ("written", making.written[table])):
             unique = np.unique(np.concatenate(places)) if places else np.zeros(0, dtype=np.int64)
             content.sections[f"{kind}:{table}"] = unique[unique >= 0].astype("<i8").tobytes()
+        if member.limit is not None:
+            content.sections[f"ranks:{table}"] = making.smallest_ranks(table).astype("<u8").tobytes()
     dropped = {rule: np.concatenate(rows) for rule, rows in sorted(ledger.dropped.items())}
     content.summary = {
         "read": ledger.read,
@@ -152,10 +162,11 @@ def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
     return content
 
 
-def _add_batch(batch: Batch, making: Making) -> None:
+def _add_batch(batch: Batch, making: Making, member: Member) -> None:
     """Takes one batch through all stages and adds what is left of it to the run."""
     plan, ledger, content = making.plan, making.ledger, making.content
     batch = ledger.refuse(batch, "read", _missing_keys(batch))
+    batch = take_sample(batch, member, plan.spec.seed, ledger)
     for join in plan.spec.join:
         table = making.table(join.table)
         if making.outcomes is not None:
@@ -177,13 +188,14 @@ def _add_batch(batch: Batch, making: Making) -> None:
     keys = batch.keys.to_pylist()
     records, _ = encode_records(pack_columns(columns, plan.packing))
     content.records.append(records)
-    content.hashes.append(as_sortable(key_hashes(keys, plan.spec.seed)))
+    hashes = as_sortable(key_hashes(keys, plan.spec.seed))
+    content.hashes.append(hashes)
     content.splits.append(_splits(batch, keys, plan))
     content.rows.append(batch.rows)
     if plan.index_row.names:
         content.indexed.append(to_rows(columns, plan.index_row))
     for join in plan.spec.join:
-        making.written[join.table].append(batch.records.column(_JOINED + join.table).to_numpy())
+        making.note_written(join.table, batch.records.column(_JOINED + join.table).to_numpy(), hashes)
 
 
 def _missing_keys(batch: Batch) -> list[Problem]:
@@ -198,6 +210,8 @@ def _missing_keys(batch: Batch) -> list[Problem]:
 def _splits(batch: Batch, keys: list[bytes], plan: JobPlan) -> Any:
     """The number of each record's split."""
     split = plan.spec.split
+    if len(split.fractions) == 1 and split.by is None:
+        return np.zeros(len(keys), dtype=np.int64)
     groups = keys
     if split.by is not None:
         if split.by not in batch.columns:

@@ -65,14 +65,16 @@ def _books_problems(manifest: Manifest) -> Iterator[Problem]:
     if letters != counted:
         yield _differs("dead_letters", "are not as many as the books say", letters, counted)
     try:
-        main = JobSpec.model_validate(manifest.spec).main_name
+        mains = JobSpec.model_validate(manifest.spec).main_names
     except ValidationError as error:
         yield Problem(MANIFEST, f"the job in it is not valid: {error.errors()[0]['msg']}", field="spec")
         return
-    written = manifest.books[main].written if main in manifest.books else None
+    known = [manifest.books[main].written for main in mains if main in manifest.books]
+    written = sum(known) if len(known) == len(mains) else None
     records = sum(split.records for split in manifest.splits.values())
     if written != records:
-        yield _differs(f"books.{main}.written", "is not what the splits hold", records, written)
+        where = ", ".join(f"books.{main}.written" for main in mains)
+        yield _differs(where, "is not what the splits hold", records, written)
 
 
 def _fingerprint_problems(manifest: Manifest) -> Iterator[Problem]:

@@ -279,7 +279,7 @@ def _run(arguments: argparse.Namespace) -> int:
     job = load_job(arguments.job, _variables(arguments.var))
     if arguments.dry_run:
         found = preview(job, arguments.out, arguments.beam_options, from_scratch=arguments.from_scratch)
-        text = "\n".join(preview_lines(found, job.spec.main_name))
+        text = "\n".join(preview_lines(found, " + ".join(job.spec.main_names)))
         print(json.dumps(found.to_json(), indent=1) if arguments.json else text)
         return 0
     if any(option.startswith("--dry_run") for option in arguments.beam_options):

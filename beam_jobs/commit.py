@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -63,7 +62,7 @@ def commit(
     books = _final_books(plan, settled, shards)
     if plan.spec.split.by is not None:
         refuse_straddling_keys(stage, splits, plan.spec.split.by)
-    letters = write_letters(stage / DEAD_LETTERS, all_letters(plan, summaries, shards))
+    letters = write_letters(stage / DEAD_LETTERS, all_letters(plan, summaries, shards, settled.bounds))
     others = interop_files(
         name=plan.spec.name,
         version=plan.spec.version,
@@ -100,7 +99,7 @@ def commit(
         "shards": sum(shard.linked for shard in shards),
     }
     # Before the version appears: one that exists always has its notes, wherever the job dies.
-    _write_notes(plan, manifest, shards, taken_over)
+    _write_notes(plan, manifest, shards, taken_over, settled.bounds)
     plan.workspace.root.store.publish(plan.spec.version, manifest.to_json().encode())
     return Committed(path=str(plan.workspace.dataset), fingerprint=manifest.fingerprint)
 
@@ -126,20 +125,20 @@ class Commit(beam.PTransform):
 
 
 def all_letters(
-    plan: JobPlan, summaries: Sequence[RunSummary], shards: Sequence[Shard]
+    plan: JobPlan, summaries: Sequence[RunSummary], shards: Sequence[Shard], bounds: Mapping[str, int]
 ) -> Iterator[pa.Table]:
     """Every dead letter of the job, in the order of sources and records."""
     for run in open_runs(plan, summaries):
         yield read_letters(run)
     for join in plan.spec.join:
-        yield _letter_table(table_books(plan, join, summaries)[1])
-    duplicates = sorted((origin, key, first) for shard in shards for key, origin, first in shard.duplicates)
+        yield _letter_table(table_books(plan, join, summaries, bounds)[1])
+    duplicates = sorted(
+        (origin, key, source, first) for shard in shards for key, source, origin, first in shard.duplicates
+    )
     yield _letter_table(
         [
-            DeadLetter(
-                plan.spec.main_name, origin, key, "assemble", "duplicate_key", f"has the key of {first}"
-            )
-            for origin, key, first in duplicates
+            DeadLetter(source, origin, key, "assemble", "duplicate_key", f"has the key of {first}")
+            for origin, key, source, first in duplicates
         ]
     )
 
@@ -184,12 +183,17 @@ def _split_entries(plan: JobPlan, shards: Sequence[Shard]) -> dict[str, SplitEnt
 
 def _final_books(plan: JobPlan, settled: Settled, shards: Sequence[Shard]) -> dict[str, Books]:
     """The books with duplicates and what really lies in the shards, which must balance."""
-    main = plan.spec.main_name
-    update: dict[str, Any] = {
-        "written": sum(shard.entry.records for shard in shards),
-        "duplicates": sum(len(shard.duplicates) for shard in shards),
-    }
-    books = {**settled.books, main: settled.books[main].model_copy(update=update)}
+    mains = plan.spec.main_names
+    duplicates = Counter(source for shard in shards for _, source, _, _ in shard.duplicates)
+    # What the runs hold but the shards do not is missing from the last of the sources, so its books do not balance.
+    missing = sum(settled.books[name].written - duplicates[name] for name in mains) - sum(
+        shard.entry.records for shard in shards
+    )
+    books = dict(settled.books)
+    for name in mains:
+        book, lost = books[name], missing if name == mains[-1] else 0
+        update = {"written": book.written - duplicates[name] - lost, "duplicates": duplicates[name]}
+        books[name] = book.model_copy(update=update)
     for source, book in books.items():
         if not book.balanced:
             raise HeadraceError(
@@ -215,10 +219,14 @@ def _remove_strays(stage: StorePath, manifest: Manifest) -> None:
 
 
 def _write_notes(
-    plan: JobPlan, manifest: Manifest, shards: Sequence[Shard], taken_over: dict[str, int]
+    plan: JobPlan,
+    manifest: Manifest,
+    shards: Sequence[Shard],
+    taken_over: dict[str, int],
+    bounds: dict[str, int],
 ) -> None:
     """What a later job has to know of the version."""
-    repeated = {bytes.fromhex(key) for shard in shards for key, _, _ in shard.duplicates}
+    repeated = {bytes.fromhex(key) for shard in shards for key, *_ in shard.duplicates}
     if repeated:
         plan.workspace.repeated.write(b"".join(sorted(repeated)), durable=True)
     else:
@@ -230,5 +238,6 @@ def _write_notes(
         sequence=1 + max((old.sequence for old in notes(plan.workspace).values()), default=0),
         fingerprint=manifest.fingerprint,
         taken_over=taken_over,
+        bounds=bounds,
     )
     plan.workspace.inputs.write(json.dumps(vars(note)).encode(), durable=True)

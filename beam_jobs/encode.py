@@ -170,6 +170,8 @@ def _varint_size(values: Lengths) -> Lengths:
 def _varints(values: npt.NDArray[np.int64]) -> _Block:
     """Base-128 varints, seven bits a byte, low first; negative numbers are two's complement in ten bytes."""
     unsigned = values.astype(np.int64, copy=False).view(np.uint64)
+    if len(values) and bool((unsigned == unsigned[0]).all()):  # as most sizes are
+        return _constant(_varint(int(unsigned[0])), len(values))
     highest = int(unsigned.max()) if len(unsigned) else 0
     width = max(1, -(-highest.bit_length() // 7))
     if width == 1:
@@ -202,11 +204,20 @@ def _join(parts: list[_Part], rows: int) -> pa.LargeBinaryArray:
 
 
 def _merge(blocks: list[_Block], rows: int) -> pa.LargeBinaryArray:
-    data = np.concatenate([block.bytes for block in blocks], axis=1)
-    if all(block.mask is None for block in blocks):
-        return _binary(np.arange(rows + 1, dtype=np.int64) * data.shape[1], data.ravel())
-    masks = [np.ones(b.bytes.shape, dtype=np.bool_) if b.mask is None else b.mask for b in blocks]
-    merged = _Block(data, np.concatenate(masks, axis=1))
+    # What is the same in all rows, most of it, is laid out at once; only what differs is copied a column at a time.
+    width = sum(block.bytes.shape[1] for block in blocks)
+    data = np.empty((rows, width), dtype=np.uint8)
+    data[:] = np.concatenate([block.bytes[0] for block in blocks]) if rows else 0
+    mask = None if all(block.mask is None for block in blocks) else np.ones((rows, width), dtype=np.bool_)
+    at = 0
+    for block in blocks:
+        columns = slice(at, at + block.bytes.shape[1])
+        if block.bytes.strides[0]:  # else one row stands for all
+            data[:, columns] = block.bytes
+        if mask is not None and block.mask is not None:
+            mask[:, columns] = block.mask
+        at = columns.stop
+    merged = _Block(data, mask)
     return _binary(np.concatenate([[0], np.cumsum(merged.sizes())]), _flat(merged))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,3 +39,16 @@ def function_fingerprint(dotted: str, where: str) -> str:
     """Content hash of the file that a user function is written in: it changes when the code may have."""
     file = inspect.getsourcefile(inspect.unwrap(load_function(dotted, where)))
     return "" if file is None else hashlib.blake2b(Path(file).read_bytes(), digest_size=16).hexdigest()
+
+
+def user_failure(error: Exception, where: str) -> HeadraceError:
+    """The error that tells of an exception in the user's code."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    # The file's name without its folder: errors are kept in logs, and say nothing of the machine.
+    place = f"{frame.filename.rpartition('/')[2]}, line {frame.lineno}"
+    return HeadraceError(
+        "A user function failed.",
+        where=where,
+        value=f"{type(error).__name__}: {error}",
+        hint=f"It was raised in {place}. A record that cannot be used is better yielded as it is and refused later.",
+    )

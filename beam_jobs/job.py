@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from beam_jobs.commit import write_letters
 from beam_jobs.listing import Listed, write_partitions
+from beam_jobs.materialize import materialize
 from beam_jobs.pipeline import build_pipeline
 from beam_jobs.plan import Job, JobPlan, Workspace, import_from_here, plan_job
 from beam_jobs.previous import find_previous, list_partitions, read_note
@@ -125,6 +126,7 @@ def run(
         watched = shown(plan, runs.keys()) if show_progress else nullcontext()
         try:
             with watched:
+                materialize(plan, beam_options)
                 run_pipeline(
                     lambda pipeline: build_pipeline(pipeline, plan, refs), beam_options, store.lock_file
                 )

@@ -20,6 +20,7 @@ from beam_jobs.runs import (
     records_path,
 )
 from beam_jobs.store_path import StorePath, fill
+from schemas.hashing import ranks
 
 _WINDOW_BYTES = 16 << 20  # of records held at a time; more where one record is larger
 
@@ -33,6 +34,7 @@ class Range:
       start, stop: rows of the index.
       offset: where in the file of the run's own records those of the range begin.
       committed: whether the version before holds all of them.
+      bound: of the ranks of records that are written, where some are over their source's limit.
     """
 
     run: Run
@@ -41,6 +43,7 @@ class Range:
     stop: int
     offset: int
     committed: bool
+    bound: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class Merge:
       index: `INDEX_DTYPE` (n,).
       owners: int64 (n,), which range each record is of.
       kept: bool (n,), whether the version before holds it.
-      order: int64 (n,), the records by key hash; equal ones in the order of the source.
-      repeated: bool (n,), in that order: whether a record has the key of the one before.
+      order: int64 (m,), those within the limits by key hash; equal ones in the order of the source.
+      repeated: bool (m,), in that order: whether a record has the key of the one before.
     """
 
     ranges: Sequence[Range]
@@ -98,6 +101,10 @@ def plan_merge(ranges: Sequence[Range]) -> Merge:
         for part in ranges
     ]
     order = np.lexsort((index["row"], owners, index["hash"]["lo"], index["hash"]["hi"]))
+    for place, part in enumerate(ranges):
+        if part.bound is not None:
+            cut = (owners == place) & (ranks(index["hash"]) > np.uint64(part.bound))
+            order = order[~cut[order]]
     hashes = index["hash"][order]
     repeated = np.zeros(len(order), dtype=np.bool_)
     repeated[1:] = hashes[1:] == hashes[:-1]

@@ -22,11 +22,12 @@ from beam_jobs.indexed import row_type
 from beam_jobs.listing import PartitionList
 from beam_jobs.runs import RUN_SUFFIX
 from beam_jobs.sources import open_source
-from beam_jobs.sources.base import Partition, Source
+from beam_jobs.sources.base import Materialized, Partition, Source
 from beam_jobs.sources.files import Files
 from beam_jobs.store import Store, open_store
 from beam_jobs.store_lock import WORK
 from beam_jobs.store_path import StorePath
+from beam_jobs.union import check_shapes
 from schemas import HeadraceError, JobSpec, __version__, load_spec
 from schemas.errors import shorten
 from schemas.features import ClassLabelFeature, Feature, ImageFeature
@@ -35,7 +36,7 @@ from schemas.load import fill_variables
 from schemas.naming import MANIFEST
 from schemas.packing import pack
 from schemas.rules import ComputeRule, MapRule, WhereRule
-from schemas.spec import Join
+from schemas.spec import Join, Member
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,11 @@ class Workspace:
         return self.work / "tables"
 
     @property
+    def rows(self) -> StorePath:
+        """Rows of sources that are read by a pipeline of their own."""
+        return self.work / "rows"
+
+    @property
     def stage(self) -> StorePath:
         """The version while it is being written."""
         return StorePath(self.root.store, self.root.store.stage(self.version))
@@ -144,11 +150,13 @@ class Previous:
       version: its version.
       fingerprint: of its manifest.
       shards: how many each split has.
+      bounds: of the ranks of the records that it holds, by source with a limit.
     """
 
     version: str
     fingerprint: str
     shards: list[int]
+    bounds: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -191,7 +199,12 @@ class JobPlan:
 
     def source(self, name: str) -> Source:
         """The source of that name, opened."""
-        return open_source(name, self.spec.sources[name], self.roots[name])
+        source = open_source(name, self.spec.sources[name], self.roots[name])
+        return source.at(self.workspace.rows / self.code) if isinstance(source, Materialized) else source
+
+    def member(self, name: str) -> Member:
+        """The main source of that name, as the job wants it."""
+        return next(member for member in self.spec.members if member.source == name)
 
     def run_path(self, partition: Partition) -> StorePath:
         """The run of a partition, named by all that can change its bytes."""
@@ -214,7 +227,7 @@ class JobPlan:
 
 
 def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
-    """The plan of a job that writes below `out`, and the main source's partitions.
+    """The plan of a job that writes below `out`, and the partitions of its main sources.
 
     Raises:
       HeadraceError: a source is missing, unreadable or empty, or the spec asks for what it does not have.
@@ -228,7 +241,9 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
         name: PartitionList(open_source(name, source, roots[name]).partitions())
         for name, source in spec.sources.items()
     }
-    main = listed.pop(spec.main_name)
+    # Which of two records with one key came first: the order of the union, then that of its members.
+    mains = itertools.chain.from_iterable(listed.pop(name) for name in spec.main_names)
+    main = PartitionList(replace(partition, ordinal=ordinal) for ordinal, partition in enumerate(mains))
     partitions = {name: list(found) for name, found in listed.items()}
     features = _resolve(spec, roots, main)
     code, functions = code_fingerprint(), function_fingerprints(spec)
@@ -302,14 +317,17 @@ def _resolve(spec: JobSpec, roots: Mapping[str, str], main: Iterable[Partition])
     features = dict(spec.features)
     for name, feature in spec.features.items():
         if isinstance(feature, ClassLabelFeature) and feature.names == "folders":
-            source = open_source(spec.main_name, spec.main_source, roots[spec.main_name])
-            assert isinstance(source, Files), "the spec allows `folders` only there"
-            names = source.folders(main)
+            found: set[str] = set()
+            for member in spec.main_names:
+                source = open_source(member, spec.sources[member], roots[member])
+                assert isinstance(source, Files), "the spec allows `folders` only there"
+                found.update(source.folders(p for p in main if p.source == member))
+            names = sorted(found)
             if names == [""]:
                 raise HeadraceError(
                     "The images lie in no folders that could name their classes.",
                     where=f"features.{name}.names",
-                    value=roots[spec.main_name],
+                    value=", ".join(roots[member] for member in spec.main_names),
                     hint="Put the images of each class in a folder of its own, or list the names.",
                 )
             update = {"names": names, "source": feature.source or "folder"}
@@ -320,7 +338,7 @@ def _resolve(spec: JobSpec, roots: Mapping[str, str], main: Iterable[Partition])
 def _check_columns(plan: JobPlan) -> None:
     """A column that cannot exist is an error before anything is read; a user's function may add any column."""
     spec = plan.spec
-    columns = plan.source(spec.main_name).columns()
+    columns = check_shapes((name, plan.source(name).columns()) for name in spec.main_names)
     for join in spec.join:
         _known(join.left_on, columns, f"join.{join.table}.left_on")
         table = plan.source(join.table).columns()
@@ -338,7 +356,9 @@ def _check_columns(plan: JobPlan) -> None:
     if spec.split.by is not None:
         _known(spec.split.by, columns, "split.by")
     for name, feature in plan.features.items():
-        if isinstance(feature, ImageFeature) and spec.main_source.kind == "csv":
+        if isinstance(feature, ImageFeature) and any(
+            spec.sources[main].kind == "csv" for main in spec.main_names
+        ):
             raise HeadraceError("Rows of text hold no images.", where=f"features.{name}", value=feature.type)
 
 

@@ -35,6 +35,7 @@ class Note:
       sequence: later commits have higher numbers.
       fingerprint: of the version's manifest.
       taken_over: partitions, records and shards of the version before, for the summary.
+      bounds: of the ranks of the records that it holds, by source with a limit.
     """
 
     inputs: str
@@ -43,6 +44,7 @@ class Note:
     sequence: int = 0
     fingerprint: str = ""
     taken_over: Mapping[str, int] | None = None
+    bounds: Mapping[str, int] | None = None
 
 
 def read_note(path: StorePath) -> Note | None:
@@ -75,9 +77,10 @@ def notes(workspace: Workspace) -> dict[str, Note]:
 def find_previous(plan: JobPlan) -> Previous | None:
     """The version committed last of those whose records would come out the same from the same sources."""
     workspace = plan.workspace
+    known = notes(workspace)
     found = [
         (note.sequence, version)
-        for version, note in notes(workspace).items()
+        for version, note in known.items()
         if note.records == plan.records and version != workspace.version
     ]
     for _, version in sorted(found, reverse=True):
@@ -86,7 +89,7 @@ def find_previous(plan: JobPlan) -> Previous | None:
             continue
         manifest = _manifest(str(old.dataset))
         shards = [len(manifest.splits[name].shards) for name in plan.split_names]
-        return Previous(version, manifest.fingerprint, shards)
+        return Previous(version, manifest.fingerprint, shards, dict(known[version].bounds or {}))
     return None
 
 
@@ -96,21 +99,25 @@ def list_partitions(plan: JobPlan, partitions: Iterable[Partition]) -> Iterator[
     if plan.previous is None:
         yield from map(Listed, partitions, runs)
         return
-    source = plan.source(plan.spec.main_name)
-    wanted, old, rest = set(runs), set[str](), []
+    sources = {name: plan.source(name) for name in plan.spec.main_names}
+    wanted, old = set(runs), set[str]()
+    rest: dict[str, list[tuple[str, str, str]]] = {name: [] for name in sources}
     for listed in read_partitions(plan.workspace.of(plan.previous.version).partitions):
         old.add(listed.run)
+        source = sources[listed.partition.source]
         if isinstance(source, Selective) and listed.run not in wanted:
-            rest.append((*source.bounds(listed.partition), listed.run))
-    rest.sort()
-    lasts = np.array([last for _, last, _ in rest], object)
+            rest[listed.partition.source].append((*source.bounds(listed.partition), listed.run))
+    for runs_of_one in rest.values():
+        runs_of_one.sort()
+    lasts = {name: np.array([last for _, last, _ in found], object) for name, found in rest.items()}
     for partition, run in zip(partitions, runs, strict=True):
         similar = []
-        if run not in old and isinstance(source, Selective) and rest:
+        source, others = sources[partition.source], rest[partition.source]
+        if run not in old and isinstance(source, Selective) and others:
             first, last = source.bounds(partition)
-            place = int(np.searchsorted(lasts, first))
-            while place < len(rest) and rest[place][0] <= last:
-                similar.append(rest[place][2])
+            place = int(np.searchsorted(lasts[partition.source], first))
+            while place < len(others) and others[place][0] <= last:
+                similar.append(others[place][2])
                 place += 1
         yield Listed(partition, run, run in old, similar)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import apache_beam as beam
 import numpy as np
@@ -16,9 +17,11 @@ from beam_jobs.build import RunSummary
 from beam_jobs.gather import Gather
 from beam_jobs.join import Table, open_table, unused_rows
 from beam_jobs.plan import JobPlan
-from beam_jobs.runs import Run, open_run, read_section
+from beam_jobs.runs import Run, open_run, read_index, read_section
+from beam_jobs.union import OVER_LIMIT, find_bound, is_cut
 from beam_jobs.wire import for_runners
 from schemas import Books, HeadraceError
+from schemas.hashing import ranks
 from schemas.spec import Join, Write
 
 BUDGET_FIELD = "write.max_dead_letters"
@@ -30,11 +33,13 @@ class Settled:
 
     Attributes:
       shards: number of shards of each split.
-      books: of every source; the main source's `written` still counts duplicates.
+      books: of every source; `written` of the main sources still counts duplicates.
+      bounds: of the ranks of the records that are written, by main source of which some are over its limit.
     """
 
     shards: list[int]
     books: dict[str, Books]
+    bounds: dict[str, int]
 
 
 @for_runners
@@ -46,9 +51,15 @@ def settle(summaries: Sequence[RunSummary], plan: JobPlan) -> Settled:
         unmatched rows.
     """
     summaries = sorted(summaries, key=lambda summary: summary.ordinal)
-    books = {plan.spec.main_name: main_books(summaries)}
+    bounds = find_bounds(plan, summaries)
+    cuts = [cut_of(plan, summary, bounds) for summary in summaries]
+    books = {}
+    for name in plan.spec.main_names:
+        own = [summary for summary in summaries if summary.source == name]
+        cut = sum(n for s, parts in zip(summaries, cuts, strict=True) if s.source == name for n, _ in parts)
+        books[name] = main_books(own, cut)
     for join in plan.spec.join:
-        books[join.table], _ = table_books(plan, join, summaries)
+        books[join.table], _ = table_books(plan, join, summaries, bounds)
         unmatched = books[join.table].dropped.get(_unmatched_rule(plan), 0)
         if join.unmatched_right == "error" and unmatched:
             raise HeadraceError(
@@ -58,14 +69,18 @@ def settle(summaries: Sequence[RunSummary], plan: JobPlan) -> Settled:
             )
     _check_budget(books, plan.spec.write.max_dead_letters)
     totals = [
-        (sum(s.splits[split][0] for s in summaries), sum(s.splits[split][1] for s in summaries))
+        tuple(
+            sum(s.splits[split][part] - cut[split][part] for s, cut in zip(summaries, cuts, strict=True))
+            for part in range(2)
+        )
         for split in range(len(plan.split_names))
     ]
     if not any(records for records, _ in totals):
+        names = plan.spec.main_names
         raise HeadraceError(
             "No record is left to write.",
-            where=f"sources.{plan.spec.main_name}",
-            value=f"{books[plan.spec.main_name].read} read, all dropped or dead-lettered",
+            where=", ".join(f"sources.{name}" for name in names),
+            value=f"{sum(books[name].read for name in names)} read, all dropped or dead-lettered",
         )
     return Settled(
         [
@@ -73,6 +88,7 @@ def settle(summaries: Sequence[RunSummary], plan: JobPlan) -> Settled:
             for name, (_, size) in zip(plan.split_names, totals, strict=True)
         ],
         books,
+        bounds,
     )
 
 
@@ -102,26 +118,52 @@ def shard_count(write: Write, split: str, size: int) -> int:
     return shards
 
 
-def main_books(summaries: Sequence[RunSummary]) -> Books:
-    """The books of the main source as the runs have them: duplicates are known only later."""
+def find_bounds(plan: JobPlan, summaries: Sequence[RunSummary]) -> dict[str, int]:
+    """The largest rank that is written, of each main source that has more records than its limit."""
+    bounds = {}
+    for member in plan.spec.members:
+        own = [summary for summary in summaries if summary.source == member.source]
+        if member.limit is not None and sum(n for s in own for n, _ in s.splits) > member.limit:
+            parts, again = (
+                (ranks(read_index(run)["hash"]) for run in open_runs(plan, own)) for _ in range(2)
+            )
+            bounds[member.source] = find_bound(member.limit, parts, again)
+    return bounds
+
+
+def cut_of(plan: JobPlan, summary: RunSummary, bounds: Mapping[str, int]) -> list[tuple[int, int]]:
+    """Records and bytes of each split of a run that are over its source's limit."""
+    if summary.source not in bounds:
+        return [(0, 0)] * len(summary.splits)
+    index = read_index(open_finished(plan, summary.run))
+    cut = is_cut(index["hash"], bounds, summary.source)
+    ends = np.cumsum([0, *(records for records, _ in summary.splits)]).tolist()
+    parts = [(cut[start:stop], index["length"][start:stop]) for start, stop in pairwise(ends)]
+    return [(int(part.sum()), int(lengths[part].sum())) for part, lengths in parts]
+
+
+def main_books(summaries: Sequence[RunSummary], cut: int = 0) -> Books:
+    """The books of a main source as the runs have them, less what is over its limit; duplicates are known later."""
     dropped: Counter[str] = Counter()
     for summary in summaries:
         dropped.update(summary.dropped)
     return Books(
         read=sum(summary.read for summary in summaries),
-        written=sum(records for summary in summaries for records, _ in summary.splits),
+        written=sum(records for summary in summaries for records, _ in summary.splits) - cut,
         dead_lettered=sum(summary.dead_lettered for summary in summaries),
-        dropped=dict(sorted(dropped.items())),
+        dropped=dict(sorted({**dropped, **({OVER_LIMIT: cut} if cut else {})}.items())),
     )
 
 
-def table_books(plan: JobPlan, join: Join, summaries: Sequence[RunSummary]) -> tuple[Books, list[DeadLetter]]:
+def table_books(
+    plan: JobPlan, join: Join, summaries: Sequence[RunSummary], bounds: Mapping[str, int]
+) -> tuple[Books, list[DeadLetter]]:
     """The books of a joined table, and its dead letters.
 
     A row is written if a written record holds it. One that only lost records asked for is dropped with them.
     """
     table = open_table(plan.tables[join.table], join)
-    matched, written = used_rows(plan, join, table, summaries)
+    matched, written = used_rows(plan, join, table, summaries, bounds)
     letters = list(table.letters)
     unmatched, lost = int((~matched).sum()), int((matched & ~written).sum())
     dropped = {"its records were not written": lost} if lost else {}
@@ -141,18 +183,26 @@ def table_books(plan: JobPlan, join: Join, summaries: Sequence[RunSummary]) -> t
 
 
 def _unmatched_rule(plan: JobPlan) -> str:
-    return f"unmatched in {plan.spec.main_name}"
+    return f"unmatched in {', '.join(plan.spec.main_names)}"
 
 
 def used_rows(
-    plan: JobPlan, join: Join, table: Table, summaries: Sequence[RunSummary]
+    plan: JobPlan,
+    join: Join,
+    table: Table,
+    summaries: Sequence[RunSummary],
+    bounds: Mapping[str, int],
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Which rows of the table any record asked for, and which a written record holds: bool (rows,) each."""
     matched = np.zeros(table.rows.num_rows, dtype=np.bool_)
     written = np.zeros(table.rows.num_rows, dtype=np.bool_)
-    for run in open_runs(plan, summaries):
+    for summary, run in zip(summaries, open_runs(plan, summaries), strict=True):
         matched[np.frombuffer(read_section(run, f"matched:{join.table}"), dtype="<i8")] = True
-        written[np.frombuffer(read_section(run, f"written:{join.table}"), dtype="<i8")] = True
+        held = np.frombuffer(read_section(run, f"written:{join.table}"), dtype="<i8")
+        if summary.source in bounds:
+            best = np.frombuffer(read_section(run, f"ranks:{join.table}"), dtype="<u8")
+            held = held[best <= np.uint64(bounds[summary.source])]
+        written[held] = True
     return matched, written
 
 

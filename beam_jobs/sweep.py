@@ -28,7 +28,7 @@ def sweep(workspace: Workspace) -> None:
     for name in workspace.runs.names():
         if name not in committed:
             (workspace.runs / name).delete()
-    for directory in (workspace.tables, workspace.shard_notes):
+    for directory in (workspace.tables, workspace.rows, workspace.shard_notes):
         directory.delete_tree()
     workspace.dead_letters.delete()
     for name in workspace.work.names():

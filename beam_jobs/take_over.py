@@ -21,6 +21,7 @@ from beam_jobs.runs import (
     read_indexed,
     read_section,
 )
+from beam_jobs.union import is_cut
 
 Rows = npt.NDArray[np.int64]
 
@@ -31,9 +32,9 @@ def is_finished(plan: JobPlan, run: Run) -> bool:
     return run.has_records and run.keeps_from in (None, previous)
 
 
-def is_taken_over(plan: JobPlan, run: Run) -> bool:
-    """Whether the version before, which was made of the run, holds all records of it: of a repeated key, only one."""
-    return not bool(is_among(read_index(run)["hash"], _repeated(plan)).any())
+def is_taken_over(plan: JobPlan, run: Run, source: str) -> bool:
+    """Whether the version before, which was made of the run, holds all records of it."""
+    return not bool(_is_left_out(plan, read_index(run)["hash"], source).any())
 
 
 def take_over(making: Making, similar: Sequence[str]) -> list[int]:
@@ -62,11 +63,11 @@ def take_over(making: Making, similar: Sequence[str]) -> list[int]:
         for join in plan.spec.join:
             good &= _finds_the_same(making.table(join.table), old, join.table, was)
         written = old.codes[was] == WRITTEN
-        good[written] &= ~is_among(index["hash"][place[was[written]]], _repeated(plan))
+        good[written] &= ~_is_left_out(plan, index["hash"][place[was[written]]], making.ledger.source)
         was, now = was[good], now[good]
         fresh[now] = False
-        _note(making, old, was, now)
         written = old.codes[was] == WRITTEN
+        _note(making, old, was, now, index["hash"][place[was[written]]])
         parts.append(_records(plan, run, index, place[was[written]], now[written]))
     making.content.kept = _together(plan, parts)
     making.ledger.read += int((~fresh).sum())
@@ -81,8 +82,8 @@ def _finds_the_same(table: Table, old: Outcomes, name: str, was: Rows) -> npt.ND
     return np.array(same, np.bool_)
 
 
-def _note(making: Making, old: Outcomes, was: Rows, now: Rows) -> None:
-    """Notes of rows that are taken over what dropped them, and which rows of tables they use."""
+def _note(making: Making, old: Outcomes, was: Rows, now: Rows, hashes: npt.NDArray[np.void]) -> None:
+    """Notes what dropped rows that are taken over, and which rows of tables they use; `hashes` are of those written."""
     assert making.outcomes is not None
     codes = old.codes[was]
     for code, rule in enumerate(old.rules, 1):
@@ -94,7 +95,7 @@ def _note(making: Making, old: Outcomes, was: Rows, now: Rows) -> None:
         making.outcomes.looked(name, now, keys, [old.digests[name][row] for row in was.tolist()])
         places = look_up(making.table(name), keys)
         making.matched[name].append(places)
-        making.written[name].append(places[codes == WRITTEN])
+        making.note_written(name, places[codes == WRITTEN], hashes)
 
 
 def _records(plan: JobPlan, run: Run, index: npt.NDArray[np.void], places: Rows, rows: Rows) -> KeptRecords:
@@ -119,6 +120,8 @@ def _together(plan: JobPlan, parts: list[KeptRecords]) -> KeptRecords | None:
     )
 
 
-def _repeated(plan: JobPlan) -> npt.NDArray[np.void]:
+def _is_left_out(plan: JobPlan, hashes: npt.NDArray[np.void], source: str) -> npt.NDArray[np.bool_]:
+    """Which records the version before may not hold, bool (n,): of a repeated key it has one, and none over a limit."""
     assert plan.previous is not None
-    return repeated_hashes(plan.workspace.of(plan.previous.version).repeated)
+    repeated = repeated_hashes(plan.workspace.of(plan.previous.version).repeated)
+    return is_among(hashes, repeated) | is_cut(hashes, plan.previous.bounds, source)

@@ -60,6 +60,10 @@ def _convert(name: str, feature: Feature, batch: Batch) -> Converted:
     if isinstance(sources, list):
         return _vector(name, feature, batch, sources)
     column = _column(batch, sources, f"features.{name}.from")
+    if pa.types.is_nested(column.type) and not (
+        isinstance(feature, Int64Feature | Float32Feature) and feature.shape
+    ):
+        raise _nested(name, column.type, feature)
     match feature:
         case ImageFeature():
             stored, found = check_images(column, feature)
@@ -74,6 +78,21 @@ def _convert(name: str, feature: Feature, batch: Batch) -> Converted:
             return _bool(name, feature, column)
         case TextFeature() | BytesFeature():
             return _text(name, feature, column)
+
+
+def _nested(name: str, kind: pa.DataType, feature: Feature) -> HeadraceError:
+    if pa.types.is_struct(kind):
+        hint = "Make columns of their fields: a jsonl source does so with `flatten: true`."
+    elif isinstance(feature, Int64Feature | Float32Feature):
+        hint = "Give the feature a shape: [null] for a list of any length."
+    else:
+        hint = "Only int64 and float32 features can be lists; join the values in a function of your own."
+    return HeadraceError(
+        f"A feature needs single values; its column holds {'objects' if pa.types.is_struct(kind) else 'lists'}.",
+        where=f"features.{name}",
+        value=str(kind),
+        hint=hint,
+    )
 
 
 def _column(batch: Batch, column: str, where: str) -> pa.Array:
@@ -136,7 +155,9 @@ def _range(
 
 def _class_label(name: str, feature: ClassLabelFeature, column: pa.Array) -> Converted:
     assert not isinstance(feature.names, str), "the planner has filled in the folders' names"
-    column, problems = _filled(name, feature, _as_text(column))
+    column, problems = _utf8(name, column)
+    column, missing = _filled(name, feature, column)
+    problems += missing
     numbers = pc.index_in(column, value_set=pa.array(feature.names, column.type))
     unknown = _mask(pc.and_(pc.is_null(numbers), pc.is_valid(column)))
     allowed = f"is none of {shorten(', '.join(feature.names), 120)}"

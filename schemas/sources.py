@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from schemas.features import DottedName, Model
+from schemas.features import DottedName, Model, Size
 from schemas.units import ByteSize
 
 ColumnType = Literal["string", "int64", "float64", "bool"]
@@ -221,7 +222,7 @@ class _ColumnarSource(Model):
         description="What times become: whole numbers of this unit (since 1970 in UTC; dates: days), or ISO 8601 text.",
     )
     partition_bytes: ByteSize = Field(
-        8 << 20, ge=1, le=1 << 30, description="About how much of its columns one partition holds in memory."
+        4 << 20, ge=1, le=1 << 30, description="About how much of its columns one partition holds in memory."
     )
 
 
@@ -316,6 +317,175 @@ class HuggingFaceSource(Model):
     )
 
 
+class AvroSource(_ColumnarSource):
+    """Rows of Avro files. A partition is a few blocks."""
+
+    kind: Literal["avro"]
+
+
+class SqlSource(Model):
+    """Rows of a table, a view or a query of PostgreSQL, MySQL, MariaDB, SQLite or DuckDB."""
+
+    kind: Literal["sql"]
+    url: str | None = Field(
+        None,
+        description="postgresql://user@host/database, mysql://…, sqlite:///file or duckdb:///file, never with a "
+        "password; ${variables} are filled in.",
+    )
+    url_env: str | None = Field(None, description="The environment variable that holds the whole URL.")
+    password_env: str | None = Field(None, description="The environment variable that holds the password.")
+    table: str | None = Field(None, min_length=1, description="A table or view, by its name alone.")
+    schema_name: str | None = Field(
+        None,
+        alias="schema",
+        min_length=1,
+        description="The schema of `table`, where it is not the usual one.",
+    )
+    query: str | None = Field(
+        None, min_length=1, description="A SELECT in place of `table`; values only as :name of `params`."
+    )
+    params: dict[str, bool | int | float | date | str] = Field(
+        default_factory=dict,
+        description="Values of the :names in `query` or `where`, sent as bound parameters.",
+    )
+    where: str | None = Field(None, min_length=1, description="Which rows of `table`, as a condition in SQL.")
+    key: str | list[str] | None = Field(
+        None,
+        min_length=1,
+        description="Column or columns that name a record, unique together; the primary key where absent.",
+    )
+    partition_by: str | None = Field(
+        None,
+        description="A column, best one that has an index and grows, whose ranges are the partitions; the key's where "
+        "absent.",
+    )
+    partition_rows: int = Field(
+        65_536,
+        ge=1,
+        le=10_000_000,
+        description="About how many rows a partition holds, and at most four times that.",
+    )
+    columns: list[str] | None = Field(
+        None, min_length=1, description="The columns to read; all where absent."
+    )
+
+    @property
+    def path(self) -> str:
+        """Where the source is, which may hold variables."""
+        return self.url or ""
+
+    @model_validator(mode="after")
+    def _sound(self) -> SqlSource:
+        # No message shows a value: people put passwords where they do not belong.
+        for field, name in (("url_env", self.url_env), ("password_env", self.password_env)):
+            if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"`{field}` takes the name of an environment variable, not what it holds")
+        if (self.url is None) == (self.url_env is None):
+            raise ValueError("one of `url` and `url_env` says where the database is")
+        if self.url is not None and holds_password(self.url):
+            raise ValueError(
+                "`url` must not hold a password: name the environment variable that does, `password_env: NAME`"
+            )
+        if (self.table is None) == (self.query is None):
+            raise ValueError("one of `table` and `query` says what to read")
+        if self.query is not None and self.key is None:
+            raise ValueError("`query` needs `key: column`, or a list of columns that are unique together")
+        for field in ("where", "schema_name"):
+            if self.query is not None and getattr(self, field) is not None:
+                raise ValueError(f"`{field.removesuffix('_name')}` goes with `table`; put it into the query")
+        return self
+
+
+def holds_password(url: str) -> bool:
+    """Whether a database's URL has a password in it, as `user:password@` or as an option.
+
+    >>> holds_password("postgresql://me@host/db"), holds_password("postgresql://me:it@host/db")
+    (False, True)
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme.partition("+")[0] in ("sqlite", "duckdb"):
+        return False
+    if re.search(r"[?&](ssl)?(password|passwd|passphrase|pwd)=", rest, re.IGNORECASE):
+        return True
+    return ":" in rest.rpartition("@")[0]
+
+
+class TfdsSource(Model):
+    """A data set that TensorFlow Datasets has prepared, or that Headrace has written."""
+
+    kind: Literal["tfds"]
+    path: str = Field(
+        "~/tensorflow_datasets",
+        description="Its folder, or with `name` that of all data sets; local or any fsspec URL; ${variables} are "
+        "filled in.",
+    )
+    name: str | None = Field(
+        None,
+        pattern=r"^\w[\w.+-]*(/\w[\w.+-]*)?(:\d+\.\d+\.\d+)?$",
+        description="As TFDS writes it: mnist, mnist:3.0.1, glue/cola. The highest version where none is given.",
+    )
+    split: str | list[str] | None = Field(None, description="Split or splits to read; all where absent.")
+    key: str | list[str] | None = Field(
+        None, description="Column or columns that name a record; split and row where absent."
+    )
+    partition_bytes: ByteSize = Field(32 << 20, ge=1, description="About how much one partition holds.")
+
+
+class ExampleFeature(Model):
+    """What one feature of the records holds."""
+
+    type: Literal["bytes", "string", "int64", "float32"]
+    shape: tuple[Size | None, ...] = Field(
+        (), max_length=1, description="() for one value, (n) for so many, (null) for a list of any length."
+    )
+
+
+class TfrecordSource(Model):
+    """TFRecords of tf.train.Example, plain or compressed (GZIP, ZLIB)."""
+
+    kind: Literal["tfrecord"]
+    path: str = Field(
+        description="A file, or a pattern such as train.tfrecord-*; ${variables} are filled in."
+    )
+    key: str | None = Field(
+        None,
+        description="Feature that names a record: bytes or a whole number; file and number where absent.",
+    )
+    features: dict[str, ExampleFeature] | None = Field(
+        None, min_length=1, description="The features to read; all, inferred from all records, where absent."
+    )
+    partition_bytes: ByteSize = Field(
+        16 << 20, ge=1, le=1 << 30, description="About how much one partition holds."
+    )
+    max_record_bytes: ByteSize = Field(
+        256 << 20, gt=0, le=1 << 30, description="Larger records become dead letters, unread."
+    )
+
+
+class BeamSource(Model):
+    """Rows of a PTransform of yours, which may come in any order."""
+
+    kind: Literal["beam"]
+    transform: DottedName = Field(
+        description="Your PTransform, or a function that gives it; from the pipeline's begin to dicts."
+    )
+    path: str = Field(
+        "", description="Passed to it as the argument `path` where it is given; ${variables} are filled in."
+    )
+    key: str | list[str] = Field(description="Column or columns that name a record.")
+    columns: dict[str, ValueType] = Field(min_length=1, description="All columns and their types.")
+    partitions: int = Field(
+        64,
+        ge=1,
+        le=4096,
+        description="Parts that the rows are dealt to by their keys, each sorted in memory.",
+    )
+    version: str = Field(
+        "",
+        description="Raise it when rows change for a reason that is not in the code; they are not read again else.",
+    )
+
+
 Source = Annotated[
     ImageFolderSource
     | FilesSource
@@ -326,6 +496,11 @@ Source = Annotated[
     | OrcSource
     | JsonlSource
     | PythonSource
-    | HuggingFaceSource,
+    | HuggingFaceSource
+    | AvroSource
+    | SqlSource
+    | TfdsSource
+    | TfrecordSource
+    | BeamSource,
     Field(discriminator="kind"),
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from schemas.columns import indexed_by_default, why_no_column
 from schemas.features import ClassLabelFeature, Feature, Model
@@ -25,6 +25,40 @@ class Join(Model):
     right_on: str = Field(description="Column of the table; its values must be unique.")
     unmatched_left: Literal["dead_letter", "drop", "keep", "error"] = "dead_letter"
     unmatched_right: Literal["dead_letter", "drop", "error"] = "drop"
+
+
+class Member(Model):
+    """One of the sources whose records are written."""
+
+    source: Name
+    prefix: str = Field("", max_length=200, description="Put before the keys of its records.")
+    sample: float = Field(
+        1.0, gt=0, le=1, description="The share of its records to take, by a hash of the key."
+    )
+    limit: int | None = Field(
+        None, ge=1, description="Most records of it to write: those with the smallest hashes of their keys."
+    )
+
+
+def _member_kind(value: object) -> str:
+    return "source" if isinstance(value, dict | Member) else "str"
+
+
+def _main_kind(value: object) -> str:
+    return "list[]" if isinstance(value, list) else "str"
+
+
+# The tags are what `schemas.load` leaves out of the place of a mistake.
+_Members = list[
+    Annotated[
+        Annotated[Name, Tag("str")] | Annotated[Member, Tag("source")],
+        Discriminator(_member_kind),
+    ]
+]
+_Main = Annotated[
+    Annotated[Name, Tag("str")] | Annotated[_Members, Field(min_length=1), Tag("list[]")],
+    Discriminator(_main_kind),
+]
 
 
 class Split(Model):
@@ -70,8 +104,10 @@ class JobSpec(Model):
         default_factory=dict, description="Variables for paths, with their defaults."
     )
     sources: dict[Name, Source] = Field(min_length=1)
-    main: Name | None = Field(
-        None, description="The source whose records are written; needed where there are several."
+    main: _Main | None = Field(
+        None,
+        description="The source whose records are written; needed where there are several. A list of sources of one "
+        "shape is their union: names, or `{source: …, prefix: …, sample: …, limit: …}`.",
     )
     join: list[Join] = Field(default_factory=list)
     clean: list[Rule] = Field(default_factory=list)
@@ -94,23 +130,31 @@ class JobSpec(Model):
     seed: int = Field(0, description="Of the records' order and shards.")
 
     @model_validator(mode="after")
-    def _consistent(self) -> JobSpec:
+    def _used(self) -> JobSpec:
         tables = [join.table for join in self.join]
         for table in tables:
             if table not in self.sources:
                 raise ValueError(f"join: no source is called {table!r}; there are {sorted(self.sources)}")
             if tables.count(table) > 1:
                 raise ValueError(f"join: {table!r} is joined more than once")
-        if self.main is not None and self.main not in self.sources:
-            raise ValueError(f"main: no source is called {self.main!r}; there are {sorted(self.sources)}")
-        rest = [name for name in self.sources if name not in tables and name != self.main]
+        mains = [] if self.main is None else self.main_names
+        for name in mains:
+            if name not in self.sources:
+                raise ValueError(f"main: no source is called {name!r}; there are {sorted(self.sources)}")
+            if mains.count(name) > 1:
+                raise ValueError(f"main: {name!r} is listed more than once")
+        rest = [name for name in self.sources if name not in tables and name not in mains]
         if rest and (self.main is not None or len(rest) > 1):
             unused = rest if self.main is not None else rest[1:]
             raise ValueError(f"sources: {unused} are neither `main` nor joined; join them or remove them")
-        if (not rest and self.main is None) or self.main in tables:
+        if (not rest and self.main is None) or set(mains) & set(tables):
             raise ValueError(
                 "main: every source is joined as a table; name one that the tables are joined to"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _consistent(self) -> JobSpec:
         if self.label is not None and self.label not in self.features:
             raise ValueError(f"label: no feature is called {self.label!r}; there are {sorted(self.features)}")
         if isinstance(self.write.shards, dict):
@@ -119,7 +163,9 @@ class JobSpec(Model):
                 raise ValueError(f"write.shards and split.fractions must name the same splits; see {unknown}")
         for name, feature in self.features.items():
             folders = isinstance(feature, ClassLabelFeature) and feature.names == "folders"
-            if folders and self.main_source.kind not in ("image_folder", "files"):
+            if folders and any(
+                self.sources[main].kind not in ("image_folder", "files") for main in self.main_names
+            ):
                 raise ValueError(
                     f"features.{name}: `names: folders` needs an image_folder or files as the main source"
                 )
@@ -137,15 +183,17 @@ class JobSpec(Model):
         return self
 
     @property
-    def main_name(self) -> str:
-        """The name of the source whose records are written."""
+    def members(self) -> list[Member]:
+        """The sources whose records are written, in order."""
+        if isinstance(self.main, list):
+            return [Member(source=each) if isinstance(each, str) else each for each in self.main]
         tables = {join.table for join in self.join}
-        return self.main or next(name for name in self.sources if name not in tables)
+        return [Member(source=self.main or next(name for name in self.sources if name not in tables))]
 
     @property
-    def main_source(self) -> Source:
-        """The source whose records are written."""
-        return self.sources[self.main_name]
+    def main_names(self) -> list[str]:
+        """The names of the sources whose records are written, in order."""
+        return [member.source for member in self.members]
 
     @property
     def indexed(self) -> list[str]:

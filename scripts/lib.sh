@@ -65,6 +65,12 @@ install_compiler() {
     apt_install "${packages[@]}"
 }
 
+# install_databases: the servers that the tests of `sql` start, if one is missing.
+install_databases() {
+  command -v mariadbd /usr/sbin/mariadbd >/dev/null || apt_install mariadb-server
+  compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || command -v postgres >/dev/null || apt_install postgresql
+}
+
 # pip_install ARGUMENTS: into $VENV.
 pip_install() {
   if command -v uv >/dev/null; then

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 BUCKET = "bucket"
 SLOW_SECONDS = 2
@@ -44,17 +44,22 @@ def running(*command: str) -> Iterator[int]:
         subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process,
     ):
         try:
-            deadline = time.monotonic() + 60
-            while True:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                    break
-                ended = process.poll() is not None
-                assert not ended, f"{command} ended: {log.seek(0) or log.read()}"
-                assert time.monotonic() < deadline, f"{command} does not answer"
-                time.sleep(0.05)
+            wait_for(process, port, log)
             yield port
         finally:
             process.kill()
+
+
+def wait_for(process: subprocess.Popen[bytes], port: int, log: IO[str], seconds: int = 60) -> None:
+    """Until the server answers; `log` is what it writes."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        ended = process.poll() is not None
+        assert not ended, f"{process.args!r} ended: {log.seek(0) or log.read()}"
+        assert time.monotonic() < deadline, f"{process.args!r} does not answer"
+        time.sleep(0.05)
 
 
 def s3_server() -> contextlib.AbstractContextManager[int]:

@@ -21,6 +21,7 @@ import pyarrow.feather
 import pyarrow.orc
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from beam_jobs import load_job, run
@@ -135,6 +136,31 @@ def saved(data: Path) -> None:
     hf_data.save(data, COUNT)
 
 
+def avro(data: Path) -> None:
+    import fastavro
+
+    fields = [
+        {"name": name, "type": kind}
+        for name, kind in (("id", "string"), ("size", "long"), ("label", "string"))
+    ]
+    records = [{name: row[name] for name in ("id", "size", "label")} for row in rows()]
+    with (data / "rows.avro").open("wb") as file:
+        fastavro.writer(file, {"type": "record", "name": "row", "fields": fields}, records)
+
+
+def tfrecords(data: Path) -> None:
+    for shard in range(2):
+        with tf.io.TFRecordWriter(str(data / f"old-train.tfrecord-0000{shard}-of-00002")) as writer:
+            for i in range(shard * 30, shard * 30 + 30):
+                values = {
+                    "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[hf_data.png(i)])),
+                    "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[i % 3])),
+                    "words": tf.train.Feature(bytes_list=tf.train.BytesList(value=[f"words {i}".encode()])),
+                }
+                example = tf.train.Example(features=tf.train.Features(feature=values))
+                writer.write(example.SerializeToString())
+
+
 def texts(data: Path) -> None:
     for i in range(COUNT):
         place = data / ("pos", "neg")[i % 2] / f"{i}.txt"
@@ -173,12 +199,16 @@ def odd_images(data: Path) -> None:
 
 KINDS = [
     folder_of_images, plain_csv, semicolons, tabs, parts_of_csv, no_header, packed_csv, json_lines, parquet,
-    parquet_folder, arrow, orc, shards, saved, texts, mixed, two_tables, gaps, odd_images,
+    parquet_folder, arrow, orc, shards, saved, texts, mixed, two_tables, gaps, odd_images, avro, tfrecords,
 ]  # fmt: skip
 
 
 def spec_of(*data: Path | str) -> JobSpec:
     return parse_spec(init_job([str(one) for one in data]))
+
+
+def _main(spec: JobSpec) -> Any:
+    return spec.sources[spec.main_names[0]]
 
 
 @pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
@@ -193,7 +223,7 @@ def test_what_is_written_runs_and_loses_nothing(make: Callable[[Path], None], tm
     books = result.manifest.books
     letters = {name: book.dead_lettered for name, book in books.items()}
     assert set(letters.values()) == {0}, (tmp_path / "job.yaml").read_text()
-    assert books[job.spec.main_name].written == COUNT
+    assert books[job.spec.main_names[0]].written == COUNT
     loaded = load(result.path, "train", batch_size=None, label=False, shuffle=False)
     assert sum(1 for _ in loaded) == result.manifest.splits["train"].records
 
@@ -256,7 +286,7 @@ class TestWhatIsInferred:
     def test_shards(self, tmp_path: Path) -> None:
         shards(tmp_path)
         spec = spec_of(tmp_path)
-        assert spec.main_source.kind == "webdataset"
+        assert _main(spec).kind == "webdataset"
         assert spec.label == "cls"
         assert feature(spec, "cls")["names"] == ["0", "1", "2", "3"]
         assert feature(spec, "png")["type"] == "image"
@@ -308,7 +338,7 @@ class TestWhatIsInferred:
             image(tmp_path / "images" / f"{i}.jpg", i)
             image(tmp_path / "masks" / f"{i}.png", i, mode="L")
         text = init_job([str(tmp_path)])
-        assert parse_spec(text).main_source.include == ["images/*.jpg"]  # type: ignore[union-attr]
+        assert _main(parse_spec(text)).include == ["images/*.jpg"]  # type: ignore[union-attr]
         assert "masks/0.png" in text
 
     def test_versions_that_headrace_wrote_are_no_data(self, tmp_path: Path) -> None:
@@ -339,7 +369,7 @@ class TestJoins:
         (join,) = spec.join
         assert (join.table, join.left_on, join.right_on) == ("t", left, "what")
         assert join.unmatched_left == "dead_letter"
-        assert spec.main_source.kind == "image_folder"
+        assert _main(spec).kind == "image_folder"
         # `path` is a column of images, so the table's is called anew.
         assert feature(spec, "t_path")["type"] == "int64"
 
@@ -359,7 +389,7 @@ class TestJoins:
         two_tables(tmp_path)
         spec = spec_of(tmp_path)
         (join,) = spec.join
-        assert (spec.main_name, join.table, join.left_on, join.right_on) == (
+        assert (spec.main_names[0], join.table, join.left_on, join.right_on) == (
             "ratings",
             "users",
             "user_id",
@@ -493,7 +523,7 @@ class TestErrors:
         assert "The file exists already; nothing was written." in capsys.readouterr().err
         assert job.read_text() == "mine"
         assert main(["init", str(tmp_path), "--output", str(job), "--force"]) == 0
-        assert load_job(job).spec.main_source.kind == "csv"
+        assert _main(load_job(job).spec).kind == "csv"
 
     def test_to_standard_output(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         plain_csv(tmp_path)
@@ -508,7 +538,7 @@ class TestErrors:
         for suffix in ("jsonl", "json", "parquet", "arrow", "orc", "tar", "tar.gz", "png", "tsv"):
             (tmp_path / f"bad.{suffix}").write_bytes(content)
         text = init_job([str(tmp_path)])
-        assert parse_spec(text).main_name == "rows"
+        assert parse_spec(text).main_names[0] == "rows"
         assert "bad.parquet" in text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import re
 import typing
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from schemas import HeadraceError, job_schema, load_spec, parse_spec
 from schemas.errors import WireError, error_in_text, shorten
@@ -56,7 +58,7 @@ def with_feature(text: str) -> str:
 
 def test_a_job_is_read() -> None:
     spec = parse_spec(JOB)
-    assert (spec.name, spec.version, spec.main_name) == ("pond", "1.0.0", "photos")
+    assert (spec.name, spec.version, spec.main_names) == ("pond", "1.0.0", ["photos"])
     assert list(spec.features) == ["image", "label", "size"]
     assert spec.split.fractions == {"train": 1.0}
 
@@ -64,6 +66,16 @@ def test_a_job_is_read() -> None:
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
 def test_the_example_jobs_are_valid(path: Path) -> None:
     assert load_spec(path).features
+
+
+def test_the_page_of_sources_shows_every_kind() -> None:
+    page = Path(__file__).parents[1].joinpath("docs/sources.md").read_text("utf-8")
+    shown = set()
+    for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        for text in re.split(r"\n(?=\w)", block):
+            (options,) = yaml.safe_load(text).values()
+            shown.add(TypeAdapter(Source).validate_python(options).kind)
+    assert shown == {source_kind(model) for model in typing.get_args(typing.get_args(Source)[0])}
 
 
 def test_a_fingerprint_follows_the_job_and_not_where_things_are() -> None:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from beam_jobs.sources.arrow import Arrow
+from beam_jobs.sources.avro import Avro
 from beam_jobs.sources.base import Fault, Partition, Source, SourceBatch
+from beam_jobs.sources.beam import BeamRows
 from beam_jobs.sources.csv import Csv
 from beam_jobs.sources.files import Files
 from beam_jobs.sources.huggingface import HuggingFace
@@ -15,10 +17,15 @@ from beam_jobs.sources.jsonl import Jsonl
 from beam_jobs.sources.orc import Orc
 from beam_jobs.sources.parquet import Parquet
 from beam_jobs.sources.python import Python
+from beam_jobs.sources.sql import Sql
+from beam_jobs.sources.tfds import Tfds
+from beam_jobs.sources.tfrecord import Tfrecord
 from beam_jobs.sources.webdataset import WebDataset
 
 KINDS: dict[str, Callable[[str, Any, str], Source]] = {
     "arrow": Arrow,
+    "avro": Avro,
+    "beam": BeamRows,
     "csv": Csv,
     "files": Files,
     "huggingface": HuggingFace,
@@ -27,6 +34,9 @@ KINDS: dict[str, Callable[[str, Any, str], Source]] = {
     "orc": Orc,
     "parquet": Parquet,
     "python": Python,
+    "sql": Sql,
+    "tfds": Tfds,
+    "tfrecord": Tfrecord,
     "webdataset": WebDataset,
 }
 

@@ -30,11 +30,13 @@ class Chunk(NamedTuple):
       rows: how many it holds.
       bytes: about how many its columns take in memory.
       digest: changes whenever its rows may.
+      offset: byte of the file at which it begins, for kinds that need to know.
     """
 
     rows: int
     bytes: int
     digest: str
+    offset: int = 0
 
 
 class Layout(NamedTuple):
@@ -54,6 +56,7 @@ class Part(NamedTuple):
       first: number of its first row in the file, from 1.
       bytes: about how many its columns take in memory.
       digest: changes whenever its rows may.
+      offset: byte of the file at which they begin, for kinds that need to know.
     """
 
     start: int
@@ -63,6 +66,7 @@ class Part(NamedTuple):
     first: int
     bytes: int
     digest: str
+    offset: int
 
 
 class Columnar(ABC):
@@ -88,7 +92,7 @@ class Columnar(ABC):
 
     @abstractmethod
     def chunks(self, file: DataFile, part: Part) -> Iterator[pa.RecordBatch]:
-        """The rows of a part's chunks from their beginning, in batches of bounded memory."""
+        """The rows of a part, in batches of bounded memory."""
 
     def columns(self) -> list[str]:
         """Names of the columns that `read` yields."""
@@ -127,7 +131,7 @@ class Columnar(ABC):
             raise changed(file.shown)
         first = part.first
         with self.reading(file, part):
-            for records in self._own_rows(file, part):
+            for records in self.chunks(file, part):
                 for few in small_batches(records):
                     yield shape.batch(few, first, file.name)
                     first += few.num_rows
@@ -151,7 +155,7 @@ class Columnar(ABC):
         """Gives errors of what reads files the name of the file, and of the part."""
         try:
             yield
-        except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        except (pa.ArrowException, OSError, ValueError, LookupError, OverflowError, MemoryError) as error:
             raise self._damaged(file, part, str(error) or type(error).__name__) from error
 
     def _damaged(self, file: DataFile, part: Part | None, reason: str) -> HeadraceError:
@@ -179,16 +183,17 @@ class Columnar(ABC):
     def _shape(self, layouts: Iterable[tuple[DataFile, Any, Layout]]) -> Shape:
         return shape_of([(file.name, layout.leaves) for file, _, layout in layouts], self.spec, self._where)
 
-    def _own_rows(self, file: DataFile, part: Part) -> Iterator[pa.RecordBatch]:
-        skip, left = part.skip, part.rows
-        for records in self.chunks(file, part):
-            own = records.slice(skip, left)
-            skip = max(0, skip - records.num_rows)
-            left -= own.num_rows
-            if own.num_rows:
-                yield own
-            if not left:
-                return
+
+def rows_between(batches: Iterable[pa.RecordBatch], skip: int, rows: int) -> Iterator[pa.RecordBatch]:
+    """So many rows of the batches, after those that are skipped."""
+    for records in batches:
+        own = records.slice(skip, rows)
+        skip = max(0, skip - records.num_rows)
+        rows -= own.num_rows
+        if own.num_rows:
+            yield own
+        if not rows:
+            return
 
 
 def cut_chunks(chunks: Sequence[Chunk], size: int) -> list[Part]:
@@ -200,7 +205,7 @@ def cut_chunks(chunks: Sequence[Chunk], size: int) -> list[Part]:
         nonlocal first, rows, held, start
         if rows:
             digest = fingerprint([chunk.digest for chunk in chunks[start:end]])
-            parts.append(Part(start, end, 0, rows, first, held, digest))
+            parts.append(Part(start, end, 0, rows, first, held, digest, chunks[start].offset))
         start, first, rows, held = end, first + rows, 0, 0
 
     for number, chunk in enumerate(chunks):
@@ -210,8 +215,9 @@ def cut_chunks(chunks: Sequence[Chunk], size: int) -> list[Part]:
             slices = min(-(-chunk.bytes // size), _MAX_SLICES, chunk.rows)
             for piece in range(slices):
                 low, high = (chunk.rows * edge // slices for edge in (piece, piece + 1))
-                share = chunk.bytes // slices
-                parts.append(Part(number, number + 1, low, high - low, first + low, share, chunk.digest))
+                share = chunk.bytes * (high - low) // chunk.rows
+                at = (first + low, share, chunk.digest, chunk.offset)
+                parts.append(Part(number, number + 1, low, high - low, *at))
             start, first = number + 1, first + chunk.rows
         else:
             rows, held = rows + chunk.rows, held + chunk.bytes

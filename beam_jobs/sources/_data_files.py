@@ -35,10 +35,11 @@ class DataFile:
         self._path = f"{base}/{name}" if base else name
         self.local = local_root(root) is not None
 
-    @property
-    def path(self) -> str:
-        """Where it lies in its file system."""
-        return self._path
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DataFile) and (self._fs, self._path) == (other._fs, other._path)
+
+    def __hash__(self) -> int:
+        return hash(self._path)
 
     def version(self) -> Any:
         """Its size, and what else changes whenever the bytes may have; JSON-able."""
@@ -53,15 +54,18 @@ class DataFile:
         return [status.st_size, [status.st_mtime_ns, status.st_ctime_ns]]
 
     @contextmanager
-    def open(self) -> Iterator[BinaryIO]:
-        """The file, from its start.
+    def open(self, buffer: int = 0) -> Iterator[BinaryIO]:
+        """The file, from its start; with `buffer` for reading it through, so many bytes at once.
 
         Raises:
           HeadraceError: it cannot be opened.
         """
         try:
             # By Python, since pyarrow takes no name that is not UTF-8.
-            raw = open(self._path, "rb", buffering=0) if self.local else self._fs.open(self._path, "rb")  # noqa: SIM115
+            if self.local:
+                raw = open(self._path, "rb", buffering=buffer)  # noqa: SIM115
+            else:  # pyarrow knows what it wants; a cache would fetch megabytes around each piece
+                raw = self._fs.open(self._path, "rb", cache_type="readahead" if buffer else "none")
         except OSError as error:
             raise self.unreadable(error) from error
         with raw:
@@ -81,7 +85,7 @@ class DataFile:
         if not self.local and version[1]:
             return fingerprint(version)
         digest = hashlib.blake2b(digest_size=_HASH_BYTES)
-        with self.open() as raw:
+        with self.open(_READ_BYTES) as raw:
             for start, end in [(0, None)] if ranges is None else ranges:
                 raw.seek(start)
                 left = end - start if end is not None else None

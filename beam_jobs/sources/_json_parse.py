@@ -8,9 +8,11 @@ depend on its neighbours.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,13 +33,16 @@ from beam_jobs.sources._json_kinds import (
 )
 from beam_jobs.sources._rows import RowBlock
 from beam_jobs.sources.base import Fault
+from schemas.errors import shorten
 
 MAX_DEPTH = 50  # Arrow's files end at 64.
 MAX_FIELDS = 10_000
 _CELLS = 1 << 20  # of one batch: a cell takes 8 bytes, whether a line fills it or not
 _MAX_LINE_CELLS = 1 << 24
 _RAW_BYTES = 1 << 10
+_MAX_LINES = 1 << 16  # of one batch: each may be a fault
 _ONE_BY_ONE = 256
+_FEW = 64
 # A text that is left open goes on to the end: each byte is looked at once.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NULL_LIST = re.compile("list<item: null")
@@ -90,6 +95,31 @@ class Lines:
 
 
 @dataclass(frozen=True)
+class Target:
+    """What lines are to become.
+
+    Attributes:
+      kind: of every column to be read.
+      declared: the part of it that was declared: strings there take any value, as its JSON text.
+      whole: whether no field is left out.
+    """
+
+    kind: dict[str, Any]
+    declared: Kind
+    whole: bool
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of the columns."""
+        return _schema(self.kind)
+
+    @cached_property
+    def fields(self) -> int:
+        """How many cells a record takes."""
+        return count_fields(self.kind)
+
+
+@dataclass(frozen=True)
 class Parsed:
     """Lines as columns.
 
@@ -123,24 +153,29 @@ def slices(lines: Lines, kind: Kind) -> Iterator[Lines]:
     while low < len(lines):
         before = cells[low - 1] if low else 0
         high = max(int(np.searchsorted(cells, before + _CELLS, side="right")), low + 1)
+        high = min(high, low + _MAX_LINES)
         yield lines.part(low, high)
         low = high
 
 
-def parse_lines(lines: Lines, kind: dict[str, Any], declared: Kind) -> Parsed:
-    """The lines as columns of that kind; what cannot be one becomes a fault. Other fields are left out."""
-    places = _usable(lines, count_fields(kind))
-    schema = _schema(kind)
-    kept = lines.take(places)
-    records = _read(kept, schema, "ignore")
-    if records is None:
-        kept = _with_texts(kept, declared)
-        batches, good = _halve(kept, schema)
-        records = pa.Table.from_batches(batches, schema).combine_chunks().to_batches()
-        records = records[0] if records else pa.RecordBatch.from_pylist([], schema)
-        places = places[good]
+def parse_lines(lines: Lines, target: Target) -> Parsed:
+    """The lines as columns; what cannot be one becomes a fault."""
+    places = _usable(lines, target.fields)
+    batches, good = _halve(lines.take(places), target)
+    places = places[good]
+    records = pa.Table.from_batches(batches, target.schema).combine_chunks().to_batches()
     refused = np.setdiff1d(np.arange(len(lines)), places, assume_unique=True)
-    return Parsed(records, places, [_fault(lines, place, kind, schema) for place in refused.tolist()])
+    faults = [_fault(lines, place, target) for place in refused.tolist()]
+    return Parsed(records[0] if records else pa.RecordBatch.from_pylist([], target.schema), places, faults)
+
+
+def fits(lines: Lines, known: dict[str, Any], wanted: Kind | None) -> bool:
+    """Whether all lines fit what is known, so that nothing can be learnt from them, now or when more is known."""
+    schema, other = _schema(known), "error" if wanted is None else "ignore"
+    return bool(known) and all(
+        len(_usable(part, count_fields(known))) == len(part) and _read(part, schema, other) is not None
+        for part in slices(lines, known)
+    )
 
 
 def learn(lines: Lines, known: dict[str, Any], declared: Kind, wanted: Kind | None) -> dict[str, Any]:
@@ -252,17 +287,44 @@ def _mended(array: pa.Array) -> pa.Array:
     return pa.Array.from_buffers(array.type, len(array), buffers, offset=array.offset, children=children)
 
 
-def _halve(lines: Lines, schema: pa.Schema) -> tuple[list[pa.RecordBatch], Positions]:
+def _halve(lines: Lines, target: Target) -> tuple[list[pa.RecordBatch], Positions]:
     """The lines that can be columns, and their places."""
-    records = _read(lines, schema, "ignore")
+    records = _read(lines, target.schema, "ignore")
     if records is not None:
         return [records], np.arange(len(lines))
-    if len(lines) == 1:
-        return [], np.zeros(0, dtype=np.int64)
+    if len(lines) <= _FEW:
+        return _sift(_with_texts(lines, target.declared), target)
     half = len(lines) // 2
-    left, left_places = _halve(lines.part(0, half), schema)
-    right, right_places = _halve(lines.part(half, len(lines)), schema)
+    left, left_places = _halve(lines.part(0, half), target)
+    right, right_places = _halve(lines.part(half, len(lines)), target)
     return left + right, np.concatenate([left_places, right_places + half])
+
+
+def _sift(lines: Lines, target: Target) -> tuple[list[pa.RecordBatch], Positions]:
+    """As `_halve`, for few lines: Python leaves out those that pyarrow would refuse, which is faster than to ask it."""
+    places = [place for place in range(len(lines)) if not _surely_refused(lines[place], target)]
+    batches = []
+    kept = lines.take(np.array(places, dtype=np.int64))
+    records = _read(kept, target.schema, "ignore")
+    if records is not None:
+        return [records], np.array(places, dtype=np.int64)
+    good = []
+    for number, place in enumerate(places):
+        record = _read(kept.part(number, number + 1), target.schema, "ignore")
+        if record is not None:
+            batches.append(record)
+            good.append(place)
+    return batches, np.array(good, dtype=np.int64)
+
+
+def _surely_refused(line: bytes, target: Target) -> bool:
+    """Whether pyarrow refuses the line too: what it takes is a record, whatever Python says."""
+    try:
+        value = _load(line)
+    except BadLineError as error:
+        # pyarrow knows -NaN and Inf, and does not look at the keys of objects that are left out.
+        return b"Inf" not in line and b"NaN" not in line and (target.whole or error.rule != "duplicate_key")
+    return not isinstance(value, dict) or misfit(value, target.kind) is not None
 
 
 def _with_texts(lines: Lines, declared: Kind) -> Lines:
@@ -317,6 +379,14 @@ def _int(text: str) -> int | Huge:
     return Huge(text) if len(text) > 100 else int(text)
 
 
+def _float(text: str) -> float:
+    number = float(text)
+    # pyarrow refuses what can only be infinite; nearer to the limit it decides itself.
+    if math.isinf(number) and int(text.lower().partition("e")[2][:9] or 0) > 308 + len(text):
+        raise BadLineError("bad_json", f"{shorten(text, 40)} is too large a number")
+    return number
+
+
 def _literal_int(text: str) -> int:
     if len(text) > 100:
         raise BadLineError("bad_json", "a number of more than 100 digits")
@@ -338,17 +408,22 @@ def _load(line: bytes, *, literal: bool = False) -> Any:
       BadLineError: it is no JSON, or has a key twice in one object.
     """
     try:
-        return json.loads(
+        value = json.loads(
             line.decode(),
             object_pairs_hook=_unique,
             parse_int=_literal_int if literal else _int,
-            parse_float=_literal_float if literal else None,
+            parse_float=_literal_float if literal else _float,
         )
+        if b"\\u" in line:
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise BadLineError("bad_json", "a text holds half of a surrogate pair") from None
     except UnicodeDecodeError as error:
         found = f"byte {error.start} of the line, 0x{line[error.start]:02x}, is no UTF-8"
         raise BadLineError("bad_encoding", found) from None
     except json.JSONDecodeError as error:
         raise BadLineError("bad_json", f"{error.msg} at character {error.pos + 1} of the line") from None
+    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -360,18 +435,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _fault(lines: Lines, place: int, kind: dict[str, Any], schema: pa.Schema) -> Fault:
+def _fault(lines: Lines, place: int, target: Target) -> Fault:
     line = lines[place]
-    rule, reason = _explain(lines, place, kind, schema)
+    rule, reason = _explain(lines, place, target)
     return Fault(place, rule, reason, line[:_RAW_BYTES])
 
 
-def _explain(lines: Lines, place: int, kind: dict[str, Any], schema: pa.Schema) -> tuple[str, str]:
+def _explain(lines: Lines, place: int, target: Target) -> tuple[str, str]:
     """The rule that a refused line breaks, and why."""
     line = lines[place]
     if _depth(line) > MAX_DEPTH:
         return "deep_json", f"lists and objects are nested more than {MAX_DEPTH} deep"
-    if not _fits(lines, count_fields(kind))[place]:
+    if not _fits(lines, target.fields)[place]:
         return "too_large", f"{lines.opened[place]} lists and objects are too many for this many columns"
     try:
         value = _load(line)
@@ -379,11 +454,11 @@ def _explain(lines: Lines, place: int, kind: dict[str, Any], schema: pa.Schema) 
         return error.rule, error.reason
     if not isinstance(value, dict):
         return "not_an_object", f"found {_name(value)} where each line must be one object"
-    wrong = misfit(value, kind)
+    wrong = misfit(_texts(value, target.declared), target.kind)
     if wrong is not None:
         return "bad_type", wrong
     try:
-        _parse(lines.data[lines.starts[place] : lines.ends[place]], schema, "ignore")
+        _parse(lines.data[lines.starts[place] : lines.ends[place]], target.schema, "ignore")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         return "bad_json", str(error).removeprefix("JSON parse error: ").removesuffix(" in row 0")
     return "bad_json", "it is not one object"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from beam_jobs.sources._text import TextFile
 
 _SCANS = 8
 _kept: OrderedDict[str, Any] = OrderedDict()
@@ -13,8 +18,12 @@ _lock = threading.Lock()
 T = TypeVar("T")
 
 
-def scanned_once(identity: str | None, scan: Callable[[], T]) -> T:
-    """What `scan` finds, or found before for the same identity; None is an identity that never comes again."""
+def scanned_once(root: str, spec: BaseModel, files: Sequence[TextFile], scan: Callable[[], T]) -> T:
+    """What `scan` finds in the files, or found before if they, and what is asked of them, are the same."""
+    versions = [[file.name, file.version()] for file in files]
+    # Where storage tells no versions apart, what was found before may be of other bytes.
+    known = all(version[1] for _, version in versions)
+    identity = json.dumps([root, spec.model_dump_json(), versions]) if known else None
     with _lock:
         if identity is not None and identity in _kept:
             _kept.move_to_end(identity)

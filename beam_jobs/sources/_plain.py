@@ -256,7 +256,7 @@ def to_plain(array: pa.Array, times: str) -> tuple[pa.Array, list[int]]:
         return lists, np.unique(owners).tolist()
     if pt.is_temporal(kind) and not (times == "text" and plain_type(kind, times).equals(pa.string())):
         array, bad = _cast(array, _in_unit(kind, "us" if times == "text" else times))
-        return (array.cast(pa.int32()) if pt.is_date(kind) else array).cast(pa.int64()), bad
+        return (array.cast(pa.int32()) if array.type.bit_width == 32 else array).cast(pa.int64()), bad
     return to_type(array, plain_type(kind, times))
 
 

@@ -52,6 +52,10 @@ def cut_ranges(blocks: Iterable[RowBlock], start: int, size: int) -> Iterator[Ra
                 yield Range(begin, end, first, records, digest.hexdigest())
                 begin, first, records = end, first + records, 0
                 digest = hashlib.blake2b(digest_size=_HASH_BYTES)
+        # Bytes behind the last row go on with it.
+        rest = block.data[int(block.bounds[-1]) :]
+        digest.update(rest)
+        end = base + len(block.data)
     if end > begin:
         yield Range(begin, end, first, records, digest.hexdigest())
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from beam_jobs.sources._data_files import hive_values
+from beam_jobs.sources._keys import join_keys, key_columns, numbered
 from beam_jobs.sources._listing import shown
 from beam_jobs.sources._plain import (
     Leaf,
@@ -94,7 +94,8 @@ class Shape:
             plain, bad = to_plain(typed[name], self.times)
             faults.note(bad, name, typed[name], f"does not fit into {plain.type}")
             columns.append(plain)
-        keys = self._key_texts(typed, rows, file)
+        named = [_as_bytes(typed[name]) for name in self.keys]
+        keys = join_keys(named) if named else numbered(file, rows)
         batch = pa.RecordBatch.from_arrays(columns, schema=self._schema)
         if faults.found:
             keep = ~np.isin(rows, list(faults.found))
@@ -105,18 +106,6 @@ class Shape:
     @property
     def _schema(self) -> pa.Schema:
         return pa.schema([(name, plain_type(self.types[name], self.times)) for name in self.columns])
-
-    def _key_texts(self, typed: Mapping[str, pa.Array], rows: npt.NDArray[np.int64], file: str) -> pa.Array:
-        if not self.keys:
-            prefix = pa.scalar(file.encode("utf-8", "surrogateescape") + b":", pa.binary())
-            numbers = pc.cast(pa.array(rows), pa.string()).cast(pa.binary())
-            return pc.binary_join_element_wise(prefix, numbers, b"")
-        parts = [_as_bytes(typed[name]) for name in self.keys]
-        if len(parts) == 1:
-            return parts[0]
-        for text in (b"\\", b"|"):
-            parts = [pc.replace_substring(part, text, b"\\" + text) for part in parts]
-        return pc.binary_join_element_wise(*parts, b"|")
 
 
 def shape_of(files: Sequence[tuple[str, Mapping[str, Leaf]]], spec: Any, where: str) -> Shape:
@@ -133,7 +122,7 @@ def shape_of(files: Sequence[tuple[str, Mapping[str, Leaf]]], spec: Any, where: 
     types = union_of([(shown(name), leaves) for name, leaves in files], where)
     hive = _hive_columns([name for name, _ in files], spec.hive, types, where)
     types |= {name: pa.string() for name in hive if is_wanted(name, spec)}
-    keys = key_columns(spec)
+    keys = key_columns(spec.key)
     for field, names in (("columns", spec.columns or []), ("key", keys)):
         for asked in names:
             if asked not in types and (field == "key" or not any(_is_of(name, asked) for name in types)):
@@ -157,17 +146,14 @@ def unpack(packed: Any, spec: Any) -> Shape:
     schema, columns = packed
     schema = pa.ipc.read_schema(pa.py_buffer(zlib.decompress(base64.b85decode(schema))))
     types = dict(zip(schema.names, schema.types, strict=True))
-    return Shape(types, columns, key_columns(spec), spec.times, spec.hive is not False)
-
-
-def key_columns(spec: Any) -> list[str]:
-    """The columns that name a record; none where its row does."""
-    return [spec.key] if isinstance(spec.key, str) else list(spec.key or [])
+    return Shape(types, columns, key_columns(spec.key), spec.times, spec.hive is not False)
 
 
 def is_wanted(name: str, spec: Any) -> bool:
     """Whether a column is read."""
-    return spec.columns is None or any(_is_of(name, asked) for asked in [*spec.columns, *key_columns(spec)])
+    return spec.columns is None or any(
+        _is_of(name, asked) for asked in [*spec.columns, *key_columns(spec.key)]
+    )
 
 
 def _is_of(name: str, asked: str) -> bool:
@@ -220,14 +206,19 @@ class _Faults:
     def note(self, places: Iterable[int], name: str, values: pa.Array, what: str) -> None:
         """Values that are of a wrong type."""
         for place in places:
-            self._add(place, "bad_type", f"column {name!r}: {shorten(str(values[place]), 80)} {what}")
+            self._add(place, "bad_type", f"column {name!r}: {shorten(_shown(values[place]), 80)} {what}")
 
     def _add(self, place: int, rule: str, reason: str, raw: bytes | None = None) -> None:
         row = int(self._rows[place])
         self.found.setdefault(row, Fault(row, rule, reason, raw))
 
 
+def _shown(value: pa.Scalar) -> str:
+    try:
+        return str(value)
+    except (ValueError, OverflowError):  # a time that Python has no word for
+        return str(value.cast(pa.int64()))
+
+
 def _as_bytes(column: pa.Array) -> pa.Array:
-    if pa.types.is_large_binary(column.type):
-        return column.cast(pa.binary())
-    return (column if pa.types.is_string(column.type) else column.cast(pa.string())).cast(pa.binary())
+    return column if pa.types.is_large_binary(column.type) else column.cast(pa.string())

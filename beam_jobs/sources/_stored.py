@@ -12,7 +12,7 @@ from beam_jobs.sources._listing import File, local_root, remote_version, shown
 from beam_jobs.sources._locate import filesystem
 from schemas.errors import HeadraceError, shorten
 
-_MAX_JSON_BYTES = 64 << 20
+_MAX_TEXT_BYTES = 64 << 20
 
 
 class StoredFile:
@@ -60,18 +60,30 @@ class StoredFile:
         """Whether there is such a file."""
         return bool(os.path.exists(self._path) if self._fs is None else self._fs.exists(self._path))  # noqa: PTH110
 
+    def text(self) -> str:
+        """What a small file of text holds.
+
+        Raises:
+          HeadraceError: it is too large, or no UTF-8.
+        """
+        with self.open() as file:
+            data = file.read(_MAX_TEXT_BYTES + 1)
+        if len(data) > _MAX_TEXT_BYTES:
+            raise HeadraceError("A file is too large.", where=self.where, allowed=f"{_MAX_TEXT_BYTES} bytes")
+        try:
+            text: str = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self.unreadable(error) from None
+        return text
+
     def json(self) -> Any:
         """What a small JSON file holds.
 
         Raises:
           HeadraceError: it is no JSON, or too large.
         """
-        with self.open() as file:
-            text = file.read(_MAX_JSON_BYTES + 1)
-        if len(text) > _MAX_JSON_BYTES:
-            raise HeadraceError("A file is too large.", where=self.where, allowed=f"{_MAX_JSON_BYTES} bytes")
         try:
-            return json.loads(text)
+            return json.loads(self.text())
         except (ValueError, RecursionError) as error:
             raise HeadraceError("A file is no JSON.", where=self.where, value=str(error)) from None
 

@@ -7,6 +7,7 @@ import codecs
 import gzip
 import lzma
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -19,7 +20,7 @@ _COMPRESSED: dict[str, Any] = {
     ".bz2": bz2.BZ2File,
     ".xz": lzma.LZMAFile,
 }
-_DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError)
+DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
 Read = Callable[[int], bytes]
 
 
@@ -56,7 +57,7 @@ class TextFile(StoredFile):
         try:
             with self.raw() as raw:
                 yield _limited(self._reader(raw, start), None if end is None else end - start)
-        except (OSError, *_DAMAGED) as error:
+        except (OSError, *DAMAGED) as error:
             raise HeadraceError("A file cannot be read.", where=self.shown, value=str(error)) from error
 
     def stored(self, start: int = 0, end: int | None = None) -> Iterator[bytes]:

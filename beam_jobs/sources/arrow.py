@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from beam_jobs.sources._columnar import Chunk, Columnar, Layout, Part
+from beam_jobs.sources._columnar import Chunk, Columnar, Layout, Part, rows_between
 from beam_jobs.sources._data_files import DataFile
 from beam_jobs.sources._plain import Leaf, as_binary
 
@@ -46,7 +46,8 @@ class Arrow(Columnar):
             leaves = self.wanted(_schema(source), file)
         with file.open_arrow() as source:
             numbers = range(part.start, part.end) if _is_file(source) else None
-            yield from map(_checked, _batches(source, _fields(leaves), numbers))
+            batches = _batches(source, _fields(leaves), numbers)
+            yield from map(_checked, rows_between(batches, part.skip, part.rows))
 
 
 def _fields(leaves: dict[str, Leaf]) -> list[str]:

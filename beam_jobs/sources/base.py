@@ -108,3 +108,15 @@ class Selective(Source, Protocol):
     def read_rows(self, partition: Partition, rows: Sequence[int]) -> Iterator[SourceBatch]:
         """As `read`, but of these rows only, which rise."""
         ...
+
+
+@runtime_checkable
+class Materialized(Source, Protocol):
+    """A source whose rows a pipeline of their own leaves in the work directory before they are read.
+
+    See `beam_jobs.materialize`.
+    """
+
+    def at(self, place: Any) -> Source:
+        """The same source, its rows in the directory `place`, a `StorePath`."""
+        ...

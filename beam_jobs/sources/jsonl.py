@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from beam_jobs.sources._ahead import ahead
 from beam_jobs.sources._file import changed
 from beam_jobs.sources._json_kinds import (
     count_fields,
@@ -20,7 +21,7 @@ from beam_jobs.sources._json_kinds import (
     flat_columns,
     overlay,
 )
-from beam_jobs.sources._json_parse import MAX_FIELDS, learn, lines_of, parse_lines, slices
+from beam_jobs.sources._json_parse import MAX_FIELDS, Target, fits, learn, lines_of, parse_lines, slices
 from beam_jobs.sources._kept import scanned_once
 from beam_jobs.sources._keys import join_keys, numbered
 from beam_jobs.sources._locate import find_files
@@ -98,13 +99,14 @@ class Jsonl:
         payload = partition.payload
         part = Range(*payload["range"])
         kind = json.loads(payload["schema"])
+        target = Target(kind, self._declared, self._wanted is None)
         file = self._open(payload["file"])
         version = verify_range(file, part, payload["version"])
         first = part.first
         with file.open(part.start, part.end if file.seekable else None) as read:
             for block in self._blocks(read, file, _READ_BYTES, first):
                 for lines in slices(lines_of(block), kind):
-                    parsed = parse_lines(lines, kind, self._declared)
+                    parsed = parse_lines(lines, target)
                     rows = parsed.places + first
                     faults = [Fault(f.row + first, f.rule, f.reason, f.raw) for f in parsed.faults]
                     records, keys = self._batch(parsed.records, kind, rows, file.name)
@@ -136,11 +138,7 @@ class Jsonl:
     def _scan(self) -> _Scan:
         """What all lines are, from one pass over them."""
         files = [self._open(name) for name in find_files(self.root, self._where)]
-        versions = [[file.name, file.version()] for file in files]
-        # Where storage tells no versions apart, what was found before may be of other bytes.
-        known = all(version[1] for _, version in versions)
-        identity = json.dumps([self.root, self.spec.model_dump_json(), versions]) if known else None
-        return scanned_once(identity, lambda: self._look(files))
+        return scanned_once(self.root, self.spec, files, lambda: self._look(files))
 
     def _look(self, files: list[TextFile]) -> _Scan:
         kind = overlay(self._wanted or {}, self._declared)
@@ -159,10 +157,17 @@ class Jsonl:
         known = kind
         certain = self._wanted is not None and self._wanted_is_declared()
 
+        def fitting(block: RowBlock) -> bool:
+            return fits(lines_of(block), known, self._wanted)
+
         def looked_at(blocks: Iterator[RowBlock]) -> Iterator[RowBlock]:
             nonlocal known
-            for block in blocks:
-                if not certain:
+            if certain:
+                yield from blocks
+                return
+            # Most blocks teach nothing, and pyarrow finds that out on all processors; the others wait for their turn.
+            for block, fitted in ahead(blocks, fitting):
+                if not fitted:
                     known = learn(lines_of(block), known, self._declared, self._wanted)
                     self._check_size(known, file)
                 yield block

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow.orc import ORCFile
 
-from beam_jobs.sources._columnar import Chunk, Columnar, Layout, Part
+from beam_jobs.sources._columnar import Chunk, Columnar, Layout, Part, rows_between
 from beam_jobs.sources._data_files import DataFile
 from beam_jobs.sources._plain import Leaf
 
@@ -42,8 +42,8 @@ class Orc(Columnar):
         with file.open_arrow() as source:
             orc = ORCFile(source)
             fields = _fields(self.wanted(orc.schema, file), orc)
-            for number in range(part.start, part.end):
-                yield orc.read_stripe(number, columns=fields)
+            stripes = (orc.read_stripe(number, columns=fields) for number in range(part.start, part.end))
+            yield from rows_between(stripes, part.skip, part.rows)
 
 
 def _fields(leaves: dict[str, Leaf], orc: ORCFile) -> list[str]:

@@ -10,21 +10,20 @@ import pyarrow.parquet as pq
 
 from beam_jobs.sources._columnar import Chunk, Columnar, Layout, Part
 from beam_jobs.sources._data_files import DataFile
+from beam_jobs.sources._parquet_reader import Wanted, read_footer, read_rows
 from beam_jobs.sources._plain import Leaf
 from beam_jobs.sources._sizes import BATCH_BYTES
 from schemas.hashing import fingerprint
 
 _NUMBER_BYTES = 8
 _MAX_BATCH_ROWS = 1 << 16
-_BUFFER_BYTES = 1 << 20  # of each column, in place of all that a row group has of it
-# The oldest times cover 5.8 million years in 96 bits; in nanoseconds, pyarrow's own choice, most would overflow.
-_OPTIONS: dict[str, Any] = {"coerce_int96_timestamp_unit": "us", "buffer_size": _BUFFER_BYTES}
+_MAX_FETCHED_BYTES = 32 << 20  # of a remote file at once
 
 
 class Parquet(Columnar):
     """Rows of Parquet files in partitions of row groups.
 
-    A part of a large row group is found by reading over what comes before it, since pages are not known by row.
+    A part of a large row group follows on from where another part was read to, see `_parquet_reader`.
     """
 
     suffixes = (".parquet", ".parq", ".pq")
@@ -32,10 +31,9 @@ class Parquet(Columnar):
 
     def layout(self, file: DataFile, version: Any) -> Layout:
         """The file's footer, and a hash of the columns' bytes in each row group."""
-        with self.reading(file), file.open_arrow() as source:
-            parquet = pq.ParquetFile(source, **_OPTIONS)
-            leaves = self.wanted(parquet.schema_arrow, file)
-            metadata = parquet.metadata
+        with self.reading(file):
+            metadata, schema = read_footer(file)
+            leaves = self.wanted(schema, file)
             places = _places(metadata, leaves)
             stored = fingerprint([[name, leaf.stored] for name, leaf in leaves.items()])
             groups = [
@@ -53,26 +51,34 @@ class Parquet(Columnar):
 
     def chunks(self, file: DataFile, part: Part) -> Iterator[pa.RecordBatch]:
         """The row groups of the part, a few thousand rows at a time."""
-        with file.open_arrow() as source:
-            parquet = pq.ParquetFile(source, **_OPTIONS)
-            leaves = self.wanted(parquet.schema_arrow, file)
-            places = _places(parquet.metadata, leaves)
-        group = parquet.metadata.row_group(part.start)
-        # Read as the numbers they are stored as: a text that is stored once may stand in every row.
-        texts = [
-            column.path_in_schema
-            for column in map(group.column, places)
-            if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page
-        ]
-        rows = min(_MAX_BATCH_ROWS, max(1, part.rows * BATCH_BYTES // max(part.bytes, 1)))
-        with file.open_arrow() as source:
-            parquet = pq.ParquetFile(source, read_dictionary=texts, **_OPTIONS)
-            yield from parquet.iter_batches(
-                batch_size=rows,
-                row_groups=list(range(part.start, part.end)),
-                columns=_prefixes(leaves) or [group.column(0).path_in_schema],
-                use_threads=False,
-            )
+        metadata, schema = read_footer(file)
+        leaves = self.wanted(schema, file)
+        groups = range(part.start, part.end)
+        places = _places(metadata, leaves)
+        size = sum(_stored(metadata.row_group(group), places) for group in groups)
+        whole = not file.local and size <= _MAX_FETCHED_BYTES
+        wanted = Wanted(file, file.version(), groups, _prefixes(leaves), _batch_rows(part), whole)
+        yield from read_rows(wanted, _texts(metadata, part.start, places), part)
+
+
+def _stored(group: pq.RowGroupMetaData, places: list[int]) -> int:
+    return sum(group.column(place).total_compressed_size for place in places)
+
+
+def _batch_rows(part: Part) -> int:
+    """Rows of 8 MiB: a power of two, so that all parts of a row group have the same."""
+    rows = max(1, part.rows * BATCH_BYTES // max(part.bytes, 1))
+    return 1 << min(_MAX_BATCH_ROWS, rows).bit_length() - 1
+
+
+def _texts(metadata: pq.FileMetaData, group: int, places: list[int]) -> list[str]:
+    """The columns to be read as the numbers that they are stored as: a text stored once may be every row's."""
+    columns = [(metadata.schema.column(place), metadata.row_group(group).column(place)) for place in places]
+    return [
+        column.path
+        for column, stored in columns
+        if column.physical_type == "BYTE_ARRAY" and stored.has_dictionary_page
+    ]
 
 
 def _prefixes(leaves: dict[str, Leaf]) -> list[str]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from beam_jobs.functions import function_fingerprint, load_function
+from beam_jobs.functions import function_fingerprint, load_function, user_failure
 from beam_jobs.sources._keys import check_key, keys_of
 from beam_jobs.sources._python_rows import Rows, infer_schema, typed_schema
 from beam_jobs.sources.base import Partition, SourceBatch
@@ -84,7 +83,7 @@ class Python:
             try:
                 given = function(**self._arguments)
             except Exception as error:
-                raise _failure(error, f"{where}, {given}") from error
+                raise user_failure(error, f"{where}, {given}") from error
             if not isinstance(given, list | tuple):
                 raise HeadraceError(
                     "The function gave no list of partitions.",
@@ -129,7 +128,7 @@ class Python:
         except HeadraceError:
             raise
         except Exception as error:
-            raise _failure(error, self._place(value, row)) from error
+            raise user_failure(error, self._place(value, row)) from error
 
 
 def _checked(given: Sequence[Any], where: str) -> list[Any]:
@@ -163,15 +162,3 @@ def _text(value: Any) -> str:
 
 def _shown(value: Any) -> str:
     return shorten(_text(value), 100)
-
-
-def _failure(error: Exception, where: str) -> HeadraceError:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    # The file's name without its folder: errors are kept in logs, and say nothing of the machine.
-    place = f"{frame.filename.rpartition('/')[2]}, line {frame.lineno}"
-    return HeadraceError(
-        "A user function failed.",
-        where=where,
-        value=f"{type(error).__name__}: {error}",
-        hint=f"It was raised in {place}. A record that cannot be used is better yielded as it is and refused later.",
-    )

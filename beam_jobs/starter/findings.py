@@ -29,8 +29,8 @@ _LEVELS = 3  # the folder of files that was given, and those above it, from whic
 _FEW_FILES = 3  # beside a table they are an illustration rather than the data
 _NULLS = ("", "NA", "NaN", "null", "NULL")  # of a csv source, unless a job says otherwise
 _MARKS = ["?", "-", "--", ".", "N/A", "n/a", "#N/A", "na", "nan", "None", "none", "nil", "\\N"]
-_CHOOSES_COLUMNS = ("parquet", "arrow", "orc", "jsonl")
-_ALLOWED = "images, CSV, JSON lines, Parquet, Arrow, ORC, tar shards, folders of Hugging Face, text, sound"
+_CHOOSES_COLUMNS = ("parquet", "arrow", "orc", "avro", "jsonl")
+_ALLOWED = "images, CSV, JSON lines, Parquet, Arrow, ORC, Avro, TFRecords, tars, Hugging Face's folders, text, sound"
 
 
 @dataclass

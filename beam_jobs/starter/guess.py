@@ -175,6 +175,8 @@ def guess_bytes(looks: Sequence[Look | None], *, whole: bool) -> Guess:
     headers = [look.header for look in found if look.header is not None]
     if not found:
         return Guess(None, "no record has a value", missing=missing)
+    if not headers and all(look.text for look in found):
+        return _with_default({"type": "text"}, "bytes that are UTF-8", missing, len(looks), "")
     if len(headers) * 2 < len(found):
         return Guess({"type": "bytes"}, "no images by their content; kept as they are", missing=missing)
     broken = len(found) - len(headers)

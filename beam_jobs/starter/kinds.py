@@ -23,6 +23,7 @@ _PACKED = ("", ".gz", ".bz2", ".xz")
 _Letters = TypeVar("_Letters", str, list[str])
 _DIGITS = re.compile(r"\d+")
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(SourceSpec)
+_SHARD = re.compile(r"-\d+-of-\d+$")
 _MAX_NAMES = 200  # that differ in more than numbers; of what follows no tables are put together
 
 
@@ -53,6 +54,8 @@ KINDS = (
     Kind("parquet", (".parquet", ".parq", ".pq"), folders=True),
     Kind("arrow", (".arrow", ".feather", ".ipc"), folders=True),
     Kind("orc", (".orc",), folders=True),
+    Kind("avro", (".avro",), folders=True),
+    Kind("tfrecord", (".tfrecord", ".tfrecords", ".tfrec", ".tfrecord.gz", ".tfrecords.gz")),
     Kind("webdataset", (".tar", ".tar.gz", ".tgz")),
 )
 # Kinds of files that are one record each, by what is in them.
@@ -119,7 +122,7 @@ def media_of(name: str) -> str | None:
 
 def kind_of(name: str) -> Kind | None:
     """Which of KINDS a file is by its name."""
-    lower = name.lower()
+    lower = _SHARD.sub("", name.lower())
     return next((kind for kind in KINDS if lower.endswith(kind.suffixes)), None)
 
 

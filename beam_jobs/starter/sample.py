@@ -24,16 +24,22 @@ _FILES = 8  # of a source that has many
 _FILE_RECORDS = 2_000  # whole files: images
 _PIECE = 4 << 20  # of a large text
 _TEXTS = ("csv", "jsonl")
+_BLANK = 0x20  # what comes before is control characters
 _SPREAD = ("image_folder", "files", "huggingface")  # which give any part of all their files
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Look:
-    """What bytes in a record turned out to be: the header of an image, or none."""
+    """What bytes in a record turned out to be.
+
+    Attributes:
+      header: of an image.
+      text: whether they are UTF-8 that people can read.
+    """
 
     header: Header | None = None
-    problem: str | None = None
+    text: bool = False
 
 
 @dataclass
@@ -164,11 +170,18 @@ def _look(cell: pa.Scalar) -> Look | None:
     content = data.to_pybytes()
     kind = true_format(content)
     if kind is None:
-        return Look()
+        return Look(text=_is_text(content))
     try:
         return Look(read_header(content, kind))
-    except ImageProblemError as error:
-        return Look(None, error.reason)
+    except ImageProblemError:
+        return Look()
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        return not any(ord(char) < _BLANK and char not in "\t\r\n" for char in content.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def _spread(items: Sequence[T], most: int) -> list[T]:

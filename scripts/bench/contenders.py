@@ -186,6 +186,15 @@ def _rows(data: Path) -> Iterator[dict[str, str]]:
 
 def tfds_generator_table(data: Path, out: Path) -> None:
     """TFDS's GeneratorBasedBuilder over csv.DictReader, as its guide shows."""
+    _tfds_table(out, lambda: _rows(data))
+
+
+def tfds_generator_parquet(data: Path, out: Path) -> None:
+    """TFDS's GeneratorBasedBuilder over the rows that pyarrow gives."""
+    _tfds_table(out, lambda: _parquet_rows(data))
+
+
+def _tfds_table(out: Path, rows: Callable[[], Iterator[dict[str, Any]]]) -> None:
     import numpy as np
     import tensorflow_datasets as tfds
 
@@ -206,7 +215,7 @@ def tfds_generator_table(data: Path, out: Path) -> None:
             return {"train": self._generate_examples()}
 
         def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
-            for row in _rows(data):
+            for row in rows():
                 example: dict[str, Any] = {name: row[name] for name in (*TEXTS, *CATEGORIES)}
                 example.update({name: int(row[name]) for name in INTS})
                 example.update({name: float(row[name]) for name in FLOATS})
@@ -257,16 +266,89 @@ def bare_table(data: Path, out: Path) -> None:
     timed(work)
 
 
+def _parquet_rows(data: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    for batch in pq.ParquetFile(data).iter_batches():
+        yield from batch.to_pylist()
+
+
+def _table_example(tf: Any, row: dict[str, Any], numbers: dict[str, dict[str, int]]) -> bytes:
+    """A row as a serialized tf.train.Example."""
+    example = tf.train.Example()
+    feature = example.features.feature
+    for name in TEXTS:
+        feature[name].bytes_list.value.append(row[name].encode())
+    for name, labels in numbers.items():
+        feature[name].int64_list.value.append(labels[row[name]])
+    for name in INTS:
+        feature[name].int64_list.value.append(row[name])
+    for name in FLOATS:
+        feature[name].float_list.value.append(row[name])
+    serialized: bytes = example.SerializeToString()
+    return serialized
+
+
+def _numbers() -> dict[str, dict[str, int]]:
+    return {name: {label: i for i, label in enumerate(names)} for name, names in CATEGORIES.items()}
+
+
+def beam_parquet(data: Path, out: Path) -> None:
+    """Beam's own: ReadFromParquet, a Map to tf.train.Example, WriteToTFRecord, on the in-memory runner."""
+    import apache_beam
+    import tensorflow as tf
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+
+    beam: Any = apache_beam  # it ships no types
+    numbers = _numbers()
+
+    def work() -> int:
+        with beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions(flags=[])) as pipeline:
+            _ = (
+                pipeline
+                | beam.io.ReadFromParquet(str(data))
+                | beam.Map(lambda row: _table_example(tf, row, numbers))
+                | beam.io.WriteToTFRecord(str(out / "beam"), num_shards=SHARDS)
+            )
+        return sum(1 for path in out.glob("beam*") for _ in tf.data.TFRecordDataset(str(path)))
+
+    timed(work)
+
+
+def bare_parquet(data: Path, out: Path) -> None:
+    """pyarrow, tf.train.Example, TFRecordWriter, fsync."""
+    import tensorflow as tf
+
+    def work() -> int:
+        paths = [str(out / f"bare.tfrecord-{i:05d}-of-{SHARDS:05d}") for i in range(SHARDS)]
+        writers = [tf.io.TFRecordWriter(path) for path in paths]
+        numbers, count = _numbers(), 0
+        for row in _parquet_rows(data):
+            writers[count % SHARDS].write(_table_example(tf, row, numbers))
+            count += 1
+        for writer in writers:
+            writer.close()
+        _sync(paths)
+        return count
+
+    timed(work)
+
+
 CONTENDERS: dict[str, Callable[[Path, Path], None]] = {
     "headrace_keep": headrace("images_keep.yaml"),
     "headrace_decode": headrace("images_decode.yaml"),
     "headrace_table": headrace("table.yaml"),
+    "headrace_parquet": headrace("table_parquet.yaml"),
     "tfds_beam": tfds_beam,
     "tfds_generator": tfds_generator,
     "tfds_generator_table": tfds_generator_table,
     "bare_images": bare_images,
     "bare_decode": bare_decode,
     "bare_table": bare_table,
+    "tfds_generator_parquet": tfds_generator_parquet,
+    "beam_parquet": beam_parquet,
+    "bare_parquet": bare_parquet,
 }
 
 

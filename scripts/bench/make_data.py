@@ -4,6 +4,7 @@
   images    JPEGs of 500 x 375, about 40 KB each: seeded crops, flips and colour changes of real photos
             that scikit-image and scikit-learn ship, in ten class folders
   table     a CSV of numbers and short texts, as tabular data look: 18 columns and a key
+  parquet   such a CSV as Parquet, as pyarrow writes it by itself
   multiply  a folder of images blown up to a size, under other names: real copies or hard links
 
 Examples:
@@ -149,6 +150,15 @@ def make_table(rows: int, file: Path, *, seed: int) -> int:
     return file.stat().st_size
 
 
+def make_parquet(table: Path, file: Path) -> int:
+    """Write the CSV `table` as Parquet; the bytes written."""
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.csv.read_csv(table), file)
+    return file.stat().st_size
+
+
 def multiply(source: Path, directory: Path, *, size: int, links: bool) -> tuple[int, int]:
     """Fill `directory` with the images of `source`, over and over, until `size` bytes; (files, bytes)."""
     files = sorted(p for p in source.rglob("*") if p.is_file())
@@ -182,6 +192,9 @@ def main() -> None:
     table = commands.add_parser("table", help="a CSV")
     table.add_argument("rows", type=int, nargs="?", default=300_000)
     table.add_argument("file", type=Path)
+    parquet = commands.add_parser("parquet", help="a CSV as Parquet")
+    parquet.add_argument("table", type=Path)
+    parquet.add_argument("file", type=Path)
     copies = commands.add_parser("multiply", help="blow a folder of images up to a size")
     copies.add_argument("source", type=Path)
     copies.add_argument("directory", type=Path)
@@ -200,6 +213,8 @@ def main() -> None:
     elif args.command == "table":
         size = make_table(args.rows, args.file, seed=args.seed)
         what = f"{args.rows:,} rows in {args.file}"
+    elif args.command == "parquet":
+        what, size = str(args.file), make_parquet(args.table, args.file)
     else:
         wanted = parse_bytes(args.size)
         if not isinstance(wanted, int):

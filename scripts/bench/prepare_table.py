@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Preparing a CSV of 19 columns: Headrace against TFDS's generator builder and a bare loop, in rows a second.
+"""Preparing a table of 19 columns, CSV or Parquet: Headrace against TFDS, Beam and bare loops, in rows a second.
 
-The bare loop is csv.reader + tf.train.Example + TFRecordWriter + fsync.
+The bare loops are csv.reader or pyarrow + tf.train.Example + TFRecordWriter + fsync; Beam's own are ReadFromParquet and
+WriteToTFRecord.
 
 Examples:
   python scripts/bench/prepare_table.py
@@ -15,7 +16,15 @@ import sys
 import common
 from prepare_images import contender
 
-NAMES = ("headrace_table", "bare_table", "tfds_generator_table")
+NAMES = (
+    "headrace_table",
+    "bare_table",
+    "tfds_generator_table",
+    "headrace_parquet",
+    "bare_parquet",
+    "tfds_generator_parquet",
+    "beam_parquet",
+)
 
 
 def main() -> None:
@@ -26,10 +35,14 @@ def main() -> None:
     )
     args = parser.parse_args()
     data = common.ensure(args.work / "table.csv", "table", args.rows, args.work / "table.csv")
+    parquet = data.with_suffix(".parquet")
+    common.ensure(parquet, "parquet", data, parquet)
     common.warm(data)
+    common.warm(parquet)
     with open(data, "rb") as file:
         rows = sum(1 for _ in file) - 1
-    runs = common.alternate([contender(name, data, args.work) for name in args.only], args.rounds)
+    files = {name: parquet if name.endswith("parquet") else data for name in args.only}
+    runs = common.alternate([contender(name, file, args.work) for name, file in files.items()], args.rounds)
     wrong = {run.contender: run.records for run in runs if run.records != rows}
     table = common.medians(runs)
     goals = [
@@ -41,8 +54,16 @@ def main() -> None:
             15,
         ),
         *common.goal(table, "table: times as fast as the bare loop", "bare_table", "headrace_table", 2),
+        *common.goal(
+            table, "parquet: times as fast as TFDS", "tfds_generator_parquet", "headrace_parquet", 15
+        ),
+        *common.goal(table, "parquet: times as fast as Beam's own", "beam_parquet", "headrace_parquet", 15),
+        *common.goal(table, "csv: share of parquet's speed", "headrace_parquet", "headrace_table", 0.6),
     ]
     speeds = {name: round(rows / row["seconds"]) for name, row in table.items()}
+    if "headrace_parquet" in speeds:
+        speed = speeds["headrace_parquet"] / 1000
+        goals.append(common.Goal("parquet: thousand rows a second", speed, 200, True, "k/s"))
     common.report(args, runs, goals, rows=rows, rows_per_second=speeds, wrong_counts=wrong)
     if not args.json:
         for name, speed in speeds.items():

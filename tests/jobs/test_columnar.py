@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import fastavro
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.feather
@@ -80,9 +81,20 @@ def save_feather(table: pa.Table, file: Path) -> None:
     pa.feather.write_feather(table, file, chunksize=70)
 
 
+def save_avro(table: pa.Table, file: Path) -> None:
+    types = {"int32": "int", "int64": "long", "double": "double", "timestamp[s]": "long"}
+    fields = [{"name": f.name, "type": ["null", types.get(str(f.type), "string")]} for f in table.schema]
+    with file.open("wb") as out:
+        schema = {"type": "record", "name": "row", "fields": fields}
+        if "seconds" in table.column_names:
+            table = table.set_column(3, "seconds", table["seconds"].cast(pa.int64()))
+        fastavro.writer(out, schema, table.to_pylist(), codec="deflate", sync_interval=2000)
+
+
 WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
     "arrow": save_stream,
     "arrow/feather": save_feather,
+    "avro": save_avro,
     "orc": save_orc,
     "parquet": save_parquet,
 }

@@ -12,6 +12,7 @@ import pytest
 
 from beam_jobs import run
 from beam_jobs.inspect_dataset import inspect
+from schemas import HeadraceError
 from tests.jobs.small_job import digests, make_job, options
 
 JOB = """
@@ -87,3 +88,21 @@ def test_the_same_bytes(data: Path, tmp_path: Path, workers: int) -> None:
     expected = digests(run(make_job(data, JOB), tmp_path / "alone", options("in_memory", 1)).path)
     result = run(make_job(data, JOB), tmp_path / "out", options("multi_processing", workers))
     assert digests(result.path) == expected
+
+
+@pytest.mark.parametrize(
+    ("feature", "match"),
+    [
+        ("{type: text, from: user}", r"(?s)its column holds objects.*features\.tokens.*flatten: true"),
+        ("{type: int64}", r"(?s)its column holds lists.*features\.tokens.*\[null\]"),
+        ("{type: text}", r"(?s)its column holds lists.*Only int64 and float32 features"),
+    ],
+)
+def test_nested_values_that_are_no_feature(data: Path, tmp_path: Path, feature: str, match: str) -> None:
+    text = JOB.replace("{type: int64, shape: [null]}", feature).replace("flatten: true, ", "")
+    text = text.replace("  place: {type: float32, from: at.place, shape: [2]}\n", "")
+    text = text.replace("left_on: user.name", "left_on: title")
+    with pytest.raises(HeadraceError, match=match):
+        run(
+            make_job(data, text.replace("right_on: user}", "right_on: user, unmatched_left: keep}")), tmp_path
+        )

@@ -10,8 +10,10 @@ import pytest
 
 from beam_jobs import run
 from tests.jobs.small_job import digests, make_job, options
+from tests.small_dataset import example
 from tests.sources import hf_data
 from tests.sources.python_functions import images
+from tests.sources.tfds_data import write_folder
 
 JOB = """
 name: mixed
@@ -55,7 +57,29 @@ def huggingface_source(place: Path) -> str:
     return "{kind: huggingface, path: '${data}/saved', key: id}"
 
 
-@pytest.mark.parametrize("make", [python_source, huggingface_source])
+def tfds_source(place: Path) -> str:
+    rows = [
+        {
+            "id": [record["id"].encode()],
+            "image": [record["image"]],
+            "label": ["ab".index(record["label"])],
+            "words": record["words"],
+        }
+        for record in records()
+    ]
+    examples = [example(row) for row in rows]
+    write_folder(place / "pond" / "1.0.0", {"train": [examples[:50], examples[50:]]})
+    (place / "pond/1.0.0/label.labels.txt").write_text("a\nb\n")
+    return "{kind: tfds, path: '${data}', name: pond, key: id, partition_bytes: 1000}"
+
+
+def beam_source(place: Path) -> str:
+    columns = "{id: string, image: bytes, label: string, words: list<int64>}"
+    transform = "tests.sources.beam_functions:Images"
+    return f"{{kind: beam, transform: '{transform}', key: id, columns: {columns}, partitions: 5}}"
+
+
+@pytest.mark.parametrize("make", [python_source, huggingface_source, tfds_source, beam_source])
 def test_same_bytes_and_books(make: Callable[[Path], str], tmp_path: Path) -> None:
     text = JOB.replace("SOURCE", make(tmp_path))
     made = {}

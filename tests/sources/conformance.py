@@ -136,7 +136,7 @@ class SourceSuite(ABC):
         with pytest.raises(HeadraceError, match=r"holds no (row|file)"):
             list(self.open(tmp_path).partitions())
 
-    missing = r"There is no such (file|folder)"
+    missing = r"There is no such (file|folder|table)"
 
     def test_a_missing_source_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(HeadraceError, match=self.missing):
@@ -186,17 +186,21 @@ def shuffle_listings(monkeypatch: pytest.MonkeyPatch, shuffler: random.Random) -
     class Shuffled:
         def __init__(self, path: Any = ".") -> None:
             with real(path) as entries:
-                self._entries = list(entries)
-            shuffler.shuffle(self._entries)
+                found = list(entries)
+            shuffler.shuffle(found)
+            self._entries = iter(found)
 
         def __enter__(self) -> Any:
-            return iter(self._entries)
+            return self
 
         def __exit__(self, *_: object) -> None:
             pass
 
         def __iter__(self) -> Any:
-            return iter(self._entries)
+            return self
+
+        def __next__(self) -> Any:
+            return next(self._entries)
 
         def close(self) -> None:
             pass

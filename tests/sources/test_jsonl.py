@@ -416,7 +416,17 @@ VALUES = st.recursive(
 )
 GOOD = st.dictionaries(st.sampled_from("wxyz"), VALUES, max_size=4).map(json.dumps)
 BAD = st.sampled_from(
-    ['{"x": 1', "[1]", '{"x": 1, "x": 2}', "}{", '{"x": 1} {"y": 2}', '{"x": {"a": 1}', ',"b": 2}']
+    [
+        '{"x": 1',
+        "[1]",
+        '{"x": 1, "x": 2}',
+        "}{",
+        '{"x": 1} {"y": 2}',
+        '{"x": {"a": 1}',
+        ',"b": 2}',
+        '{"x": -Inf}',
+        '{"x": 1, "y": NaN}',
+    ]
 )
 
 
@@ -430,15 +440,15 @@ def test_what_is_read_does_not_depend_on_how_it_is_cut(
     expected = text(tmp_path, content)
     whole = records_of(expected), faults_of(expected), expected.columns()
     assert len(whole[0]) + len(whole[1]) == len(lines) + 1
-    for line, record in zip([json.loads('{"w": {"a": 1}, "x": 2}')], whole[0], strict=False):
-        assert record["x"] == line["x"]
+    assert whole[0][0]["x"] == 2
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jsonl_module, "_READ_BYTES", chunk)
         patch.setattr(jsonl_module, "_SCAN_BYTES", chunk)
         patch.setattr(_json_parse, "_ONE_BY_ONE", one_by_one)
+        patch.setattr(_json_parse, "_FEW", one_by_one)
         (tmp_path / "cut").mkdir(exist_ok=True)
         source = text(tmp_path / "cut", content, partition_bytes=partition)
-        assert (records_of(source), faults_of(source), source.columns()) == whole
+        assert repr((records_of(source), faults_of(source), source.columns())) == repr(whole)
 
 
 def test_values_are_those_of_pythons_json(tmp_path: Path) -> None:

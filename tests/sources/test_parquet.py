@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .columnar import ColumnarSuite, RemoteSuite
+from .columnar import ColumnarSuite, RemoteSuite, every_byte_flipped, open_columnar
 
 
 def save(table: pa.Table, file: Path, **options: Any) -> None:
@@ -32,3 +32,13 @@ class TestRowGroups(TestParquet):
 
     def save(self, table: pa.Table, file: Path) -> None:
         save(table, file, row_group_size=3)
+
+
+def test_every_byte_of_a_footer(tmp_path: Path) -> None:
+    """Some of them end the process if pyarrow is asked for what the footer says: see `_parquet_reader.read_footer`."""
+    file = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"a": ["x", None]}), file, store_schema=False)
+    length = int.from_bytes(file.read_bytes()[-8:-4], "little")
+    start = file.stat().st_size - length - 8
+    said = every_byte_flipped(file, lambda: open_columnar("parquet", file), start)
+    assert "A file cannot be read as parquet." in said

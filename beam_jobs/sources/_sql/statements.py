@@ -1,0 +1,190 @@
+"""What is asked of a database, as SQLAlchemy's expressions: names are quoted and values bound by it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+import sqlalchemy as sa
+from sqlalchemy.sql import quoted_name
+
+from schemas.errors import HeadraceError
+from schemas.sources import SqlSource
+
+_ALIAS = "headrace"
+ARROW = {
+    "int64": pa.int64(),
+    "uint64": pa.uint64(),
+    "float64": pa.float64(),
+    "bool": pa.bool_(),
+    "string": pa.string(),
+    "bytes": pa.large_binary(),
+    "text": pa.string(),
+    "int64[]": pa.list_(pa.int64()),
+    "float64[]": pa.list_(pa.float64()),
+    "bool[]": pa.list_(pa.bool_()),
+    "string[]": pa.list_(pa.string()),
+}
+NO_KEYS = ("float64", "int64[]", "float64[]", "bool[]", "string[]")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table or a query.
+
+    Attributes:
+      kind: what it becomes, one of `ARROW`; `text` is whatever the database writes for a value of another type.
+      type: the database's name of its type.
+    """
+
+    name: str
+    kind: str
+    type: str = ""
+
+
+class Dialect(Protocol):
+    """What differs from database to database in an expression."""
+
+    def selected(self, column: Column, expression: Any, /) -> Any:
+        """The column as it is to be sent."""
+        ...
+
+    def ordered(self, column: Column, expression: Any) -> Any:
+        """The column as it is sorted and compared: text by its bytes in UTF-8, whatever its collation."""
+        ...
+
+    def bound(self, column: Column, value: Any, /) -> Any:
+        """A value of the column to compare `ordered` with, as a bound parameter."""
+        ...
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table or a query of which the columns are known.
+
+    Attributes:
+      rows: what to select from.
+      columns: those to be sent: the records' own, then what else orders or names records.
+      shown: how many of them are the records' own.
+      order: places among `columns` of those that order the rows; the first may hold nulls where `by` is set.
+      key: places of those that name a record.
+      by: whether the first of `order` is no key column.
+    """
+
+    rows: sa.FromClause
+    columns: list[Column]
+    shown: int
+    order: list[int]
+    key: list[int]
+    by: bool
+
+
+def as_from(spec: SqlSource, where: str, columns: Sequence[str] | None = None) -> sa.FromClause:
+    """The spec's table or query; without `columns`, nothing but `*` can be asked of it."""
+    names: list[Any] = [sa.column(quoted_name(name, True)) for name in columns or []]
+    if spec.query is None:
+        schema = None if spec.schema_name is None else quoted_name(spec.schema_name, True)
+        return sa.table(quoted_name(str(spec.table), True), *names, schema=schema).alias(_ALIAS)
+    # A line end, since a query may end in a comment.
+    query = _bound(spec.query.strip().removesuffix(";") + "\n", spec, f"{where}.query")
+    return query.columns(*names).subquery(_ALIAS)
+
+
+def condition(spec: SqlSource, where: str) -> list[Any]:
+    """The spec's `where`, if it has one."""
+    return [] if spec.where is None else [_bound(f"({spec.where}\n)", spec, f"{where}.where")]
+
+
+def _bound(sql: str, spec: SqlSource, where: str) -> sa.TextClause:
+    text = sa.text(sql)
+    names = set(text.compile().params)
+    if names - set(spec.params):
+        raise HeadraceError(
+            "A parameter has no value.",
+            where=where,
+            value=", ".join(f":{name}" for name in sorted(names - set(spec.params))),
+            allowed=", ".join(f":{name}" for name in spec.params) or "none",
+            hint="Give it under `params:`; a colon that begins no parameter is written \\: here.",
+        )
+    if set(spec.params) - names:
+        unused = ", ".join(sorted(set(spec.params) - names))
+        raise HeadraceError("A parameter is not used.", where=where, value=unused)
+    values = [sa.bindparam(name, value, type_=_type_of(value)) for name, value in spec.params.items()]
+    return text.bindparams(*values) if values else text
+
+
+def _type_of(value: object) -> Any:
+    kinds = {bool: sa.Boolean(), int: sa.BigInteger(), float: sa.Double(), str: sa.Text()}
+    return kinds.get(type(value), sa.Date())
+
+
+def nothing(rows: sa.FromClause) -> sa.Select[Any]:
+    """All columns and no row: what a table or query has."""
+    return sa.select(sa.text("*")).select_from(rows).where(sa.text("1 = 0"))
+
+
+def _expressions(table: Table) -> list[Any]:
+    return [table.rows.c[column.name] for column in table.columns]
+
+
+def select_rows(
+    table: Table,
+    dialect: Dialect,
+    conditions: Sequence[Any],
+    *,
+    nulls: bool,
+    first: Sequence[Any] | None = None,
+    end: Sequence[Any] | None = None,
+    last: Sequence[Any] | None = None,
+) -> sa.Select[Any]:
+    """The rows from `first` on, up to but without `end`, or up to and with `last`, in order.
+
+    Args:
+      nulls: whether the rows without a value in `partition_by` are meant, or those with one.
+    """
+    expressions = _expressions(table)
+    places = table.order[1:] if nulls else table.order
+    order = [dialect.ordered(table.columns[place], expressions[place]) for place in places]
+
+    def bounds(values: Sequence[Any]) -> list[Any]:
+        return [
+            dialect.bound(table.columns[place], value) for place, value in zip(places, values, strict=True)
+        ]
+
+    wanted = [*conditions, *(expressions[place].is_not(None) for place in places)]
+    if nulls:
+        wanted.append(expressions[table.order[0]].is_(None))
+    if first is not None:
+        wanted.append(_compared(order, bounds(first), above=True, equal=True))
+    if end is not None:
+        wanted.append(_compared(order, bounds(end), above=False, equal=False))
+    if last is not None:
+        wanted.append(_compared(order, bounds(last), above=False, equal=True))
+    # Names of our own: ORDER BY would else take a column's text for the column.
+    sent = [
+        dialect.selected(column, expression).label(f"headrace_{place}")
+        for place, (column, expression) in enumerate(zip(table.columns, expressions, strict=True))
+    ]
+    return sa.select(*sent).select_from(table.rows).where(*wanted).order_by(*order)
+
+
+def _compared(columns: Sequence[Any], values: Sequence[Any], *, above: bool, equal: bool) -> Any:
+    """Whether the columns, compared one after the other, are above (or below) the values: a range for an index."""
+    column, value = columns[0], values[0]
+    if len(columns) == 1:
+        if equal:
+            return column >= value if above else column <= value
+        return column > value if above else column < value
+    rest = _compared(columns[1:], values[1:], above=above, equal=equal)
+    if above:
+        return sa.and_(column >= value, sa.or_(column > value, rest))
+    return sa.and_(column <= value, sa.or_(column < value, rest))
+
+
+def count_nameless(table: Table, conditions: Sequence[Any]) -> sa.Select[Any]:
+    """How many rows lack a value in a column of the key."""
+    expressions = _expressions(table)
+    nameless = sa.or_(*(expressions[place].is_(None) for place in table.key))
+    return sa.select(sa.func.count().label("n")).select_from(table.rows).where(*conditions, nameless)

@@ -1,0 +1,215 @@
+"""A data set prepared by TensorFlow Datasets, or written by Headrace itself, read without either."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from beam_jobs.sources._batches import BATCH_BYTES, without_bad_text
+from beam_jobs.sources._keys import check_key, keys_of
+from beam_jobs.sources._listing import File, local_root, shown
+from beam_jobs.sources._meaning import understand
+from beam_jobs.sources._stored import StoredFile
+from beam_jobs.sources._tf_example import Example, NoExampleError, WrongKindError
+from beam_jobs.sources._tf_records import DamagedFileError, Record, read_records, walk_records
+from beam_jobs.sources._tfds_info import Leaf, Shard, find_folder, find_leaves, find_names, find_shards
+from beam_jobs.sources.base import Fault, Partition, SourceBatch
+from schemas.errors import HeadraceError, shorten
+from schemas.sources import TfdsSource
+
+_MAX_ROWS = 16_384
+
+
+class Tfds:
+    """The examples of one split or of several, images as they are stored.
+
+    Rows count from 0 in each split, in the order in which TFDS reads without shuffling; a record's key is the text of
+    its key columns, or `split:row`. A feature in a feature is a column `name.feature`; a class is its name.
+    """
+
+    def __init__(self, name: str, spec: TfdsSource, root: str) -> None:
+        self.name = name
+        self.spec = spec
+        self.root = root.rstrip("/")
+        self._where = f"sources.{name}"
+
+    def columns(self) -> list[str]:
+        """Names of the columns that `read` yields."""
+        folder, _ = find_folder(self.root, self.spec.name, self._where)
+        return [leaf.column for leaf in find_leaves(folder, self._where)]
+
+    def partitions(self) -> list[Partition]:
+        """Shards, cut behind each `partition_bytes` where they are local. Their identity is the file's."""
+        folder, files = find_folder(self.root, self.spec.name, self._where)
+        leaves = find_leaves(folder, self._where)
+        check_key(self.spec.key, _schema(leaves), f"{self._where}.key")
+        digest = _digest(leaves, find_names(folder, leaves, self._where))
+        partitions: list[Partition] = []
+        for split, shards in self._wanted(find_shards(folder, files, self._where)).items():
+            row = 0
+            for shard in shards:
+                first = row
+                for start, end, records in self._cut(folder, shard):
+                    payload = {
+                        "folder": folder.removeprefix(self.root), "split": split, "file": list(shard.file),
+                        "first": first, "row": row, "start": start, "end": end, "features": digest,
+                    }  # fmt: skip
+                    identity = [split, row, list(shard.file), start, end, digest]
+                    partitions.append(
+                        Partition(self.name, len(partitions), identity, payload, end - start, records)
+                    )
+                    row += records
+        if not partitions:
+            raise HeadraceError("The source holds no row.", where=self._where, value=folder)
+        return partitions
+
+    def read(self, partition: Partition) -> Iterator[SourceBatch]:
+        """The examples of one partition, in batches of about 8 MiB."""
+        payload = partition.payload
+        file = File(*payload["file"])
+        folder = self.root + payload["folder"]
+        stored = StoredFile(folder, file.path, self._where)
+        stored.check(file)
+        leaves = find_leaves(folder, self._where)
+        names = find_names(folder, leaves, self._where)
+        if _digest(leaves, names) != payload["features"]:
+            raise stored.changed()
+        row, pending, size = payload["row"], [], 0
+        with stored.open() as opened:
+            try:
+                for record in read_records(opened, payload["start"], payload["end"]):
+                    pending.append(record)
+                    size += len(record.data or b"")
+                    if size > BATCH_BYTES // 2 or len(pending) == _MAX_ROWS:
+                        yield self._batch(pending, row, leaves, names, payload["split"])
+                        row, pending, size = row + len(pending), [], 0
+            except (DamagedFileError, OSError) as error:
+                raise stored.unreadable(error) from None
+        if pending:
+            yield self._batch(pending, row, leaves, names, payload["split"])
+        row += len(pending)
+        if row - payload["row"] != partition.records:
+            raise _other_number(stored.where, row - payload["row"], partition.records)
+        stored.check(file)
+
+    def origin(self, partition: Partition, row: int) -> str:
+        """The file, the record in it and in the split, from 0."""
+        payload = partition.payload
+        place = f"record {row - payload['first']} ({shown(payload['split'])}[{row}])"
+        return f"{shown(payload['file'][0])}, {place}"
+
+    def _wanted(self, found: dict[str, list[Shard]]) -> dict[str, list[Shard]]:
+        """The splits that are wanted, in the job's order or that of the data set."""
+        wanted = [self.spec.split] if isinstance(self.spec.split, str) else self.spec.split
+        for name in wanted or []:
+            if name not in found:
+                raise HeadraceError(
+                    "There is no such split.",
+                    where=f"{self._where}.split",
+                    value=name,
+                    allowed=shorten(", ".join(found)),
+                )
+        return {name: found[name] for name in wanted or found}
+
+    def _cut(self, folder: str, shard: Shard) -> Iterator[tuple[int, int, int]]:
+        """The first byte, the last, and the number of records of each partition of a shard."""
+        size = shard.file.size
+        # The lengths of a remote file's records are as far apart as the records are long: it is read as a whole.
+        if size <= self.spec.partition_bytes or local_root(self.root) is None:
+            if shard.records:
+                yield 0, size, shard.records
+            return
+        stored = StoredFile(folder, shard.file.path, self._where)
+        stored.check(shard.file)
+        with stored.open() as opened:
+            try:
+                starts = np.array(walk_records(opened, size), dtype=np.int64)
+            except (DamagedFileError, OSError) as error:
+                raise stored.unreadable(error) from None
+        if len(starts) - 1 != shard.records:
+            raise _other_number(stored.where, len(starts) - 1, shard.records)
+        first = 0
+        while first < shard.records:
+            after = int(np.searchsorted(starts, starts[first] + self.spec.partition_bytes))
+            after = min(max(after, first + 1), shard.records)
+            yield int(starts[first]), int(starts[after]), after - first
+            first = after
+
+    def _batch(
+        self, records: list[Record], row: int, leaves: list[Leaf], names: dict[str, list[str]], split: str
+    ) -> SourceBatch:
+        cells: list[list[Any]] = [[] for _ in leaves]
+        kept, faults = [], []
+        for number, record in enumerate(records, row):
+            problem, values = record.problem, []
+            if record.data is not None:
+                try:
+                    example = Example(record.data)
+                    values = [_cell(leaf, example) for leaf in leaves]
+                except NoExampleError as error:
+                    problem = ("bad_example", f"the record at byte {record.start}: {error}")
+                except WrongKindError as error:
+                    problem = ("wrong_value", str(error))
+            if problem:
+                faults.append(Fault(number, *problem))
+                continue
+            kept.append(number)
+            for column, value in zip(cells, values, strict=True):
+                column.append(value)
+        columns = [_column(leaf, values) for leaf, values in zip(leaves, cells, strict=True)]
+        batch = pa.RecordBatch.from_arrays(columns, schema=_schema(leaves))
+        batch, rows, bad = without_bad_text(batch, np.array(kept, dtype=np.int64))
+        batch, rows, unknown = understand(batch, names, rows)
+        faults = sorted([*faults, *bad, *unknown], key=lambda fault: fault.row)
+        return SourceBatch(batch, keys_of(batch, self.spec.key, split, rows), rows, faults)
+
+
+def _schema(leaves: list[Leaf]) -> pa.Schema:
+    return pa.schema([(leaf.column, leaf.arrow) for leaf in leaves])
+
+
+def _cell(leaf: Leaf, example: Example) -> Any:
+    """The value of a column; None where the example has no such feature."""
+    values = example.get(leaf.key, leaf.kind)
+    if values is None:
+        return None
+    if leaf.listed:
+        return list(map(bool, values)) if leaf.type == pa.bool_() else list(values)
+    if len(values) != 1:
+        if not values:
+            return None
+        raise WrongKindError(f"{leaf.key} holds {len(values)} values, not one")
+    return values[0]
+
+
+def _column(leaf: Leaf, cells: list[Any]) -> pa.Array:
+    """The cells as a column. Texts are looked at afterwards: what is no UTF-8 is the fault of one record."""
+    if leaf.arrow == pa.bool_():
+        return pa.array(cells, pa.int64()).cast(pa.bool_())
+    if leaf.type != pa.string():
+        return pa.array(cells, leaf.arrow)
+    if not leaf.listed:
+        return pa.array(cells, pa.binary()).view(pa.string())
+    lists = pa.array(cells, pa.list_(pa.binary()))
+    mask = lists.is_null() if lists.null_count else None
+    return pa.ListArray.from_arrays(lists.offsets, lists.values.view(pa.string()), mask=mask)
+
+
+def _digest(leaves: list[Leaf], names: dict[str, list[str]]) -> str:
+    told = [[leaf.key, str(leaf.arrow)] for leaf in leaves]
+    return hashlib.blake2b(json.dumps([told, names]).encode(), digest_size=16).hexdigest()
+
+
+def _other_number(where: str, found: int, told: int | None) -> HeadraceError:
+    return HeadraceError(
+        "A shard holds another number of records than dataset_info.json says.",
+        where=where,
+        value=str(found),
+        allowed=str(told),
+        hint="Prepare the data set again.",
+    )

@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""How fast the `sql` source reads a table of six columns, against its client's own fetch of the same rows, sorted too.
+
+Starts PostgreSQL and MariaDB itself, on loopback; SQLite and DuckDB are files. Both sides in turn, the best of each.
+
+Example:
+  python scripts/bench/sql.py --rows 300000 --rounds 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pymysql
+from adbc_driver_postgresql import dbapi as adbc
+from pymysql.cursors import SSCursor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.sources.sql_work import PASSWORD_ENV, Work, working
+from tests.sql_servers import PASSWORD
+
+COLUMNS = "id, name, score, grade, taken, ok"
+QUERY = f"SELECT {COLUMNS} FROM cells ORDER BY id"
+MOST_ROWS = 1 << 14
+FILLED = {
+    "postgresql": "SELECT g, 'name of row ' || g, g * 1.5, g % 10, '2024-01-01', g % 2 FROM generate_series(1, {n}) g",
+    "mysql": "SELECT seq, concat('name of row ', seq), seq * 1.5e0, seq % 10, '2024-01-01', seq % 2 FROM seq_1_to_{n}",
+    "sqlite": "WITH RECURSIVE r(g) AS (SELECT 1 UNION ALL SELECT g + 1 FROM r WHERE g < {n}) "
+    "SELECT g, 'name of row ' || g, g * 1.5, g % 10, '2024-01-01', g % 2 FROM r",
+    "duckdb": "SELECT g, 'name of row ' || g, g * 1.5, g % 10, '2024-01-01', g % 2 FROM range(1, {n} + 1) r(g)",
+}
+
+
+def fill(work: Work, rows: int) -> None:
+    kinds = {"id": "int", "name": "text", "score": "float", "grade": "int", "taken": "text", "ok": "int"}
+    columns = ", ".join(f"{name} {work.type(kind)}" for name, kind in kinds.items())
+    work.run(f"CREATE TABLE cells ({columns}, PRIMARY KEY (id))")
+    work.run(f"INSERT INTO cells {FILLED[work.kind].format(n=rows)}")
+
+
+def fetched(cursor: Any) -> int:
+    count = 0
+    while rows := cursor.fetchmany(MOST_ROWS):
+        count += len(rows)
+    return count
+
+
+def raw_postgresql(work: Work) -> int:
+    uri = work.url.replace("reader@", f"reader:{PASSWORD}@")
+    with adbc.connect(uri) as connection, connection.cursor() as cursor:
+        cursor.execute(QUERY)
+        return sum(batch.num_rows for batch in cursor.fetch_record_batch())
+
+
+def raw_mysql(work: Work) -> int:
+    assert work.server is not None
+    arguments: dict[str, Any] = {"host": "127.0.0.1", "port": work.server.port, "user": "reader"}
+    arguments |= {"password": PASSWORD, "database": "work", "cursorclass": SSCursor}
+    with pymysql.connect(**arguments) as connection, connection.cursor() as cursor:
+        cursor.execute(QUERY)
+        return fetched(cursor)
+
+
+def raw_sqlite(work: Work) -> int:
+    with contextlib.closing(sqlite3.connect(work.url.removeprefix("sqlite:///"))) as connection:
+        return fetched(connection.execute(QUERY))
+
+
+def raw_duckdb(work: Work) -> int:
+    with duckdb.connect(work.url.removeprefix("duckdb:///"), read_only=True) as connection:
+        return sum(batch.num_rows for batch in connection.sql(QUERY).to_arrow_reader(MOST_ROWS))
+
+
+RAW: dict[str, Callable[[Work], int]] = {
+    "postgresql": raw_postgresql,
+    "mysql": raw_mysql,
+    "sqlite": raw_sqlite,
+    "duckdb": raw_duckdb,
+}
+
+
+def measure(work: Work, rows: int, rounds: int) -> None:
+    raw = RAW[work.kind]
+    source = work.source(table="cells")
+    partitions = source.partitions()
+
+    def read() -> int:
+        return sum(len(batch.rows) for part in partitions for batch in source.read(part))
+
+    contenders: dict[str, Callable[[], int]] = {
+        "raw": lambda: raw(work),
+        "read": read,
+        "plan": lambda: sum(p.records or 0 for p in source.partitions()),
+    }
+    best: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, contender in contenders.items():
+            clocks = (time.perf_counter, time.process_time)
+            started = [clock() for clock in clocks]
+            assert contender() == rows
+            spent = [clock() - start for clock, start in zip(clocks, started, strict=True)]
+            best[name] = list(map(min, spent, best.get(name, spent)))
+    wall, cpu = ({name: found[place] for name, found in best.items()} for place in (0, 1))
+    rates = "".join(f" {name} {rows / seconds:>9,.0f}/s" for name, seconds in wall.items())
+    shares = f"{wall['raw'] / wall['read']:.0%} of raw (goal 70 %), by processor time {cpu['raw'] / cpu['read']:.0%}"
+    print(f"{work.kind:<11}{rates}  {shares}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=300_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    os.environ[PASSWORD_ENV] = PASSWORD
+    for kind in FILLED:
+        with working(kind) as work, tempfile.TemporaryDirectory() as folder:
+            placed = work.at(Path(folder))
+            fill(placed, args.rows)
+            measure(placed, args.rows, args.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,565 @@
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import yaml
+
+from beam_jobs.sources import Partition, Source, open_source
+from beam_jobs.sources import sql as sql_module
+from schemas.errors import HeadraceError
+from schemas.load import parse_spec
+from schemas.sources import SqlSource
+from tests.servers import free_port
+from tests.sql_servers import PASSWORD
+
+from .conformance import SourceSuite, faults_of, read_all, records_of, same
+from .sql_work import PASSWORD_ENV, Work, table_at, working
+
+KINDS = ("postgresql", "mysql", "sqlite", "duckdb")
+
+
+@pytest.fixture(scope="module")
+def works() -> Iterator[dict[str, Work]]:
+    with working("postgresql") as one, working("mysql") as other:
+        yield {work.kind: work for work in (one, other, Work("sqlite"), Work("duckdb"))}
+
+
+@pytest.fixture(autouse=True)
+def _password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PASSWORD_ENV, PASSWORD)
+
+
+@pytest.fixture(params=KINDS)
+def work(request: pytest.FixtureRequest, works: dict[str, Work], tmp_path: Path) -> Work:
+    return works[request.param].at(tmp_path)
+
+
+class SqlSuite(SourceSuite):
+    """A table with numbers as keys."""
+
+    kind: ClassVar[str]
+    options: ClassVar[dict[str, Any]] = {}
+
+    @pytest.fixture(autouse=True)
+    def _work(self, works: dict[str, Work]) -> None:
+        self.work = works[self.kind]
+
+    def row(self, i: int) -> tuple[Any, ...]:
+        return i, f"r{i:04d}", f"näme {i}", i / 8, bytes([i % 256, 0, 255])
+
+    def write(self, place: Path, count: int) -> None:
+        work, table = self.work.at(place), table_at(place)
+        # No primary key: some tests put rows without a key there.
+        types = {"id": "int", "code": "text", "name": "text", "score": "float", "data": "bytes"}
+        columns = ", ".join(f"{name} {work.type(kind)}" for name, kind in types.items())
+        work.run(
+            f"DROP TABLE IF EXISTS {table}",
+            f"CREATE TABLE {table} ({columns})",
+            # Not in order: partitions are.
+            rows=self.insert(place, reversed(range(count))),
+        )
+
+    def insert(self, place: Path, numbers: Any) -> tuple[str, Any]:
+        return f"INSERT INTO {table_at(place)} VALUES (?, ?, ?, ?, ?)", map(self.row, numbers)
+
+    def append(self, place: Path) -> None:
+        self.work.at(place).run(rows=self.insert(place, [9999]))
+
+    def spoil(self, place: Path) -> set[str]:
+        table = table_at(place)
+        self.work.at(place).run(
+            f"INSERT INTO {table} (name) VALUES ('no key')", f"INSERT INTO {table} (name) VALUES ('nor this')"
+        )
+        return {"missing_key"}
+
+    def change(self, place: Path) -> None:
+        self.work.at(place).run(f"UPDATE {table_at(place)} SET name = 'NÄME 7' WHERE id = 7")
+
+    def open(self, place: Path) -> Source:
+        if place.name == "nowhere":
+            place.mkdir()
+            self.work.at(place).run("CREATE TABLE IF NOT EXISTS other (id integer)")
+        options = {"table": table_at(place), "key": "id", "partition_rows": 8, **self.options}
+        return self.work.at(place).source(**options)
+
+
+class TestPostgreSql(SqlSuite):
+    kind = "postgresql"
+
+
+class TestMariaDb(SqlSuite):
+    kind = "mysql"
+
+
+class TestSqlite(SqlSuite):
+    """Which keeps whatever it is given in whatever column."""
+
+    kind = "sqlite"
+
+    def spoil(self, place: Path) -> set[str]:
+        self.work.at(place).run(
+            f"INSERT INTO {table_at(place)} VALUES (5000, 'a', 'b', 'not a number', x'00')",
+            f"INSERT INTO {table_at(place)} VALUES (5001, 'a', CAST(x'ff41' AS TEXT), 1.5, x'00')",
+            f"INSERT INTO {table_at(place)} VALUES (5002, 'a', 'b', 1.5, x'00')",
+        )
+        return {"bad_type", "bad_encoding", *super().spoil(place)}
+
+
+class TestDuckDb(SqlSuite):
+    kind = "duckdb"
+
+
+class TestPostgreSqlTextKeys(SqlSuite):
+    """Keys are text, which the server would sort as people do; columns are picked, the key is none of them."""
+
+    kind = "postgresql"
+    options: ClassVar[dict[str, Any]] = {"key": "code", "columns": ["name", "data"]}
+
+
+class TestMariaDbTextKeys(TestPostgreSqlTextKeys):
+    kind = "mysql"
+
+
+class TestPostgreSqlPartitionBy(SqlSuite):
+    """Partitions are ranges of another column."""
+
+    kind = "postgresql"
+    options: ClassVar[dict[str, Any]] = {"key": ["code", "name"], "partition_by": "id"}
+
+
+class TestMariaDbPartitionBy(TestPostgreSqlPartitionBy):
+    kind = "mysql"
+
+
+class TestSqlitePartitionBy(TestPostgreSqlPartitionBy):
+    kind = "sqlite"
+
+
+class TestDuckDbPartitionBy(TestPostgreSqlPartitionBy):
+    kind = "duckdb"
+
+
+class TestPostgreSqlQuery(SqlSuite):
+    """Rows of a query with a parameter."""
+
+    kind = "postgresql"
+
+    def open(self, place: Path) -> Source:
+        if place.name == "nowhere":
+            return super().open(place)
+        query = f"SELECT id, name, score * :twice AS score, data FROM {table_at(place)} WHERE name <> :never -- all"
+        params = {"twice": 2.0, "never": "'; DROP TABLE x; --"}
+        return self.work.at(place).source(query=query, params=params, key="id", partition_rows=8)
+
+
+class TestMariaDbQuery(TestPostgreSqlQuery):
+    kind = "mysql"
+
+
+class TestSqliteQuery(TestPostgreSqlQuery):
+    kind = "sqlite"
+
+
+class TestDuckDbQuery(TestPostgreSqlQuery):
+    kind = "duckdb"
+
+
+ODD = 'we"ird `näme` %s :x; -- ?'
+
+
+def test_names_with_quotes_and_blanks(work: Work) -> None:
+    """In a table's name, a key's and a column's; among them what would be a parameter or a second statement."""
+    table, key, other = f"t {ODD}", f"k {ODD}", f"o {ODD}"
+    assert max(map(len, (table, key, other))) <= 64  # letters of a name in MySQL
+    quoted = [work.quoted(name) for name in (table, key, other)]
+    rows = ", ".join(f"({i}, 'v{i}')" for i in range(30))
+    work.run(
+        f"DROP TABLE IF EXISTS {quoted[0]}",
+        f"CREATE TABLE {quoted[0]} ({quoted[1]} {work.type('int')}, {quoted[2]} {work.type('text')})",
+        f"INSERT INTO {quoted[0]} VALUES {rows}",
+    )
+    source = work.source(table=table, key=key, columns=[other, key], partition_rows=4)
+    assert source.columns() == [other, key]
+    assert len(source.partitions()) > 2
+    assert records_of(source) == [{other: f"v{i}", key: i} for i in range(30)]
+
+
+HOSTILE = [
+    "'; DROP TABLE victims; --",
+    '" OR 1=1 --',
+    "\\'; DELETE FROM victims; --",
+    "%s :x ? $1",
+    "näme \U0001f600",
+    "",
+]
+
+
+def test_values_are_never_part_of_a_statement(work: Work) -> None:
+    """In parameters, and in the keys that partitions begin with."""
+    texts = [*HOSTILE, *(f"{text}{i}" for i in range(6) for text in HOSTILE)]
+    texts = sorted(set(texts), key=lambda text: text.encode())
+    work.run(
+        "DROP TABLE IF EXISTS victims",
+        f"CREATE TABLE victims (name {work.type('text')}, id {work.type('int')})",
+        rows=("INSERT INTO victims VALUES (?, ?)", [(text, i) for i, text in enumerate(texts)]),
+    )
+    source = work.source(table="victims", key="name", partition_rows=1)
+    assert [record["name"] for record in records_of(source)] == texts
+    for text in HOSTILE:
+        found = work.source(query="SELECT * FROM victims WHERE name = :it", params={"it": text}, key="id")
+        assert [record["name"] for record in records_of(found)] == [text]
+    many = work.source(
+        table="victims", where="id < :most OR name = :it", params={"most": 3, "it": texts[9]}, key="id"
+    )
+    assert [record["id"] for record in records_of(many)] == [0, 1, 2, 9]
+
+
+def test_text_is_sorted_by_its_bytes(work: Work) -> None:
+    """Not as people sort it, without case and with blanks that do not count; each of these is another key."""
+    texts = ["", " ", "A", "A ", "B", "Z", "a", "a ", "a-b", "aB", "ab", "b", "ä", "é", "\U0001f600"]
+    work.run(
+        "DROP TABLE IF EXISTS sorted",
+        f"CREATE TABLE sorted (name {work.type('text')})",
+        rows=("INSERT INTO sorted VALUES (?)", [(text,) for text in reversed(texts)]),
+    )
+    source = work.source(table="sorted", key="name", partition_rows=1)
+    assert len(source.partitions()) == len(texts)
+    assert [record["name"] for record in records_of(source)] == sorted(texts, key=str.encode)
+
+
+def make_cells(work: Work, rows: int = 400) -> Source:
+    work.run(
+        "DROP TABLE IF EXISTS cells",
+        f"CREATE TABLE cells (id {work.type('int')} NOT NULL PRIMARY KEY, name {work.type('text')})",
+        rows=("INSERT INTO cells VALUES (?, ?)", [(i * 10, f"n{i}") for i in range(rows)]),
+    )
+    return work.source(table="cells", partition_rows=20)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE cells SET name = 'other' WHERE id = 2000",
+        "DELETE FROM cells WHERE id = 2000",
+        "INSERT INTO cells VALUES (2001, 'more')",
+        "UPDATE cells SET id = 2002 WHERE id = 2000",
+    ],
+)
+def test_rows_changed_while_reading_are_an_error(work: Work, statement: str) -> None:
+    """And only in their own partition."""
+    source = make_cells(work)
+    partitions = source.partitions()
+    work.run(statement)
+    said = [error for partition in partitions if (error := why_unread(source, partition)) is not None]
+    assert len(said) == 1
+    assert "Rows were changed while the job was reading them" in said[0]
+    assert "cells, id ≥ " in said[0]
+
+
+def why_unread(source: Source, partition: Partition) -> str | None:
+    try:
+        list(source.read(partition))
+    except HeadraceError as error:
+        return str(error)
+    return None
+
+
+def test_rows_added_at_the_end_do_no_harm_while_reading(work: Work) -> None:
+    source = make_cells(work)
+    partitions = source.partitions()
+    expected = [list(source.read(partition)) for partition in partitions]
+    work.run("INSERT INTO cells VALUES (9999, 'later')")
+    assert all(same(list(source.read(p)), batches) for p, batches in zip(partitions, expected, strict=True))
+    assert sum(p.records or 0 for p in source.partitions()) == 401
+
+
+def test_a_row_more_or_less_moves_only_nearby_partitions(work: Work) -> None:
+    source = make_cells(work)
+    before = {str(p.identity) for p in source.partitions()}
+    work.run("INSERT INTO cells VALUES (2001, 'more')", "DELETE FROM cells WHERE id = 3000")
+    after = {str(p.identity) for p in source.partitions()}
+    assert 1 <= len(after - before) <= 4
+    assert len(after & before) >= len(before) - 4
+
+
+def test_rows_without_a_value_to_partition_by(work: Work) -> None:
+    rows = [(i, None if i % 3 == 0 else i // 10) for i in range(60)]
+    work.run(
+        "DROP TABLE IF EXISTS parts",
+        f"CREATE TABLE parts (id {work.type('int')}, part {work.type('int')})",
+        rows=("INSERT INTO parts VALUES (?, ?)", rows),
+    )
+    source = work.source(table="parts", key="id", partition_by="part", partition_rows=5)
+    found = [(record["id"], record["part"]) for record in records_of(source)]
+    assert found == [row for row in rows if row[1] is not None] + [row for row in rows if row[1] is None]
+    origins = {source.origin(p, 1) for p in source.partitions()}
+    assert any(origin.startswith("parts, part ≥ 0, id ≥ 1") for origin in origins)
+    assert any("no part, id ≥ 0" in origin for origin in origins)
+
+
+def test_a_key_that_is_not_unique_is_an_error(work: Work) -> None:
+    work.run(
+        "DROP TABLE IF EXISTS twice",
+        f"CREATE TABLE twice (id {work.type('int')}, name {work.type('text')})",
+        rows=("INSERT INTO twice VALUES (?, ?)", [(min(i, 40), f"n{i}") for i in range(42)]),
+    )
+    with pytest.raises(HeadraceError, match=r"The key is not unique[\s\S]*id = 40"):
+        work.source(table="twice", key="id").partitions()
+    assert len(records_of(work.source(table="twice", key=["id", "name"]))) == 42
+
+
+def test_a_table_without_primary_key_asks_for_a_key(work: Work) -> None:
+    work.run(
+        "DROP TABLE IF EXISTS bare", f"CREATE TABLE bare (id {work.type('int')}, name {work.type('text')})"
+    )
+    with pytest.raises(HeadraceError, match="no primary key"):
+        work.source(table="bare").partitions()
+    for field, options in {"key": {"key": "nope"}, "columns": {"columns": ["nope"], "key": "id"}}.items():
+        with pytest.raises(
+            HeadraceError, match=rf"no such column[\s\S]*rows\.{field}[\s\S]*nope[\s\S]*id, name"
+        ):
+            work.source(table="bare", **options).partitions()
+
+
+def test_large_rows_come_in_small_batches(work: Work) -> None:
+    image = bytes(range(256)) * (6 << 12)  # 6 MiB
+    work.run(
+        "DROP TABLE IF EXISTS images",
+        f"CREATE TABLE images (id {work.type('int')}, image {work.type('bytes')})",
+        rows=("INSERT INTO images VALUES (?, ?)", [(i, b"" if i < 300 else image) for i in range(312)]),
+    )
+    source = work.source(table="images", key="id")
+    partitions = source.partitions()
+    assert len(partitions) > 1
+    assert all(p.bytes <= (32 << 20) + len(image) for p in partitions)
+    batches = read_all(source)
+    assert max(batch.records.nbytes for batch in batches) <= (8 << 20)
+    assert batches[-1].records.column("image")[-1].as_py() == image
+
+
+def test_types_of_postgresql(works: dict[str, Work]) -> None:
+    work = works["postgresql"]
+    work.run(
+        "DROP TABLE IF EXISTS types",
+        "DROP TYPE IF EXISTS mood",
+        "CREATE TYPE mood AS ENUM ('sad', 'glad')",
+        """CREATE TABLE types AS SELECT 1::smallint AS small, -5::bigint AS big, 0.1::real AS real,
+        2.5::double precision AS double, 12.50::numeric(10, 2) AS exact, 'NaN'::numeric AS nan, true AS yes,
+        'x'::varchar(5) AS text, '\\x00ff'::bytea AS bytes, date '2024-02-29' AS day, 'infinity'::timestamp AS never,
+        timestamp '2024-02-29 12:00:00.5' AS moment, timestamptz '2024-02-29 12:00:00+02' AS zoned,
+        time '01:02' AS time,
+        '{"a": [1]}'::json AS json, 'glad'::mood AS mood, '6b1f1d6e-6a5c-4e8a-9d0e-0a8f5a0e7c11'::uuid AS uuid,
+        ARRAY[1, 2] AS numbers, ARRAY['a', NULL] AS words, ARRAY[1.5]::float8[] AS floats, NULL::int AS nothing""",
+    )
+    source = work.source(table="types", key=["day", "uuid", "exact", "zoned"])
+    (record,) = records_of(source)
+    assert record == {
+        "small": 1, "big": -5, "real": pytest.approx(0.1), "double": 2.5, "exact": "12.50", "nan": "NaN", "yes": True,
+        "text": "x", "bytes": b"\x00\xff", "day": "2024-02-29", "never": "infinity", "moment": "2024-02-29 12:00:00.5",
+        "zoned": "2024-02-29 10:00:00+00", "time": "01:02:00", "json": '{"a": [1]}', "mood": "glad",
+        "uuid": "6b1f1d6e-6a5c-4e8a-9d0e-0a8f5a0e7c11", "numbers": [1, 2], "words": ["a", None], "floats": [1.5],
+        "nothing": None,
+    }  # fmt: skip
+    (key,) = read_all(source)[0].keys.to_pylist()
+    assert key == b"2024-02-29|6b1f1d6e-6a5c-4e8a-9d0e-0a8f5a0e7c11|12.50|2024-02-29 10:00:00+00"
+
+
+def test_types_of_mariadb(works: dict[str, Work]) -> None:
+    work = works["mysql"]
+    work.run(
+        "DROP TABLE IF EXISTS types",
+        """CREATE TABLE types (tiny tinyint(1), big bigint unsigned, single float, dbl double, exact decimal(10, 2),
+        words varchar(9) CHARACTER SET latin1, raw varbinary(9), bits bit(9), day date, moment datetime(3),
+        zoned timestamp, mood enum('sad', 'glad'), doc json, nothing int)""",
+        "SET time_zone = '+02:00'",
+        "INSERT INTO types VALUES (1, 18446744073709551615, 0.1, 2.5, 12.5, 'é', x'00ff', b'100000001', '2024-02-29', "
+        "'2024-02-29 12:00:00.5', '2024-02-29 12:00:00', 'glad', '{\"a\": [1]}', NULL)",
+    )
+    source = work.source(table="types", key=["day", "exact", "words", "moment"])
+    (record,) = records_of(source)
+    assert record == {
+        "tiny": 1, "big": 2**64 - 1, "single": pytest.approx(0.1, rel=1e-7), "dbl": 2.5, "exact": "12.50", "words": "é",
+        "raw": b"\x00\xff", "bits": 257, "day": "2024-02-29", "moment": "2024-02-29 12:00:00.500",
+        "zoned": "2024-02-29 10:00:00", "mood": "glad", "doc": '{"a": [1]}', "nothing": None,
+    }  # fmt: skip
+
+
+def test_types_of_duckdb(works: dict[str, Work], tmp_path: Path) -> None:
+    work = works["duckdb"].at(tmp_path)
+    work.run(
+        """CREATE TABLE types AS SELECT 1::utinyint AS tiny, 18446744073709551615::ubigint AS big, 2.5::double AS dbl,
+        12.5::decimal(10, 2) AS exact, true AS yes, 'x' AS words, '\\x00\\xFF'::blob AS raw, DATE '2024-02-29' AS day,
+        TIMESTAMP '2024-02-29 12:00:00.5' AS moment, [1, 2] AS numbers, {'a': 1} AS pair,
+        170141183460469231731687303715884105727::hugeint AS huge, NULL::integer AS nothing"""
+    )
+    source = work.source(table="types", key=["day", "huge", "moment"])
+    (record,) = records_of(source)
+    assert record == {
+        "tiny": 1, "big": 2**64 - 1, "dbl": 2.5, "exact": "12.50", "yes": True, "words": "x", "raw": b"\x00\xff",
+        "day": "2024-02-29", "moment": "2024-02-29 12:00:00.5", "numbers": [1, 2], "pair": "{'a': 1}",
+        "huge": str(2**127 - 1), "nothing": None,
+    }  # fmt: skip
+
+
+def test_values_of_sqlite(works: dict[str, Work], tmp_path: Path) -> None:
+    """Each value has a type of its own there; a query's columns have that of their first value."""
+    work = works["sqlite"].at(tmp_path)
+    work.run(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, n INT, r REAL, x, b BLOB)",
+        "INSERT INTO t VALUES (1, 1, 1, 'text', x'00'), (2, 'many', 2.5, 'more', x'ff'), (3, 3, 3, 3, NULL)",
+    )
+    source = work.source(table="t")
+    assert records_of(source) == [{"id": 1, "n": 1, "r": 1.0, "x": "text", "b": b"\x00"}]
+    assert faults_of(source) == [
+        ("t, id ≥ 1, row 2", "bad_type", "column 'n': 'many' is no int64"),
+        ("t, id ≥ 1, row 3", "bad_type", "column 'x': 3 is no string"),
+    ]
+    query = work.source(
+        query="SELECT id, n + 0.5 AS half, x FROM t WHERE id <> 2", key="id", columns=["half", "id"]
+    )
+    assert records_of(query) == [{"half": 1.5, "id": 1}, {"half": 3.5, "id": 3}]
+
+
+ENDED = {
+    "postgresql": "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'headrace'",
+    "mysql": "BEGIN NOT ATOMIC FOR c IN (SELECT id FROM information_schema.processlist WHERE user = 'reader' "
+    "AND id <> CONNECTION_ID()) DO KILL c.id; END FOR; END",
+}
+
+
+@pytest.mark.parametrize("kind", ENDED)
+def test_lost_connections_are_made_again(kind: str, works: dict[str, Work]) -> None:
+    """In the midst of rows, of which none is there twice, and between partitions."""
+    work = works[kind]
+    work.run(
+        "DROP TABLE IF EXISTS lengthy",
+        f"CREATE TABLE lengthy (id {work.type('int')} NOT NULL PRIMARY KEY, data {work.type('bytes')})",
+        rows=("INSERT INTO lengthy VALUES (?, ?)", [(i, bytes([i]) * 200_000) for i in range(150)]),
+    )
+    source = work.source(table="lengthy")
+    partitions = source.partitions()
+    expected = [
+        key for partition in partitions for batch in source.read(partition) for key in batch.keys.to_pylist()
+    ]
+    work.run(ENDED[kind])
+    found = []
+    for partition in partitions:
+        for batch in source.read(partition):
+            found += batch.keys.to_pylist()
+            if len(found) < 100:
+                work.run(ENDED[kind])
+    assert found == expected
+    assert len(found) == 150
+
+
+@pytest.mark.parametrize("kind", ENDED)
+def test_a_server_that_is_not_there_is_an_error(
+    kind: str, works: dict[str, Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql_module, "_FIRST_PAUSE", 0.001)
+    url = f"{kind}://reader@127.0.0.1:{free_port()}/work"
+    spec = SqlSource(kind="sql", url=url, password_env=PASSWORD_ENV, table="t")
+    with pytest.raises(HeadraceError, match="The database cannot be reached") as caught:
+        open_source("rows", spec, url).partitions()
+    assert PASSWORD not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"url": "postgresql://me:hush@host/db", "table": "t"}, "must not hold a password"),
+        ({"url": "mysql://host/db?user=me&password=hush", "table": "t"}, "must not hold a password"),
+        (
+            {"url_env": "postgresql://me:hush@host/db", "table": "t"},
+            "takes the name of an environment variable",
+        ),
+        (
+            {"url": "mysql://me@host/db", "password_env": "hush!", "table": "t"},
+            "takes the name of an environment",
+        ),
+        ({"url": "mysql://me@host/db", "url_env": "URL", "table": "t"}, "one of `url` and `url_env`"),
+        ({"table": "t"}, "one of `url` and `url_env`"),
+        (
+            {"url": "mysql://me@host/db", "table": "t", "query": "SELECT 1", "key": "id"},
+            "one of `table` and `query`",
+        ),
+        ({"url": "mysql://me@host/db", "query": "SELECT 1"}, "`query` needs `key: column`"),
+        (
+            {"url": "mysql://me@host/db", "query": "SELECT 1", "key": "a", "schema": "s"},
+            "`schema` goes with `table`",
+        ),
+    ],
+)
+def test_what_a_job_may_not_say(options: dict[str, Any], message: str) -> None:
+    job = {
+        "name": "n",
+        "version": "1.0.0",
+        "sources": {"rows": {"kind": "sql", **options}},
+        "features": {"label": {"type": "int64"}},
+    }
+    with pytest.raises(HeadraceError, match=message) as caught:
+        parse_spec(yaml.safe_dump(job))
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("postgresql://me:hush@host/db", "A password stands in the URL"),
+        ("postgresql://me:hu/sh@host/db", "A password stands in the URL"),
+        ("oracle://host/db", "no such kind of database"),
+        ("postgresql://host", "names no host or no database"),
+        ("sqlite://", "A file must be named"),
+        ("just text", "no URL of a database"),
+        ("sqlite:///nowhere.db", "There is no such file"),
+        ("mysql://me@host/db?local_infile=1", "an option that is not known"),
+    ],
+)
+def test_urls_that_are_refused(url: str, message: str) -> None:
+    """Those that variables bring are looked at once more."""
+    spec = SqlSource(kind="sql", url="${db}", table="t", key="id")
+    with pytest.raises(HeadraceError, match=message) as caught:
+        open_source("rows", spec, url).partitions()
+    assert "hush" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_environment_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOT_HERE", raising=False)
+    for options in ({"url_env": "NOT_HERE"}, {"url": "mysql://me@host/db", "password_env": "NOT_HERE"}):
+        spec = SqlSource(kind="sql", table="t", key="id", **options)
+        with pytest.raises(HeadraceError, match=r"environment variable is not set[\s\S]*NOT_HERE"):
+            open_source("rows", spec, spec.path).partitions()
+
+
+def test_parameters_are_all_given_and_all_used(works: dict[str, Work], tmp_path: Path) -> None:
+    work = works["sqlite"].at(tmp_path)
+    work.run("CREATE TABLE t (id INTEGER PRIMARY KEY)", "INSERT INTO t VALUES (1)")
+    with pytest.raises(HeadraceError, match=r"A parameter has no value[\s\S]*:most"):
+        work.source(table="t", where="id < :most").partitions()
+    with pytest.raises(HeadraceError, match=r"A parameter is not used[\s\S]*least"):
+        work.source(table="t", where="id < :most", params={"most": 3, "least": 1}).partitions()
+
+
+def test_a_missing_client_names_the_extra(works: dict[str, Work], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pymysql", None)
+    monkeypatch.delitem(sys.modules, "beam_jobs.sources._sql.mysql", raising=False)
+    with pytest.raises(HeadraceError, match=r"headrace\[sql\]"):
+        works["mysql"].source(table="t").partitions()
+
+
+def test_only_one_select(work: Work) -> None:
+    """What a query does beyond is refused by the database: it stands in a SELECT, in a transaction that only reads."""
+    make_cells(work, 3)
+    for query in (
+        "DELETE FROM cells",
+        "SELECT 1 AS id; DELETE FROM cells",
+        "SELECT 1 AS id) x; DELETE FROM cells; --",
+    ):
+        with pytest.raises(HeadraceError, match="The database refuses"):
+            work.source(query=query, key="id").partitions()
+    assert len(records_of(work.source(table="cells"))) == 3
