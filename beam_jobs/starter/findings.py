@@ -28,9 +28,12 @@ from schemas.errors import HeadraceError, shorten
 _LEVELS = 3  # the folder of files that was given, and those above it, from which a table may name them
 _FEW_FILES = 3  # beside a table they are an illustration rather than the data
 _NULLS = ("", "NA", "NaN", "null", "NULL")  # of a csv source, unless a job says otherwise
+_DATABASES = (".db", ".sqlite", ".sqlite3", ".duckdb")
 _MARKS = ["?", "-", "--", ".", "N/A", "n/a", "#N/A", "na", "nan", "None", "none", "nil", "\\N"]
 _CHOOSES_COLUMNS = ("parquet", "arrow", "orc", "avro", "jsonl")
-_ALLOWED = "images, CSV, JSON lines, Parquet, Arrow, ORC, Avro, TFRecords, tars, Hugging Face's folders, text, sound"
+_ALLOWED = (
+    "images, CSV, JSON lines, Parquet, Arrow, ORC, Avro, TFRecords, tars, Hugging Face's folders, text, sound"
+)
 
 
 @dataclass
@@ -118,7 +121,11 @@ def _note_others(place: Place, unused: dict[str, list[str]]) -> None:
         if kind_of(name) is None and media_of(name) is None:
             last = name.rpartition("/")[2]
             suffix = f".{last.rpartition('.')[2]}" if "." in last else "files without extension"
-            unused.setdefault(f"no source reads {suffix}", []).append(name or "the file")
+            database = suffix.lower() in _DATABASES
+            reason = (
+                "a database, which `kind: sql` reads by table" if database else f"no source reads {suffix}"
+            )
+            unused.setdefault(reason, []).append(name or "the file")
 
 
 def _huggingface(place: Place) -> Family:

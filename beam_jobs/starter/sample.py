@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ _FILES = 8  # of a source that has many
 _FILE_RECORDS = 2_000  # whole files: images
 _PIECE = 4 << 20  # of a large text
 _TEXTS = ("csv", "jsonl")
-_BLANK = 0x20  # what comes before is control characters
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _SPREAD = ("image_folder", "files", "huggingface")  # which give any part of all their files
 T = TypeVar("T")
 
@@ -179,9 +180,10 @@ def _look(cell: pa.Scalar) -> Look | None:
 
 def _is_text(content: bytes) -> bool:
     try:
-        return not any(ord(char) < _BLANK and char not in "\t\r\n" for char in content.decode())
+        content.decode()
     except UnicodeDecodeError:
         return False
+    return _CONTROL.search(content) is None
 
 
 def _spread(items: Sequence[T], most: int) -> list[T]:
