@@ -32,6 +32,7 @@ from beam_jobs.starter import sample
 from loader import load
 from schemas import HeadraceError, JobSpec
 from schemas.load import parse_spec
+from tests import servers
 from tests.sources import hf_data
 
 COUNT = 60
@@ -542,16 +543,45 @@ class TestErrors:
         assert "bad.parquet" in text
 
 
-def test_secrets_of_urls_are_not_written() -> None:
-    files = fsspec.filesystem("memory")
-    files.pipe("/bucket/rows.csv", b"id,x\n" + b"".join(b"%d,%d\n" % (i, i) for i in range(60)))
-    text = init_job(["memory://bucket/rows.csv"])
-    assert "data: memory://bucket" in text
-    assert parse_spec(text).sources["rows"].path == "${data}/rows.csv"
-    with pytest.raises(HeadraceError) as caught:
-        init_job(["https://user:pass-word@127.0.0.1:1/rows.csv?signature=abc123"])
-    assert "pass-word" not in str(caught.value)
-    assert "abc123" not in str(caught.value)
+class TestUrls:
+    def test_without_secrets(self) -> None:
+        files = fsspec.filesystem("memory")
+        files.pipe("/bucket/rows.csv", b"id,x\n" + b"".join(b"%d,%d\n" % (i, i) for i in range(60)))
+        text = init_job(["memory://bucket/rows.csv"])
+        assert "data: memory://bucket" in text
+        assert parse_spec(text).sources["rows"].path == "${data}/rows.csv"
+
+    @pytest.mark.parametrize(("user", "query"), [("", "?X-Signature=abc123"), ("user:pass-word@", "")])
+    def test_secrets_are_not_written(self, user: str, query: str, tmp_path: Path) -> None:
+        plain_csv(tmp_path)
+        with servers.FileServer(tmp_path) as server:
+            text = init_job([f"http://{user}127.0.0.1:{server.port}/rows.csv{query}"])
+            assert "abc123" not in text
+            assert "pass-word" not in text
+            assert "credentials were left out" in text
+            (tmp_path / "job.yaml").write_text(text)
+            # With the whole URL as the variable it reads the file.
+            full = f"http://127.0.0.1:{server.port}" + (f"/rows.csv{query}" if query else "")
+            assert preview(load_job(tmp_path / "job.yaml", {"data": full}), tmp_path / "out").state == "new"
+
+    def test_secrets_are_not_in_errors(self) -> None:
+        with pytest.raises(HeadraceError) as caught:
+            init_job(["https://user:pass-word@127.0.0.1:1/rows.csv?signature=abc123"])
+        assert "pass-word" not in str(caught.value)
+        assert "abc123" not in str(caught.value)
+
+    def test_a_bucket(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        mixed(tmp_path)
+        local = parse_spec(init_job([str(tmp_path)]))
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        with servers.s3_server() as port:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+            servers.upload_s3(port, tmp_path, "set")
+            text = init_job([f"s3://{servers.BUCKET}/set"])
+        spec = parse_spec(text)
+        assert spec.vars == {"data": f"s3://{servers.BUCKET}/set"}
+        assert (spec.sources, spec.join, spec.features) == (local.sources, local.join, local.features)
 
 
 def test_a_large_text_is_not_read_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

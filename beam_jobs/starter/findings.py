@@ -125,7 +125,7 @@ def _note_others(place: Place, unused: dict[str, list[str]]) -> None:
             reason = (
                 "a database, which `kind: sql` reads by table" if database else f"no source reads {suffix}"
             )
-            unused.setdefault(reason, []).append(name or "the file")
+            unused.setdefault(reason, []).append(name)
 
 
 def _huggingface(place: Place) -> Family:
@@ -183,7 +183,7 @@ def _marks(family: Family, sample: Sample) -> list[str]:
 def _base_name(family: Family) -> str:
     if family.kind == "huggingface":
         return family.place.written.rstrip("/").rpartition("/")[2]
-    first = stem_of(family.files[0] or family.place.written)
+    first = stem_of(family.files[0])
     if len(family.files) == 1:
         return first.partition(".")[0]
     return re.split(r"[-_.]?\d", first)[0] or common_folder(family.files).rpartition("/")[2]

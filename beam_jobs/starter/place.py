@@ -36,20 +36,17 @@ class Place:
     sizes: dict[str, int]
     cut: bool = False
 
-    def path(self, name: str) -> str:
-        """Where a file lies."""
-        return join(self.root, name)
-
 
 def join(root: str, name: str) -> str:
-    """A path below a root."""
-    return f"{root.rstrip('/') or '/'}/{name}".replace("//", "/", 1) if root == "/" else _joined(root, name)
-
-
-def _joined(root: str, name: str) -> str:
-    if not name:
+    """A path below a root; a signed URL is the file itself."""
+    if not name or is_signed(root):
         return root
-    return name if not root else f"{root.rstrip('/')}/{name}"
+    return f"{root.rstrip('/')}/{name}" if root else name
+
+
+def is_signed(url: str) -> bool:
+    """Whether something follows a URL's path, which belongs to that very file."""
+    return "://" in url and "?" in url
 
 
 def look(given: str) -> Place:
@@ -73,9 +70,10 @@ def look(given: str) -> Place:
     except OSError as error:
         raise HeadraceError("The location cannot be looked at.", value=f"{given}: {error}") from error
     if is_file:
+        folder, _, name = given.partition("?")[0].rpartition("/")
+        if is_signed(given):
+            return Place(given, without_secrets(given), [name], {name: size})
         folder, _, name = given.rpartition("/")
-        if "?" in given:  # a signed URL: what follows the name belongs to it
-            return Place(given, without_secrets(given), [""], {"": size})
         root = folder or ("/" if given.startswith("/") else "")
         return Place(root, without_secrets(root), [name], {name: size})
     root = given.rstrip("/") or "/"

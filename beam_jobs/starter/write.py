@@ -14,7 +14,7 @@ from beam_jobs.starter.kinds import examples
 from beam_jobs.starter.match import group_of, is_like_key
 from beam_jobs.starter.media import SPLITS, splits_in
 from beam_jobs.starter.page import Page, flow, scalar
-from beam_jobs.starter.place import escaped, join, stem_of, without_secrets
+from beam_jobs.starter.place import escaped, is_signed, join, stem_of, without_secrets
 from schemas.errors import HeadraceError, shorten
 
 _LABELS = ("label", "class", "target", "category", "labels", "class_name", "class_id", "cls", "y")
@@ -87,7 +87,7 @@ class _Variables:
             (p for p in self._found.places if _is_below(family.place.written, p.written)), family.place
         )
         inner = family.place.written[len(root.written) :].lstrip("/")
-        rest = join(inner, family.path) if inner else family.path
+        rest = "" if is_signed(root.root) else join(inner, family.path)
         if "${" in rest:
             return f"${{{self._of(join(root.written, rest), secret=False)}}}"
         secret = root.written != root.root and "://" in root.root
