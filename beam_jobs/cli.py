@@ -53,11 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="headrace",
         description="Prepare data sets for deep learning: deterministic, checked, sharded TFRecords.",
-        epilog="Start with: headrace run JOB.yaml\n" + _EXIT_CODES,
+        epilog="Start with: headrace init FOLDER, which writes a job for what is in it\n" + _EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"headrace {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_init(commands)
     _add_run(commands)
     _add_validate(commands)
     _add_inspect(commands)
@@ -83,6 +84,30 @@ def _add(
     )
     parser.set_defaults(command=command)
     return parser
+
+
+def _add_init(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "init",
+        _init,
+        "look at data and write a job file that reads them, with comments to edit it by",
+        [
+            "headrace init photos                               # a folder of images in folders of their classes",
+            "headrace init photos labels.csv                    # or with a table that names them",
+            "headrace init rows.csv --output rows.yaml",
+            "headrace init gs://bucket/shards --output -        # to standard output",
+        ],
+    )
+    parser.add_argument("data", nargs="+", metavar="PATH_OR_URL")
+    parser.add_argument(
+        "--output",
+        default="job.yaml",
+        metavar="FILE",
+        help="to write, - for standard output (default: job.yaml)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
+    parser.add_argument("--json", action="store_true", help="print errors and the file's name as JSON")
 
 
 def _add_run(commands: Any) -> None:
@@ -217,6 +242,22 @@ def _positive(text: str) -> float:
         if 0 < (number := float(text)) < math.inf:
             return number
     raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    try:
+        import fsspec  # noqa: F401  Beam, which takes a second to import, is not needed yet
+        import PIL  # noqa: F401
+    except ImportError as error:
+        raise _no_etl("Looking at data", error) from error
+    from beam_jobs.init_job import init_command
+
+    told = init_command(arguments.data, arguments.output, force=arguments.force)
+    if arguments.json and arguments.output != "-":
+        print(json.dumps({"job": arguments.output}))
+    elif told:
+        print(told)
+    return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -365,11 +406,13 @@ def _need_etl() -> None:
     try:
         import apache_beam  # noqa: F401
     except ImportError as error:
-        raise HeadraceError(
-            "Running jobs needs Apache Beam, which is not installed.",
-            value=str(error),
-            hint="pip install 'headrace[etl]'",
-        ) from error
+        raise _no_etl("Running jobs", error) from error
+
+
+def _no_etl(what: str, error: ImportError) -> HeadraceError:
+    return HeadraceError(
+        f"{what} needs what is not installed.", value=str(error), hint="pip install 'headrace[etl]'"
+    )
 
 
 def _report(error: HeadraceError, *, as_json: bool) -> None:
