@@ -5,17 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from beam_jobs.sources._batches import BATCH_BYTES, without_bad_text
+from beam_jobs.sources._batches import BATCH_BYTES, without, without_bad_text
+from beam_jobs.sources._example import (
+    BYTES_LIST,
+    FLOAT_LIST,
+    INT64_LIST,
+    Examples,
+    find_features,
+    values_of,
+)
 from beam_jobs.sources._keys import check_key, keys_of
 from beam_jobs.sources._listing import File, local_root, shown
 from beam_jobs.sources._meaning import understand
 from beam_jobs.sources._stored import StoredFile
-from beam_jobs.sources._tf_example import Example, NoExampleError, WrongKindError
 from beam_jobs.sources._tf_records import DamagedFileError, Record, read_records, walk_records
 from beam_jobs.sources._tfds_info import Leaf, Shard, find_folder, find_leaves, find_names, find_shards
 from beam_jobs.sources.base import Fault, Partition, SourceBatch
@@ -23,6 +30,8 @@ from schemas.errors import HeadraceError, shorten
 from schemas.sources import TfdsSource
 
 _MAX_ROWS = 16_384
+_LISTS = {BYTES_LIST: "bytes_list", FLOAT_LIST: "float_list", INT64_LIST: "int64_list"}
+_TAGS = {name: tag for tag, name in _LISTS.items()}
 
 
 class Tfds:
@@ -143,27 +152,29 @@ class Tfds:
     def _batch(
         self, records: list[Record], row: int, leaves: list[Leaf], names: dict[str, list[str]], split: str
     ) -> SourceBatch:
-        cells: list[list[Any]] = [[] for _ in leaves]
-        kept, faults = [], []
-        for number, record in enumerate(records, row):
-            problem, values = record.problem, []
-            if record.data is not None:
-                try:
-                    example = Example(record.data)
-                    values = [_cell(leaf, example) for leaf in leaves]
-                except NoExampleError as error:
-                    problem = ("bad_example", f"the record at byte {record.start}: {error}")
-                except WrongKindError as error:
-                    problem = ("wrong_value", str(error))
-            if problem:
-                faults.append(Fault(number, *problem))
-                continue
-            kept.append(number)
-            for column, value in zip(cells, values, strict=True):
-                column.append(value)
-        columns = [_column(leaf, values) for leaf, values in zip(leaves, cells, strict=True)]
+        faults = [
+            Fault(number, *record.problem) for number, record in enumerate(records, row) if record.problem
+        ]
+        good = [(number, record) for number, record in enumerate(records, row) if record.data is not None]
+        ends = np.cumsum([len(record.data or b"") for _, record in good], dtype=np.int64)
+        starts = np.concatenate([[0], ends[:-1]]) if good else ends
+        keys = frozenset(leaf.key.encode() for leaf in leaves)
+        data = memoryview(b"".join(record.data or b"" for _, record in good))
+        examples = find_features(data, starts, ends, keys)
+        wrong = {
+            place: ("bad_example", f"the record at byte {good[place][1].start}: {reason}")
+            for place, reason in examples.bad.items()
+        }
+        columns = []
+        for leaf in leaves:
+            column, problems = _column(leaf, examples)
+            columns.append(column)
+            for place, problem in problems.items():
+                wrong.setdefault(place, problem)
+        faults += [Fault(good[place][0], *problem) for place, problem in wrong.items()]
         batch = pa.RecordBatch.from_arrays(columns, schema=_schema(leaves))
-        batch, rows, bad = without_bad_text(batch, np.array(kept, dtype=np.int64))
+        batch, rows = without(batch, np.array([number for number, _ in good], dtype=np.int64), wrong)
+        batch, rows, bad = without_bad_text(batch, rows)
         batch, rows, unknown = understand(batch, names, rows)
         faults = sorted([*faults, *bad, *unknown], key=lambda fault: fault.row)
         return SourceBatch(batch, keys_of(batch, self.spec.key, split, rows), rows, faults)
@@ -173,31 +184,31 @@ def _schema(leaves: list[Leaf]) -> pa.Schema:
     return pa.schema([(leaf.column, leaf.arrow) for leaf in leaves])
 
 
-def _cell(leaf: Leaf, example: Example) -> Any:
-    """The value of a column; None where the example has no such feature."""
-    values = example.get(leaf.key, leaf.kind)
-    if values is None:
-        return None
+def _column(leaf: Leaf, examples: Examples) -> tuple[pa.Array, dict[int, tuple[str, str]]]:
+    """A feature of all records, null where one has none, and what is wrong with each that cannot have it.
+
+    Texts are looked at afterwards.
+    """
+    found = examples.feature(leaf.key)
+    values, counts, damaged = values_of(examples, found, _TAGS[leaf.kind])
+    wrong = {place: ("bad_example", f"{leaf.key}: {reason}") for place, reason in damaged.items()}
+    for place in np.flatnonzero((found.kinds != 0) & (found.kinds != _TAGS[leaf.kind])).tolist():
+        reason = f"{leaf.key} holds {_LISTS[int(found.kinds[place])]}, not {leaf.kind}"
+        wrong.setdefault(place, ("wrong_value", reason))
+    if leaf.type == pa.string():
+        values = values.cast(pa.binary()).view(pa.string())
+    elif leaf.type == pa.bool_():
+        values = pc.not_equal(values, 0)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
     if leaf.listed:
-        return list(map(bool, values)) if leaf.type == pa.bool_() else list(values)
-    if len(values) != 1:
-        if not values:
-            return None
-        raise WrongKindError(f"{leaf.key} holds {len(values)} values, not one")
-    return values[0]
-
-
-def _column(leaf: Leaf, cells: list[Any]) -> pa.Array:
-    """The cells as a column. Texts are looked at afterwards: what is no UTF-8 is the fault of one record."""
-    if leaf.arrow == pa.bool_():
-        return pa.array(cells, pa.int64()).cast(pa.bool_())
-    if leaf.type != pa.string():
-        return pa.array(cells, leaf.arrow)
-    if not leaf.listed:
-        return pa.array(cells, pa.binary()).view(pa.string())
-    lists = pa.array(cells, pa.list_(pa.binary()))
-    mask = lists.is_null() if lists.null_count else None
-    return pa.ListArray.from_arrays(lists.offsets, lists.values.view(pa.string()), mask=mask)
+        missing = pa.array(found.kinds == 0)
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, mask=missing), wrong
+    for place in np.flatnonzero(counts > 1).tolist():
+        wrong.setdefault(place, ("wrong_value", f"{leaf.key} holds {counts[place]} values, not one"))
+    if bool((counts == 1).all()):
+        return values, wrong
+    first = np.minimum(offsets[:-1], max(len(values) - 1, 0))
+    return values.take(pa.array(first, mask=counts == 0)), wrong
 
 
 def _digest(leaves: list[Leaf], names: dict[str, list[str]]) -> str:
