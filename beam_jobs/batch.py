@@ -89,6 +89,8 @@ class Ledger:
     source: str
     origin: Callable[[int], str]
     read: int = 0
+    added: int = 0
+    """Records that joins made of one, beyond the first."""
     dropped: defaultdict[str, list[npt.NDArray[np.int64]]] = field(default_factory=lambda: defaultdict(list))
     """Rows dropped, by rule."""
     _letters: list[tuple[int, DeadLetter]] = field(default_factory=list)
@@ -96,7 +98,12 @@ class Ledger:
     @property
     def letters(self) -> list[DeadLetter]:
         """In the order of their rows, whatever batches the partition was read in."""
-        return [letter for _, letter in sorted(self._letters, key=lambda pair: pair[0])]
+        return [letter for _, letter in self.numbered]
+
+    @property
+    def numbered(self) -> list[tuple[int, DeadLetter]]:
+        """The letters with the numbers of their rows."""
+        return sorted(self._letters, key=lambda pair: pair[0])
 
     def fault(self, row: int, rule: str, reason: str, raw: bytes | None = None) -> None:
         """Makes a dead letter of a record that the source could not read."""

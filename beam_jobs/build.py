@@ -15,7 +15,7 @@ from beam_jobs.clean import apply_rule
 from beam_jobs.encode import encode_records, pack_columns
 from beam_jobs.gather import Deal
 from beam_jobs.indexed import to_rows
-from beam_jobs.join import asked_keys, join_table, look_up, write_table
+from beam_jobs.join import ask, join_table, write_part, write_table_bucket
 from beam_jobs.listing import Listed, PartitionRef, read_partition
 from beam_jobs.making import Making
 from beam_jobs.outcomes import Outcomes, digests_at
@@ -31,6 +31,7 @@ from schemas.hashing import as_sortable, key_hashes, split_of, split_positions
 from schemas.spec import Member
 
 _JOINED = f"{OWN_PREFIX}joined:"
+_GROUP = f"{OWN_PREFIX}group"  # the key before a join made several records of one: they stay in one split
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class RunSummary:
       source: name of its source.
       ordinal: place of its partition in the source's order.
       read, dead_lettered: records.
+      added: records that joins made of one, beyond the first.
       dropped: records dropped, by rule.
       splits: records and bytes of each split.
       kept: source records that were taken over from the version before, not read again.
@@ -52,6 +54,7 @@ class RunSummary:
     source: str
     ordinal: int
     read: int
+    added: int
     dead_lettered: int
     dropped: dict[str, int]
     splits: list[tuple[int, int]]
@@ -59,14 +62,43 @@ class RunSummary:
     committed: bool
 
 
+TablePlace = tuple[str, int]  # the name of a table, and the number of one of its partitions or buckets
+
+
+def list_parts(plan: JobPlan) -> list[TablePlace]:
+    """The partitions of all tables that are shuffled."""
+    return [
+        (name, number)
+        for name, files in plan.tables.items()
+        if files.shuffled
+        for number in range(len(plan.table_partitions[name]))
+    ]
+
+
+def list_buckets(plan: JobPlan) -> list[TablePlace]:
+    """The buckets of all tables."""
+    return [(name, number) for name, files in plan.tables.items() for number in range(files.buckets)]
+
+
 @for_runners
-def prepare_table(name: str, plan: JobPlan) -> str:
-    """Leaves the table of that name in the work directory, unless it is there already; gives its name."""
-    path = plan.tables[name]
-    if not path.exists():
-        join = next(join for join in plan.spec.join if join.table == name)
-        write_table(path, join, plan.source(name), plan.table_partitions[name])
-    return name
+def prepare_part(place: TablePlace, plan: JobPlan) -> int:
+    """Leaves a partition of a table sorted in the work directory, unless it is there already."""
+    name, number = place
+    files, partition = plan.tables[name], plan.table_partitions[name][number]
+    if not files.part(partition).exists() and not all(file.exists() for file in files.files):
+        write_part(files, plan.join(name), plan.source(name), partition)
+    return number
+
+
+@for_runners
+def prepare_bucket(place: TablePlace, plan: JobPlan, _parts_ready: object = None) -> int:
+    """Leaves a bucket of a table in the work directory, unless it is there already."""
+    name, number = place
+    files = plan.tables[name]
+    if not files.files[number].exists():
+        partitions = plan.table_partitions[name]
+        write_table_bucket(files, number, plan.join(name), plan.source(name), partitions)
+    return number
 
 
 @for_runners
@@ -84,6 +116,7 @@ def build_run(ref: PartitionRef, plan: JobPlan, _tables_ready: object = None) ->
         source=listed.partition.source,
         ordinal=listed.partition.ordinal,
         read=summary["read"],
+        added=summary["added"],
         dead_lettered=summary["dead_lettered"],
         dropped=summary["dropped"],
         splits=run.splits,
@@ -100,14 +133,18 @@ class BuildRuns(beam.PTransform):
 
     def expand(self, partitions: beam.PCollection[PartitionRef]) -> beam.PCollection[RunSummary]:
         """PartitionRef → RunSummary."""
-        waited_for = []
-        if self.plan.tables:
-            tables = (
-                partitions.pipeline
-                | "Tables" >> Deal(list(self.plan.tables))
-                | "Prepare table" >> beam.Map(prepare_table, plan=self.plan)
+        waited_for: list[beam.pvalue.AsSideInput] = []
+        begin, plan = partitions.pipeline, self.plan
+        if parts := list_parts(plan):
+            done = begin | "Parts" >> Deal(parts) | "Prepare part" >> beam.Map(prepare_part, plan=plan)
+            waited_for = [beam.pvalue.AsList(done)]
+        if buckets := list_buckets(plan):
+            done = (
+                begin
+                | "Buckets of tables" >> Deal(buckets)
+                | "Prepare table" >> beam.Map(prepare_bucket, plan, *waited_for)
             )
-            waited_for = [beam.pvalue.AsList(tables)]
+            waited_for = [beam.pvalue.AsList(done)]
         return partitions | "Build run" >> beam.Map(build_run, self.plan, *waited_for)
 
 
@@ -115,7 +152,10 @@ def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
     partition = listed.partition
     source = plan.source(partition.source)
     tables = [join.table for join in plan.spec.join]
-    identities = source.identities(partition) if isinstance(source, Selective) else None
+    exploded = any(join.many == "explode" for join in plan.spec.join)
+    # Where a row is several records, what became of it is not one thing: its partition is read as a whole.
+    selective = isinstance(source, Selective) and not exploded
+    identities = source.identities(partition) if isinstance(source, Selective) and selective else None
     making = Making(
         plan,
         Ledger(partition.source, lambda row: source.origin(partition, row)),
@@ -126,7 +166,7 @@ def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
     member = plan.member(partition.source)
     # A run of the version before that held more than that version does, as there is a limit or a repeated key.
     similar = [listed.run] if listed.committed else listed.similar
-    if isinstance(source, Selective) and similar:
+    if isinstance(source, Selective) and selective and similar:
         rest = take_over(making, similar)
         kept = ledger.read
         batches = source.read_rows(partition, rest)
@@ -140,14 +180,11 @@ def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
     letters = ledger.letters
     content.sections["dead_letters"] = encode_letters(letters)
     for table in tables:
-        for kind, places in (("matched", making.matched[table]), ("written", making.written[table])):
-            unique = np.unique(np.concatenate(places)) if places else np.zeros(0, dtype=np.int64)
-            content.sections[f"{kind}:{table}"] = unique[unique >= 0].astype("<i8").tobytes()
-        if member.limit is not None:
-            content.sections[f"ranks:{table}"] = making.smallest_ranks(table).astype("<u8").tobytes()
+        content.sections |= making.used_rows(table, ranked=member.limit is not None)
     dropped = {rule: np.concatenate(rows) for rule, rows in sorted(ledger.dropped.items())}
     content.summary = {
         "read": ledger.read,
+        "added": ledger.added,
         "dead_lettered": len(letters),
         "dropped": {rule: len(rows) for rule, rows in dropped.items()},
         "kept": kept,
@@ -169,11 +206,13 @@ def _add_batch(batch: Batch, making: Making, member: Member) -> None:
     batch = take_sample(batch, member, plan.spec.seed, ledger)
     for join in plan.spec.join:
         table = making.table(join.table)
+        asked = ask(batch, join, table)
         if making.outcomes is not None:
-            keys = asked_keys(batch, join, table)
-            found = digests_at(table.digests, look_up(table, keys))
-            making.outcomes.looked(join.table, batch.rows, keys, found)
-        batch, places = join_table(batch, join, table, ledger)
+            found = digests_at(table, asked.firsts)
+            making.outcomes.looked(join.table, batch.rows, asked.keys, found)
+        if join.many == "explode" and _GROUP not in batch.records.schema.names:
+            batch = batch.with_column(_GROUP, batch.keys)
+        batch, places = join_table(batch, join, table, asked, ledger)
         batch = batch.with_column(_JOINED + join.table, pa.array(places))
         making.matched[join.table].append(places)
     for rule in plan.spec.clean:
@@ -212,7 +251,8 @@ def _splits(batch: Batch, keys: list[bytes], plan: JobPlan) -> Any:
     split = plan.spec.split
     if len(split.fractions) == 1 and split.by is None:
         return np.zeros(len(keys), dtype=np.int64)
-    groups = keys
+    exploded = _GROUP in batch.records.schema.names
+    groups = batch.records.column(_GROUP).to_pylist() if exploded else keys
     if split.by is not None:
         if split.by not in batch.columns:
             raise HeadraceError(
@@ -224,7 +264,7 @@ def _splits(batch: Batch, keys: list[bytes], plan: JobPlan) -> Any:
         texts = batch.records.column(split.by).cast(pa.string()).to_pylist()
         # Records without a group are each a group of their own; the mark keeps them apart from real groups.
         groups = [
-            b"\0" + key if text is None else text.encode() for text, key in zip(texts, keys, strict=True)
+            b"\0" + key if text is None else text.encode() for text, key in zip(texts, groups, strict=True)
         ]
     return split_of(split_positions(groups, split.seed), list(split.fractions.values()))
 

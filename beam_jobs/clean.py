@@ -98,12 +98,22 @@ def drop_by_value(batch: Batch, rule: DropRule, ledger: Ledger) -> Batch:
     """Drops the records whose column has one of the rule's values.
 
     Raises:
-      HeadraceError: the column does not exist.
+      HeadraceError: the column does not exist, or holds lists or structs.
     """
     _check_columns(batch, [rule.column], f"clean, drop {rule.drop}")
     column = batch.records.column(rule.column)
-    texts = [_text(value) for value in rule.values if value is not None]
-    found = pc.is_in(column.cast(pa.string()), value_set=pa.array(texts, pa.string()))
+    if pa.types.is_nested(column.type):
+        raise HeadraceError(
+            "The column holds lists or structs, which are dropped by no single value.",
+            where=f"clean, drop {rule.drop}",
+            value=f"{rule.column}: {column.type}",
+            hint="`where:` takes a condition over them.",
+        )
+    texts = pa.array([_text(value) for value in rule.values if value is not None], pa.string())
+    # Bytes may be no text; the values' bytes they may be all the same.
+    is_bytes = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
+    kind = column.type if is_bytes else pa.string()
+    found = pc.is_in(column.cast(kind), value_set=texts.cast(kind))
     if None in rule.values:
         found = pc.or_(found, pc.is_null(column))
     return ledger.drop(batch, rule.drop, found.to_numpy(zero_copy_only=False))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from beam_jobs.listing import write_partitions
 from beam_jobs.local_store import LocalStore
+from beam_jobs.materialize import build_rows, transforms_of
 from beam_jobs.pipeline import build_pipeline
 from beam_jobs.plan import Job, import_from_here, plan_job
 from beam_jobs.previous import list_partitions
@@ -27,8 +29,8 @@ class Graph:
     Attributes:
       name, version: of the data set.
       partitions: of the main source.
-      transforms: nodes of the graph, composites among them.
-      bytes: size of its description.
+      transforms: nodes of the graph, composites among them; with those of pipelines that sources have of their own.
+      bytes: size of its description, of the largest where there are several.
     """
 
     name: str
@@ -57,10 +59,15 @@ def check_graph(job: Job, out: str | Path, options: Sequence[str]) -> Graph:
     with tempfile.TemporaryDirectory() as folder:
         scratch = StorePath(LocalStore(Path(folder)), "partitions.jsonl")
         refs = write_partitions(scratch, list_partitions(plan, partitions))
-        result = run_pipeline(lambda pipeline: build_pipeline(pipeline, plan, refs), beam_options)
-    proto = result.job.proto_pipeline
+        builds = [partial(build_pipeline, plan=plan, partitions=refs)]
+        builds += [partial(build_rows, plan=plan, name=name) for name in transforms_of(plan)]
+        protos = [run_pipeline(build, beam_options).job.proto_pipeline for build in builds]
     graph = Graph(
-        plan.spec.name, plan.spec.version, len(partitions), len(proto.components.transforms), proto.ByteSize()
+        plan.spec.name,
+        plan.spec.version,
+        len(partitions),
+        sum(len(proto.components.transforms) for proto in protos),
+        max(proto.ByteSize() for proto in protos),
     )
     if graph.bytes > _DATAFLOW_BYTES:
         raise HeadraceError(

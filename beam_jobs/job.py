@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from beam_jobs.commit import write_letters
 from beam_jobs.listing import Listed, write_partitions
+from beam_jobs.lookup import close_tables
 from beam_jobs.materialize import materialize
 from beam_jobs.pipeline import build_pipeline
 from beam_jobs.plan import Job, JobPlan, Workspace, import_from_here, plan_job
@@ -44,6 +45,7 @@ class Result:
       partitions, partitions_reused: how many there are, and how many an earlier, unfinished job had done.
       previous: the version of which unchanged records were taken over, if any.
       taken_over: its partitions, records and shards that were.
+      shuffled: into how many files each table was shuffled that is too large to be held by every worker.
     """
 
     path: Path | str
@@ -55,6 +57,7 @@ class Result:
     partitions_reused: int
     previous: str | None = None
     taken_over: Mapping[str, int] = field(default_factory=dict)
+    shuffled: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The result for scripts."""
@@ -66,6 +69,7 @@ class Result:
             "partitions_reused": self.partitions_reused,
             "previous": self.previous,
             "taken_over": dict(self.taken_over),
+            "shuffled": dict(self.shuffled),
             "fingerprint": self.manifest.fingerprint,
             "splits": {
                 name: {"records": split.records, "bytes": split.bytes, "shards": len(split.shards)}
@@ -143,6 +147,7 @@ def run(
             ) from None
         finally:
             end_attempt(plan.attempt)  # while we hold the lock
+            close_tables()
         manifest = read_manifest(str(workspace.dataset))
         note = read_note(workspace.inputs)
         sweep(workspace)
@@ -156,6 +161,7 @@ def run(
         finished,
         None if plan.previous is None else plan.previous.version,
         {} if note is None else note.taken_over or {},
+        {name: files.buckets for name, files in plan.tables.items() if files.shuffled},
     )
 
 
@@ -227,6 +233,8 @@ def summary_lines(result: Result) -> list[str]:
         ]
         parts += [f"{count:,} dropped ({rule})" for rule, count in books.dropped.items()]
         parts += [f"{books.duplicates:,} duplicates"] if books.duplicates else []
+        parts += [f"{books.added:,} added by joins"] if books.added else []
+        parts += [f"shuffled by key into {result.shuffled[name]} files"] if name in result.shuffled else []
         lines.append(f"  {name:<12} {', '.join(parts)}")
     for name, split in manifest.splits.items():
         shards = f"{len(split.shards):,} shard{'s' if len(split.shards) != 1 else ''}"

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.batch import Ledger
-from beam_jobs.join import Table, open_table
+from beam_jobs.lookup import Table
 from beam_jobs.outcomes import Outcomes
 from beam_jobs.plan import JobPlan
 from beam_jobs.runs import RunContent
@@ -47,17 +47,28 @@ class Making:
         self.written[table].append(places)
         self.hashes[table].append(hashes)
 
-    def smallest_ranks(self, table: str) -> npt.NDArray[np.uint64]:
-        """For each row of a table that a written record holds, in order, the smallest rank of such a record."""
-        places = np.concatenate([*self.written[table], np.zeros(0, np.int64)]).astype(np.int64)
+    def used_rows(self, table: str, *, ranked: bool) -> dict[str, bytes]:
+        """The run's sections that tell which rows of a table its records asked for and hold.
+
+        Where the source has a limit, also for each row held the smallest rank of a record that holds it.
+        """
+        none = np.zeros(0, np.int64)
+        asked = np.unique(np.concatenate([*self.matched[table], none]).astype(np.int64))
+        places = np.concatenate([*self.written[table], none]).astype(np.int64)
         found = np.concatenate([*(ranks(part) for part in self.hashes[table]), np.zeros(0, np.uint64)])
         order = np.lexsort((found, places))
         order = order[places[order] >= 0]
-        _, first = np.unique(places[order], return_index=True)
-        smallest: npt.NDArray[np.uint64] = found[order][first]
-        return smallest
+        held, first = np.unique(places[order], return_index=True)
+        smallest, asked = found[order][first], asked[asked >= 0]
+        if self.plan.join(table).many == "list":  # a record holds all rows of its key
+            asked, _ = self.table(table).group(asked)
+            held, counts = self.table(table).group(held)
+            smallest = np.repeat(smallest, counts)
+        sections = {f"matched:{table}": asked.astype("<i8"), f"written:{table}": held.astype("<i8")}
+        if ranked:
+            sections[f"ranks:{table}"] = smallest.astype("<u8")
+        return {name: values.tobytes() for name, values in sections.items()}
 
     def table(self, name: str) -> Table:
         """A joined table."""
-        join = next(join for join in self.plan.spec.join if join.table == name)
-        return open_table(self.plan.tables[name], join)
+        return self.plan.tables[name].open()

@@ -29,7 +29,7 @@ from beam_jobs.runs import open_run
 from beam_jobs.sources._batches import pieces
 from beam_jobs.sources._keys import keys_of
 from beam_jobs.sources._python_rows import Found, Rows
-from beam_jobs.sources.beam import REASON, RULE, BeamRows, read_counts, rows_name
+from beam_jobs.sources._transform import REASON, RULE, TransformRows, read_counts, rows_name
 from beam_jobs.store_path import StorePath
 from beam_jobs.take_over import is_finished, is_taken_over
 from beam_jobs.wire import for_runners
@@ -61,10 +61,9 @@ def materialize(plan: JobPlan, options: PipelineOptions) -> None:
     Raises:
       HeadraceError: a transform failed, or gave no rows.
     """
-    names = [name for name, spec in plan.spec.sources.items() if isinstance(plan.source(name), BeamRows)]
-    for name in names:
+    for name in transforms_of(plan):
         source = plan.source(name)
-        assert isinstance(source, BeamRows)
+        assert isinstance(source, TransformRows)
         if not _is_wanted(plan, name):
             continue
         directory = source.directory(source.partitions()[0])
@@ -87,10 +86,15 @@ def materialize(plan: JobPlan, options: PipelineOptions) -> None:
             raise HeadraceError("The source holds no row.", where=f"sources.{name}")
 
 
+def transforms_of(plan: JobPlan) -> list[str]:
+    """The sources of a job that are transforms."""
+    return [name for name in plan.spec.sources if isinstance(plan.source(name), TransformRows)]
+
+
 def build_rows(pipeline: beam.Pipeline, plan: JobPlan, name: str) -> None:
     """Adds to `pipeline` what leaves the rows of a source in the work directory."""
     source = plan.source(name)
-    assert isinstance(source, BeamRows)
+    assert isinstance(source, TransformRows)
     _ = (
         pipeline
         | "Rows" >> source.transform()
@@ -112,7 +116,7 @@ class Spill(beam.DoFn):
     def start_bundle(self) -> None:
         """A bundle's rows go to files of its own, so that one that is tried again repeats nothing."""
         source = self._plan.source(self._name)
-        assert isinstance(source, BeamRows)
+        assert isinstance(source, TransformRows)
         self._rows = Rows(source.schema, lambda _: source.where)
 
     def process(self, element: Any) -> Iterator[tuple[int, Section]]:
@@ -133,7 +137,7 @@ class Spill(beam.DoFn):
 def spill(found: Found, plan: JobPlan, name: str) -> list[tuple[int, Section]]:
     """Writes rows and faults to a file, sorted, a section for each partition; gives where they are."""
     source = plan.source(name)
-    assert isinstance(source, BeamRows)
+    assert isinstance(source, TransformRows)
     table = _marked(found, source)
     partitions = np.array(
         [_number(key or digest) % source.spec.partitions for key, digest in _names(table)], dtype=np.int64
@@ -159,7 +163,7 @@ def merge(group: tuple[int, Iterable[Section]], plan: JobPlan, name: str) -> tup
     """
     partition, some = group
     source = plan.source(name)
-    assert isinstance(source, BeamRows)
+    assert isinstance(source, TransformRows)
     sections = sorted(some, key=lambda section: (section.spill, section.offset))
     size = sum(section.length for section in sections)
     if size > MAX_PARTITION_BYTES:
@@ -186,7 +190,7 @@ def merge(group: tuple[int, Iterable[Section]], plan: JobPlan, name: str) -> tup
 def write_counts(counts: list[tuple[int, int]], plan: JobPlan, name: str) -> None:
     """Notes that all rows are there, and how many each partition holds. The spills go."""
     source = plan.source(name)
-    assert isinstance(source, BeamRows)
+    assert isinstance(source, TransformRows)
     found = dict(counts)
     directory = _directory(source)
     listed = [found.get(number, 0) for number in range(source.spec.partitions)]
@@ -199,7 +203,7 @@ def write_counts(counts: list[tuple[int, int]], plan: JobPlan, name: str) -> Non
 def _is_wanted(plan: JobPlan, name: str) -> bool:
     """Whether a run or a table of the source has to be built."""
     if name in plan.tables:
-        return not plan.tables[name].exists()
+        return not all(file.exists() for file in plan.tables[name].files)
     for each in read_partitions(plan.workspace.partitions):
         if each.partition.source == name:
             run = open_run(plan.workspace.runs / each.run, check=True)
@@ -210,11 +214,11 @@ def _is_wanted(plan: JobPlan, name: str) -> bool:
     return False
 
 
-def _directory(source: BeamRows) -> StorePath:
+def _directory(source: TransformRows) -> StorePath:
     return source.directory(source.partitions()[0])
 
 
-def _marked(found: Found, source: BeamRows) -> pa.Table:
+def _marked(found: Found, source: TransformRows) -> pa.Table:
     """Rows and faults in one table, with what they are dealt and sorted by."""
     records, numbers, faults = found
     keys = keys_of(records, source.spec.key, "", np.array(numbers, np.int64))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_jobs.join import DIGEST_BYTES
+from beam_jobs.lookup import DIGEST_BYTES, Table
 
 UNUSABLE, WRITTEN = -1, 0  # and from 1 on the rules, in the order of their names, that dropped it
 _NO_DIGEST = b"\0" * DIGEST_BYTES  # of a row that is not in the table
@@ -94,6 +94,6 @@ class Outcomes:
         )
 
 
-def digests_at(digests: npt.NDArray[np.uint8], places: Rows) -> list[bytes]:
-    """The digest of the table's row at each place; of none for -1."""
-    return [digests[place].tobytes() if place >= 0 else _NO_DIGEST for place in places.tolist()]
+def digests_at(table: Table, firsts: Rows) -> list[bytes]:
+    """The digest of what a record takes from the table's rows that begin at each place; zeros for -1."""
+    return [digest.tobytes() for digest in table.digests(firsts)]

@@ -19,10 +19,11 @@ from beam_jobs.clean import columns_after
 from beam_jobs.expressions import engine_version
 from beam_jobs.functions import function_fingerprint
 from beam_jobs.indexed import row_type
+from beam_jobs.join import TableFiles, columns_after_join, count_buckets
 from beam_jobs.listing import PartitionList
 from beam_jobs.runs import RUN_SUFFIX
 from beam_jobs.sources import open_source
-from beam_jobs.sources.base import Materialized, Partition, Source
+from beam_jobs.sources.base import Materialized, Partition, Selective, Source
 from beam_jobs.sources.files import Files
 from beam_jobs.store import Store, open_store
 from beam_jobs.store_lock import WORK
@@ -35,6 +36,7 @@ from schemas.hashing import fingerprint
 from schemas.load import fill_variables
 from schemas.naming import MANIFEST
 from schemas.packing import pack
+from schemas.remote_errors import redacted
 from schemas.rules import ComputeRule, MapRule, WhereRule
 from schemas.spec import Join, Member
 
@@ -167,7 +169,7 @@ class JobPlan:
       spec: the job as written.
       features: the features with the names of folders filled in.
       roots: path of every source, variables filled in.
-      tables: file of every joined table.
+      tables: files of every joined table.
       table_partitions: the partitions of every joined table.
       workspace: where things are written.
       code: fingerprint of Headrace and the libraries that make the bytes.
@@ -181,7 +183,7 @@ class JobPlan:
     spec: JobSpec
     features: dict[str, Feature]
     roots: dict[str, str]
-    tables: dict[str, StorePath]
+    tables: dict[str, TableFiles]
     table_partitions: dict[str, list[Partition]]
     workspace: Workspace
     code: str
@@ -194,7 +196,10 @@ class JobPlan:
     def held(self, store: Store) -> JobPlan:
         """The same, written with `store`, which holds the lock."""
         workspace = Workspace(StorePath(store, ""), self.workspace.version)
-        tables = {name: StorePath(store, path.path) for name, path in self.tables.items()}
+        tables = {
+            name: replace(files, directory=StorePath(store, files.directory.path))
+            for name, files in self.tables.items()
+        }
         return replace(self, workspace=workspace, tables=tables)
 
     def source(self, name: str) -> Source:
@@ -205,6 +210,10 @@ class JobPlan:
     def member(self, name: str) -> Member:
         """The main source of that name, as the job wants it."""
         return next(member for member in self.spec.members if member.source == name)
+
+    def join(self, table: str) -> Join:
+        """The join of a table."""
+        return next(join for join in self.spec.join if join.table == table)
 
     def run_path(self, partition: Partition) -> StorePath:
         """The run of a partition, named by all that can change its bytes."""
@@ -248,8 +257,15 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
     features = _resolve(spec, roots, main)
     code, functions = code_fingerprint(), function_fingerprints(spec)
     workspace = Workspace(StorePath(open_store(out, spec.name), ""), spec.version)
+    # Only of a source whose records can be read singly will a later version ask what each found in a table.
+    digested = any(
+        isinstance(open_source(name, spec.sources[name], roots[name]), Selective) for name in spec.main_names
+    )
+    kinds = fingerprint(code, digested)
     tables = {
-        join.table: workspace.tables / f"{_table_fingerprint(code, spec, join, partitions[join.table])}.arrow"
+        join.table: replace(
+            _table_files(workspace.tables, kinds, spec, join, partitions[join.table]), digested=digested
+        )
         for join in spec.join
     }
     records = fingerprint(
@@ -261,7 +277,7 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
         {name: feature.model_dump(by_alias=True, mode="json") for name, feature in features.items()},
         [sorted(spec.indexed), spec.pack],
     )
-    basis = fingerprint(records, [path.name for path in tables.values()])
+    basis = fingerprint(records, [files.name for files in tables.values()])
     every = itertools.chain(main, *partitions.values())
     identities = [[partition.source, partition.identity] for partition in every]
     inputs = fingerprint(spec.fingerprint, functions, identities)
@@ -307,9 +323,14 @@ def _partition_fingerprint(basis: str, partition: Partition) -> str:
     return fingerprint(basis, partition.source, partition.identity)
 
 
-def _table_fingerprint(code: str, spec: JobSpec, join: Join, partitions: list[Partition]) -> str:
+def _table_files(
+    directory: StorePath, made_by: str, spec: JobSpec, join: Join, partitions: list[Partition]
+) -> TableFiles:
     source = spec.sources[join.table].model_dump(by_alias=True, mode="json", exclude={"path"})
-    return fingerprint(code, join.table, source, join.right_on, [p.identity for p in partitions])
+    kind = fingerprint(made_by, join.table, source, join.right_keys, join.many)
+    buckets = count_buckets(join, partitions)
+    name = fingerprint(kind, buckets, [p.identity for p in partitions])
+    return TableFiles(directory, name, kind, buckets, digested=False)
 
 
 def _resolve(spec: JobSpec, roots: Mapping[str, str], main: Iterable[Partition]) -> dict[str, Feature]:
@@ -327,7 +348,7 @@ def _resolve(spec: JobSpec, roots: Mapping[str, str], main: Iterable[Partition])
                 raise HeadraceError(
                     "The images lie in no folders that could name their classes.",
                     where=f"features.{name}.names",
-                    value=", ".join(roots[member] for member in spec.main_names),
+                    value=", ".join(redacted(roots[member]) for member in spec.main_names),
                     hint="Put the images of each class in a folder of its own, or list the names.",
                 )
             update = {"names": names, "source": feature.source or "folder"}
@@ -340,10 +361,7 @@ def _check_columns(plan: JobPlan) -> None:
     spec = plan.spec
     columns = check_shapes((name, plan.source(name).columns()) for name in spec.main_names)
     for join in spec.join:
-        _known(join.left_on, columns, f"join.{join.table}.left_on")
-        table = plan.source(join.table).columns()
-        _known(join.right_on, table, f"join.{join.table}.right_on")
-        columns = [*columns, *(column for column in table if column != join.right_on)]
+        columns = columns_after_join(join, columns, plan.source(join.table).columns())
     known: list[str] | None = columns
     for rule in spec.clean:
         known = columns_after(rule, known)

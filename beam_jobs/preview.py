@@ -35,6 +35,7 @@ class Preview:
       kept: records of all other partitions that would be taken over, at most: joined tables may have changed.
       to_read: bytes of the main source that would be read.
       tables: bytes of each joined table, which is read in full.
+      shuffled: into how many files each table is shuffled that is too large to be held by every worker.
       shards: of each split.
       exact: whether the numbers of shards are asked for, rather than guessed from the sizes of sources.
     """
@@ -50,6 +51,7 @@ class Preview:
     kept: int
     to_read: int
     tables: dict[str, int]
+    shuffled: dict[str, int]
     shards: dict[str, int]
     exact: bool
 
@@ -99,6 +101,7 @@ def preview(
         kept=kept_records,
         to_read=to_read,
         tables={name: sum(p.bytes for p in found) for name, found in plan.table_partitions.items()},
+        shuffled={name: files.buckets for name, files in plan.tables.items() if files.shuffled},
         shards={
             name: shard_count(write, name, round(share * size))
             for name, share in plan.spec.split.fractions.items()
@@ -140,7 +143,7 @@ def preview_lines(found: Preview, source: str) -> list[str]:
     records = "" if found.records is None else f"{found.records:,} records in "
     rows = [
         (source, f"{records}{_count(found.partitions, 'partition')}, {format_bytes(found.bytes)}"),
-        *((table, f"{format_bytes(size)}, a table, read in full") for table, size in found.tables.items()),
+        *((table, _table(found, table)) for table in found.tables),
     ]
     if found.state == "new":
         if found.previous is not None:
@@ -160,6 +163,14 @@ def preview_lines(found: Preview, source: str) -> list[str]:
         "",
         f"  {'data set':<12} {found.path}",
     ]
+
+
+def _table(found: Preview, name: str) -> str:
+    """How a table is joined."""
+    size = format_bytes(found.tables[name])
+    if name in found.shuffled:
+        return f"{size}, a table, read in full and shuffled by key into {found.shuffled[name]:,} files"
+    return f"{size}, a table, read in full and held by every worker"
 
 
 def _count(number: int, what: str) -> str:

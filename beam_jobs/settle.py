@@ -15,7 +15,8 @@ import pyarrow as pa
 from beam_jobs.batch import DeadLetter
 from beam_jobs.build import RunSummary
 from beam_jobs.gather import Gather
-from beam_jobs.join import Table, open_table, unused_rows
+from beam_jobs.join import unused_rows
+from beam_jobs.lookup import Places, Table, split_place
 from beam_jobs.plan import JobPlan
 from beam_jobs.runs import Run, open_run, read_index, read_section
 from beam_jobs.union import OVER_LIMIT, find_bound, is_cut
@@ -24,6 +25,7 @@ from schemas import Books, HeadraceError
 from schemas.hashing import ranks
 from schemas.spec import Join, Write
 
+Marks = dict[int, npt.NDArray[np.bool_]]  # of the rows of each bucket of a table
 BUDGET_FIELD = "write.max_dead_letters"
 
 
@@ -149,6 +151,7 @@ def main_books(summaries: Sequence[RunSummary], cut: int = 0) -> Books:
         dropped.update(summary.dropped)
     return Books(
         read=sum(summary.read for summary in summaries),
+        added=sum(summary.added for summary in summaries),
         written=sum(records for summary in summaries for records, _ in summary.splits) - cut,
         dead_lettered=sum(summary.dead_lettered for summary in summaries),
         dropped=dict(sorted({**dropped, **({OVER_LIMIT: cut} if cut else {})}.items())),
@@ -162,10 +165,12 @@ def table_books(
 
     A row is written if a written record holds it. One that only lost records asked for is dropped with them.
     """
-    table = open_table(plan.tables[join.table], join)
+    table = plan.tables[join.table].open()
+    read, duplicates, letters = table.books
     matched, written = used_rows(plan, join, table, summaries, bounds)
-    letters = list(table.letters)
-    unmatched, lost = int((~matched).sum()), int((matched & ~written).sum())
+    letters = list(letters)
+    unmatched = sum(int((~marks).sum()) for marks in matched.values())
+    lost = sum(int((marks & ~written[number]).sum()) for number, marks in matched.items())
     dropped = {"its records were not written": lost} if lost else {}
     if unmatched and join.unmatched_right == "dead_letter":
         source, partitions = plan.source(join.table), plan.table_partitions[join.table]
@@ -173,11 +178,11 @@ def table_books(
     elif unmatched:
         dropped[_unmatched_rule(plan)] = unmatched
     books = Books(
-        read=table.read,
-        written=int(written.sum()),
-        dead_lettered=len(letters) - table.duplicates,
+        read=read,
+        written=sum(int(marks.sum()) for marks in written.values()),
+        dead_lettered=len(letters) - duplicates,
         dropped=dropped,
-        duplicates=table.duplicates,
+        duplicates=duplicates,
     )
     return books, letters
 
@@ -192,18 +197,26 @@ def used_rows(
     table: Table,
     summaries: Sequence[RunSummary],
     bounds: Mapping[str, int],
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which rows of the table any record asked for, and which a written record holds: bool (rows,) each."""
-    matched = np.zeros(table.rows.num_rows, dtype=np.bool_)
-    written = np.zeros(table.rows.num_rows, dtype=np.bool_)
+) -> tuple[Marks, Marks]:
+    """Which rows of the table any record asked for, and which a written record holds."""
+    matched, written = (
+        {number: np.zeros(bucket.rows.num_rows, np.bool_) for number, bucket in table.buckets()}
+        for _ in range(2)
+    )
     for summary, run in zip(summaries, open_runs(plan, summaries), strict=True):
-        matched[np.frombuffer(read_section(run, f"matched:{join.table}"), dtype="<i8")] = True
+        _mark(matched, np.frombuffer(read_section(run, f"matched:{join.table}"), dtype="<i8"))
         held = np.frombuffer(read_section(run, f"written:{join.table}"), dtype="<i8")
         if summary.source in bounds:
             best = np.frombuffer(read_section(run, f"ranks:{join.table}"), dtype="<u8")
             held = held[best <= np.uint64(bounds[summary.source])]
-        written[held] = True
+        _mark(written, held)
     return matched, written
+
+
+def _mark(marks: Marks, places: Places) -> None:
+    owners, inside = split_place(places)
+    for number in np.unique(owners).tolist():
+        marks[number][inside[owners == number]] = True
 
 
 def open_runs(plan: JobPlan, summaries: Sequence[RunSummary]) -> Iterator[Run]:
@@ -236,10 +249,11 @@ def read_letters(run: Run) -> pa.Table:
 
 def _check_budget(books: dict[str, Books], most: float) -> None:
     for source, book in books.items():
-        if book.read and book.dead_lettered > most * book.read:
+        records = book.read + book.added
+        if records and book.dead_lettered > most * records:
             raise HeadraceError(
-                f"Too many dead letters: {book.dead_lettered:,} of {book.read:,} records of {source!r} "
-                f"({book.dead_lettered / book.read:.2%}). Nothing was committed.",
+                f"Too many dead letters: {book.dead_lettered:,} of {records:,} records of {source!r} "
+                f"({book.dead_lettered / records:.2%}). Nothing was committed.",
                 where=BUDGET_FIELD,
                 allowed=f"{most:.2%}",
                 hint="Mend the records or the rules that refuse them, or raise the limit.",

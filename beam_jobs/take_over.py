@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.join import Table, look_up
+from beam_jobs.lookup import Table
 from beam_jobs.making import Making
 from beam_jobs.outcomes import UNUSABLE, WRITTEN, Outcomes, digests_at
 from beam_jobs.plan import JobPlan
@@ -77,7 +77,7 @@ def take_over(making: Making, similar: Sequence[str]) -> list[int]:
 def _finds_the_same(table: Table, old: Outcomes, name: str, was: Rows) -> npt.NDArray[np.bool_]:
     """Whether the rows of a table are today what records found when they looked for them, bool (n,)."""
     keys = [old.keys[name][row] for row in was.tolist()]
-    found = digests_at(table.digests, look_up(table, keys))
+    found = digests_at(table, table.look_up(keys).firsts)
     same = [digest == old.digests[name][row] for digest, row in zip(found, was.tolist(), strict=True)]
     return np.array(same, np.bool_)
 
@@ -93,7 +93,7 @@ def _note(making: Making, old: Outcomes, was: Rows, now: Rows, hashes: npt.NDArr
         name = join.table
         keys = [old.keys[name][row] for row in was.tolist()]
         making.outcomes.looked(name, now, keys, [old.digests[name][row] for row in was.tolist()])
-        places = look_up(making.table(name), keys)
+        places = making.table(name).look_up(keys).firsts
         making.matched[name].append(places)
         making.note_written(name, places[codes == WRITTEN], hashes)
 

@@ -48,7 +48,15 @@ def to_features(
         problems: list[Problem] = []
         converted = batch
         for name, feature in group.items():
-            column, found = _convert(name, feature, batch)
+            try:
+                column, found = _convert(name, feature, batch)
+            except pa.ArrowNotImplementedError as error:
+                raise HeadraceError(
+                    "A feature cannot be made of a column of that type.",
+                    where=f"features.{name}",
+                    value=str(error),
+                    hint="Give the feature another type, or make a column of it in a function of your own.",
+                ) from error
             converted = converted.with_column(_PREFIX + name, column)
             problems += found
         batch = ledger.refuse(converted, "validate", problems)
@@ -166,7 +174,9 @@ def _class_label(name: str, feature: ClassLabelFeature, column: pa.Array) -> Con
 
 
 def _bool(name: str, feature: BoolFeature, column: pa.Array) -> Converted:
-    column, problems = _filled(name, feature, _as_text(column))
+    column, problems = _utf8(name, column)
+    column, missing = _filled(name, feature, column)
+    problems += missing
     texts = pc.utf8_lower(column)
     keys = pa.array(list(_BOOLS), texts.type)
     places = pc.index_in(texts, value_set=keys)

@@ -60,11 +60,13 @@ class Books(Model):
         default_factory=dict, description="Records left out on purpose, by rule."
     )
     duplicates: Count = 0
+    added: Count = Field(0, description="Records that one-to-many joins made of one, beyond the first.")
 
     @property
     def balanced(self) -> bool:
         """Whether every record read is accounted for."""
-        return self.read == self.written + self.dead_lettered + sum(self.dropped.values()) + self.duplicates
+        gone = self.dead_lettered + sum(self.dropped.values()) + self.duplicates
+        return self.read + self.added == self.written + gone
 
 
 class Manifest(Model):

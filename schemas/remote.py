@@ -89,6 +89,10 @@ class RemotePlace:
         """See `Place`."""
         return redacted(f"{self._url}/{path}")
 
+    def name(self, path: str) -> str:
+        """What the file system calls a file."""
+        return f"{self.root}/{path}{self._query}"
+
     def size(self, path: str) -> int:
         """See `Place`."""
         return self.run(self._size(path))
@@ -136,22 +140,22 @@ class RemotePlace:
                 together.start(fetch(*request))
         return out
 
-    async def _read(self, path: str, start: int, stop: int) -> bytes:
-        """The bytes `start` … `stop - 1` by as many requests as they need."""
+    async def _read(self, path: str, start: int, stop: int, end: int | None = None) -> bytes:
+        """The bytes `start` … `stop - 1` by as many requests as they need; `end`: where the file should end."""
         starts = range(start, stop, REQUEST_BYTES)
         if len(starts) <= 1:
-            return await self._request(path, start, stop)
+            return await self._request(path, start, stop, end)
         parts: dict[int, bytes] = {}
 
         async def part(first: int) -> None:
-            parts[first] = await self._request(path, first, min(first + REQUEST_BYTES, stop))
+            parts[first] = await self._request(path, first, min(first + REQUEST_BYTES, stop), end)
 
         async with _Together() as together:
             for first in starts:
                 together.start(part(first))
         return b"".join(parts[first] for first in starts)
 
-    async def _request(self, path: str, start: int, stop: int) -> bytes:
+    async def _request(self, path: str, start: int, stop: int, end: int | None = None) -> bytes:
         """The bytes `start` … `stop - 1`, fewer where the file ends before."""
 
         async def once() -> bytes:
@@ -165,7 +169,7 @@ class RemotePlace:
                 raise undelivered(
                     self.where(path), f"{len(data)} bytes came where {stop - start} were asked for"
                 )
-            if len(data) < stop - start:
+            if len(data) < stop - start and (end is None or len(data) != end - start):
                 there = min(stop, int((await self.call("info", path))["size"] or stop)) - start
                 if len(data) < there:
                     raise EOFError(f"{len(data)} of {there} bytes came")
@@ -216,7 +220,7 @@ class RemotePlace:
 
     async def call(self, method: str, path: str, **options: Any) -> Any:
         """A method of the file system, on this thread's loop or in a thread of its own as it is made for."""
-        name = f"{self.root}/{path}{self._query}"
+        name = self.name(path)
         if self._pool is None:
             return await getattr(self.files, f"_{method}")(name, **options)
         work = functools.partial(getattr(self.files, method), name, **options)

@@ -24,9 +24,13 @@ _NETWORK = {
 _SECRETS = re.compile(r"(?<=://)[^/@\s'\"]+@|\?[^\s'\")\]]+")
 
 
-def undelivered(where: str, problem: str) -> HeadraceError:
+class UndeliveredError(HeadraceError):
+    """A store did not answer, or not what was asked for; nothing is known of the file."""
+
+
+def undelivered(where: str, problem: str) -> UndeliveredError:
     """The error for a store that was tried until the patience ended."""
-    return HeadraceError(
+    return UndeliveredError(
         "The store does not deliver.",
         where=where,
         value=problem,
@@ -40,21 +44,30 @@ def refusal(where: str, error: Exception, status: int | None) -> Exception:
 
     FileNotFoundError where nothing is there, FileExistsError where a precondition of the request does not hold.
     """
-    if isinstance(error, HeadraceError):
-        return error
+    ours = _ours(error)
+    if ours is not None:
+        return ours
     if status in (401, 403) or isinstance(error, PermissionError) or "redentials" in type(error).__name__:
         return HeadraceError(
             "The store refuses access.",
             where=where,
             value=told(error),
             hint="Check the credentials that the store's own tools use here (GOOGLE_APPLICATION_CREDENTIALS, "
-            "AWS_PROFILE …) or give storage_options; some stores answer so for a wrong name too.",
+            "AWS_PROFILE …) or give storage_options; some stores answer so for a wrong name too. Public data need "
+            "none with FSSPEC_S3_ANON=true.",
         )
     if isinstance(error, FileNotFoundError) or status == 404:
         return FileNotFoundError(where)
     if isinstance(error, FileExistsError) or status == 412:
         return FileExistsError(where)
     return HeadraceError("The store refuses the request.", where=where, value=told(error))
+
+
+def _ours(error: BaseException | None) -> HeadraceError | None:
+    """Our own error, where a client has made another one of it."""
+    while error is not None and not isinstance(error, HeadraceError):
+        error = error.__cause__
+    return error
 
 
 def redacted(text: str) -> str:

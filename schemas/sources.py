@@ -462,7 +462,20 @@ class TfrecordSource(Model):
     )
 
 
-class BeamSource(Model):
+class _TransformSource(Model):
+    """Rows that a pipeline gives in any order."""
+
+    key: str | list[str] = Field(description="Column or columns that name a record.")
+    columns: dict[str, ValueType] = Field(min_length=1, description="All columns and their types.")
+    partitions: int = Field(
+        64,
+        ge=1,
+        le=4096,
+        description="Parts that the rows are dealt to by their keys, each sorted in memory.",
+    )
+
+
+class BeamSource(_TransformSource):
     """Rows of a PTransform of yours, which may come in any order."""
 
     kind: Literal["beam"]
@@ -472,18 +485,38 @@ class BeamSource(Model):
     path: str = Field(
         "", description="Passed to it as the argument `path` where it is given; ${variables} are filled in."
     )
-    key: str | list[str] = Field(description="Column or columns that name a record.")
-    columns: dict[str, ValueType] = Field(min_length=1, description="All columns and their types.")
-    partitions: int = Field(
-        64,
-        ge=1,
-        le=4096,
-        description="Parts that the rows are dealt to by their keys, each sorted in memory.",
-    )
     version: str = Field(
         "",
         description="Raise it when rows change for a reason that is not in the code; they are not read again else.",
     )
+
+
+class BigQuerySource(_TransformSource):
+    """Rows of BigQuery, read by Beam's connector."""
+
+    kind: Literal["bigquery"]
+    table: str | None = Field(
+        None, pattern=r"^[\w-]+[.:][\w-]+\.[\w$-]+$", description="A table, as in project.dataset.table."
+    )
+    query: str | None = Field(None, min_length=1, description="Or a query in GoogleSQL.")
+    project: str | None = Field(None, description="Who pays; that of the job's Google options where absent.")
+    method: Literal["direct", "export"] = Field(
+        "direct", description="By the Storage API, or by an export to --temp_location."
+    )
+    version: str = Field(
+        min_length=1, description="Which state of the data it is, such as a date; another one is read anew."
+    )
+
+    @property
+    def path(self) -> str:
+        """There is none: BigQuery is one place."""
+        return ""
+
+    @model_validator(mode="after")
+    def _one(self) -> BigQuerySource:
+        if (self.table is None) == (self.query is None):
+            raise ValueError("a bigquery source needs `table` or `query`, and not both")
+        return self
 
 
 Source = Annotated[
@@ -501,6 +534,7 @@ Source = Annotated[
     | SqlSource
     | TfdsSource
     | TfrecordSource
-    | BeamSource,
+    | BeamSource
+    | BigQuerySource,
     Field(discriminator="kind"),
 ]

@@ -20,11 +20,49 @@ Name = Annotated[str, Field(pattern=_NAME, max_length=100)]
 class Join(Model):
     """Add a table's columns to every record with the same key."""
 
-    table: Name = Field(description="The source to look up in; it is held in memory by every worker.")
-    left_on: str = Field(description="Column of the records.")
-    right_on: str = Field(description="Column of the table; its values must be unique.")
+    table: Name = Field(description="The source to look up in.")
+    # Not `on`, which YAML reads as true.
+    by: str | list[str] | None = Field(None, description="Column or columns that both sides have.")
+    left_on: str | list[str] | None = Field(
+        None,
+        description="Column or columns of the records, those of earlier joins included; compared as text.",
+    )
+    right_on: str | list[str] | None = Field(
+        None, description="Column or columns of the table, in the same order."
+    )
+    many: Literal["first", "error", "list", "explode"] = Field(
+        "first",
+        description="What to do where the table has several rows of one key: use the first (the others are "
+        "duplicates), end with an error, give each column as a list, or make a record of each row.",
+    )
+    prefix: str = Field("", max_length=100, description="Put before the names of the table's columns.")
     unmatched_left: Literal["dead_letter", "drop", "keep", "error"] = "dead_letter"
     unmatched_right: Literal["dead_letter", "drop", "error"] = "drop"
+    broadcast: ByteSize = Field(
+        64 << 20, ge=0, description="A larger table is shuffled by key, not held by every worker."
+    )
+
+    @model_validator(mode="after")
+    def _keyed(self) -> Join:
+        if (self.by is None) == (self.left_on is None) or (self.left_on is None) != (self.right_on is None):
+            raise ValueError("a join needs `by`, or both `left_on` and `right_on`")
+        if not self.left_keys or len(self.left_keys) != len(self.right_keys):
+            raise ValueError("a join needs as many columns in `left_on` as in `right_on`, and at least one")
+        return self
+
+    @property
+    def left_keys(self) -> list[str]:
+        """The columns of the records to join by."""
+        return _listed(self.left_on if self.by is None else self.by)
+
+    @property
+    def right_keys(self) -> list[str]:
+        """The columns of the table to join by."""
+        return _listed(self.right_on if self.by is None else self.by)
+
+
+def _listed(names: str | list[str] | None) -> list[str]:
+    return [names] if isinstance(names, str) else names or []
 
 
 class Member(Model):

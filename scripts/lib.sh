@@ -51,7 +51,7 @@ make_torch_venv() {
 # apt_install PACKAGES: as root on Debian, else nothing. That it fails is no error: what needs the packages says so.
 apt_install() {
   if [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then
-    { apt-get -qq update && apt-get -qq install --yes --no-install-recommends "$@"; } >/dev/null 2>&1 || true
+    { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "$@"; } >/dev/null 2>&1 || true
   fi
 }
 

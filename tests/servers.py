@@ -86,7 +86,13 @@ def call(port: int, method: str, path: str, body: bytes = b"", **headers: str) -
 def upload_s3(port: int, directory: Path, prefix: str) -> None:
     call(port, "PUT", f"/{BUCKET}")
     for path, data in files(directory):
-        call(port, "PUT", f"/{BUCKET}/{prefix}/{path}", data)
+        call(
+            port,
+            "PUT",
+            urllib.parse.quote(f"/{BUCKET}/{prefix}/{path}"),
+            data,
+            **{"x-amz-acl": "public-read"},
+        )
 
 
 def upload_gcs(port: int, directory: Path, prefix: str) -> None:
@@ -174,6 +180,7 @@ class FileServer(_Server):
         if not path.is_file():
             return handler.reply(404, b"no such file", {})
         data, headers, status = path.read_bytes(), {"Accept-Ranges": "bytes"}, 200
+        headers["ETag"] = f'"{hashlib.md5(data).hexdigest()}"'
         asked = handler.headers.get("Range")
         if asked:
             start, stop = (int(part) for part in asked.removeprefix("bytes=").split("-"))

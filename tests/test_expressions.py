@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import pyarrow as pa
 import pytest
 
+from beam_jobs import expressions
 from beam_jobs.expression_functions import FUNCTIONS
 from beam_jobs.expressions import _engine, check_columns, evaluate, parse_expression
 from schemas import HeadraceError
@@ -158,3 +162,11 @@ def test_every_function_exists_and_depends_on_the_row_alone() -> None:
         name for name in FUNCTIONS & set(kinds) if {kind for kind, _ in kinds[name]} == {"aggregate"}
     }
     assert volatile | only_aggregate == set()
+
+
+def test_without_the_engine_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    monkeypatch.setattr(expressions, "_local", threading.local())
+    with pytest.raises(HeadraceError, match="DuckDB, which is not installed") as caught:
+        parse_expression("1 + 2 + 3 + 4", "clean, compute x")
+    assert caught.value.hint == "pip install 'headrace[expressions]'"

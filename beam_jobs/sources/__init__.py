@@ -9,6 +9,7 @@ from beam_jobs.sources.arrow import Arrow
 from beam_jobs.sources.avro import Avro
 from beam_jobs.sources.base import Fault, Partition, Source, SourceBatch
 from beam_jobs.sources.beam import BeamRows
+from beam_jobs.sources.bigquery import BigQuery
 from beam_jobs.sources.csv import Csv
 from beam_jobs.sources.files import Files
 from beam_jobs.sources.huggingface import HuggingFace
@@ -26,6 +27,7 @@ KINDS: dict[str, Callable[[str, Any, str], Source]] = {
     "arrow": Arrow,
     "avro": Avro,
     "beam": BeamRows,
+    "bigquery": BigQuery,
     "csv": Csv,
     "files": Files,
     "huggingface": HuggingFace,

@@ -10,18 +10,18 @@ from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-_MAX_THREADS = 8
+_MAX_THREADS = 4
 
 
 def ahead(items: Iterable[T], work: Callable[[T], R]) -> Iterator[tuple[T, R]]:
-    """Each item and what `work` makes of it, in order; at most twice as many as there are threads are held."""
+    """Each item and what `work` makes of it, in order; one more than there are threads are held."""
     threads = min(os.cpu_count() or 1, _MAX_THREADS)
     waiting: deque[tuple[T, Future[R]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:
                 waiting.append((item, pool.submit(work, item)))
-                if len(waiting) >= 2 * threads:
+                if len(waiting) > threads:
                     first, result = waiting.popleft()
                     yield first, result.result()
             while waiting:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from beam_jobs.sources._listing import local_root, remote_version, shown
+from beam_jobs.sources._listing import remote_version
 from beam_jobs.sources._locate import base_of, filesystem
+from beam_jobs.sources._names import local_root, shown
+from beam_jobs.sources._zip import ZipFiles
 from schemas.errors import HeadraceError
 
 
@@ -25,6 +27,11 @@ class StoredFile:
     def is_remote(self) -> bool:
         """Whether it is read through fsspec."""
         return self._fs is not None
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether it can be read from its beginning only, as a member of an archive is that is compressed."""
+        return isinstance(self._fs, ZipFiles) and self._fs.is_packed(self._path)
 
     def version(self) -> Any:
         """JSON-able; changes whenever the bytes may have. Begins with their number.

@@ -36,7 +36,7 @@ from beam_jobs.sources.base import Fault
 from schemas.errors import shorten
 
 MAX_DEPTH = 50  # Arrow's files end at 64.
-MAX_FIELDS = 10_000
+MAX_FIELDS = 4096  # each partition names them all
 _CELLS = 1 << 20  # of one batch: a cell takes 8 bytes, whether a line fills it or not
 _MAX_LINE_CELLS = 1 << 24
 _RAW_BYTES = 1 << 10
@@ -158,6 +158,10 @@ def slices(lines: Lines, kind: Kind) -> Iterator[Lines]:
         low = high
 
 
+def _cells(lines: Lines, kind: Kind) -> int:
+    return int((lines.opened + 1).sum()) * count_fields(kind)
+
+
 def parse_lines(lines: Lines, target: Target) -> Parsed:
     """The lines as columns; what cannot be one becomes a fault."""
     places = _usable(lines, target.fields)
@@ -188,24 +192,22 @@ def learn(lines: Lines, known: dict[str, Any], declared: Kind, wanted: Kind | No
     return known
 
 
-def _holds(line: Lines, kind: dict[str, Any], declared: Kind) -> bool:
+def _holds(line: Lines, merged: dict[str, Any], own: Kind, declared: Kind) -> bool:
     """Whether the line is a record, but for values that are of another kind than the first of their column."""
-    try:
-        value = _load(line[0])
-    except BadLineError:
-        return False
-    return (
-        misfit(value, kind) is not None
-        or _read(_with_texts(line, declared), _schema(kind), "ignore") is not None
-    )
+    kind = only(merged, own)  # few of thousands of columns: a schema of all costs milliseconds
+    assert isinstance(kind, dict)
+    target = Target(kind, declared, False)
+    value = _texts(_load(line[0]), declared)
+    return misfit(value, kind) is not None or len(_halve(line, target)[1]) == 1
 
 
 def _learn(lines: Lines, known: dict[str, Any], declared: Kind, wanted: Kind | None) -> dict[str, Any]:
-    schema = _schema(known)
+    # What is known may have grown since the lines were cut into slices.
+    small = _cells(lines, known) <= 2 * _CELLS or len(lines) == 1
     other = "error" if wanted is None else "ignore"
-    if not len(lines) or (known and _read(lines, schema, other) is not None):
+    if not len(lines) or (known and small and _read(lines, _schema(known), other) is not None):
         return known
-    if len(lines) > _ONE_BY_ONE:
+    if len(lines) > _ONE_BY_ONE or not small:
         half = len(lines) // 2
         known = _learn(lines.part(0, half), known, declared, wanted)
         return _learn(lines.part(half, len(lines)), known, declared, wanted)
@@ -218,8 +220,10 @@ def _learn(lines: Lines, known: dict[str, Any], declared: Kind, wanted: Kind | N
             continue
         merged = overlay(merge(known, kind if wanted is None else only(kind, wanted)), declared)
         assert isinstance(merged, dict)
+        if count_fields(merged) > MAX_FIELDS:
+            return merged
         # What is no record for another reason (a number that no type holds) has no say in the columns of others.
-        if merged != known and _holds(lines.part(place, place + 1), merged, declared):
+        if merged != known and _holds(lines.part(place, place + 1), merged, kind, declared):
             known = merged
     return known
 

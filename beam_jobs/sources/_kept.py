@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 from beam_jobs.sources._text import TextFile
 
 _SCANS = 8
+_TICK = 2_000_000_000  # nanoseconds; the coarsest that file systems have
 _kept: OrderedDict[str, Any] = OrderedDict()
 _lock = threading.Lock()
 T = TypeVar("T")
@@ -21,8 +23,7 @@ T = TypeVar("T")
 def scanned_once(root: str, spec: BaseModel, files: Sequence[TextFile], scan: Callable[[], T]) -> T:
     """What `scan` finds in the files, or found before if they, and what is asked of them, are the same."""
     versions = [[file.name, file.version()] for file in files]
-    # Where storage tells no versions apart, what was found before may be of other bytes.
-    known = all(version[1] for _, version in versions)
+    known = all(_is_settled(version[1]) for _, version in versions)
     identity = json.dumps([root, spec.model_dump_json(), versions]) if known else None
     with _lock:
         if identity is not None and identity in _kept:
@@ -35,3 +36,8 @@ def scanned_once(root: str, spec: BaseModel, files: Sequence[TextFile], scan: Ca
             while len(_kept) > _SCANS:
                 _kept.popitem(last=False)
     return found
+
+
+def _is_settled(version: Any) -> bool:
+    """Whether other bytes will have another version: storage may know none, and a clock's ticks have a length."""
+    return bool(version) and (isinstance(version, dict) or time.time_ns() - max(version) > _TICK)

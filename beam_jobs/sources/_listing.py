@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import fsspec
-
+from beam_jobs.sources._locate import filesystem
+from beam_jobs.sources._names import local_root, nearby, shown
 from schemas.errors import HeadraceError
+from schemas.remote_errors import redacted
+
+__all__ = ["File", "list_files", "local_root", "nearby", "remote_version", "shown"]
 
 Test = Callable[[str], object]
 
@@ -26,14 +28,6 @@ class File(NamedTuple):
     path: str
     size: int
     version: Any
-
-
-def local_root(root: str) -> str | None:
-    """The local path that `root` names, or None where it is a URL of another file system."""
-    for scheme in ("file://", "local://"):
-        if root.startswith(scheme):
-            return root.removeprefix(scheme)
-    return None if "://" in root or "::" in root else os.path.expanduser(root)  # noqa: PTH111
 
 
 def list_files(root: str, prune: Test) -> Iterator[File]:
@@ -120,21 +114,26 @@ def _entry(entry: os.DirEntry[str], path: str) -> File | None:
 
 def _find(root: str) -> Iterator[File]:
     try:
-        fs, base = fsspec.core.url_to_fs(root)
+        fs, base = filesystem(root, root)
         base = base.rstrip("/")
         fs.invalidate_cache()
-        if fs.isfile(base):
+        if fs.isfile(base) and not _is_web(base):
             raise NotADirectoryError
         listing = fs.find(base, detail=True)
         if not listing and not fs.exists(base):
             raise FileNotFoundError
-    except (OSError, ValueError, ImportError) as error:
-        raise _unlistable(root, "", error) from error
-    base += "/"
+    except OSError as error:
+        raise _unlistable(redacted(root), "", error) from error
+    base += "/" if base else ""
     for path, info in listing.items():
         # Object stores mark empty folders by objects whose name ends in a slash.
         if path.startswith(base) and not path.endswith("/"):
             yield File(path[len(base) :], int(info.get("size") or 0), remote_version(info))
+
+
+def _is_web(path: str) -> bool:
+    """Whether a folder cannot be told from a file: a web server has a page for either."""
+    return path.startswith(("http://", "https://"))
 
 
 def remote_version(info: dict[str, Any]) -> Any:
@@ -151,6 +150,10 @@ def remote_version(info: dict[str, Any]) -> Any:
         "last_modified",
         "updated",
         "created",
+        "Last-Modified",
+        "Content-MD5",
+        "Digest",
+        "crc32",
     )
     return {name: str(info[name]) for name in names if info.get(name) is not None}
 
@@ -169,24 +172,3 @@ def _unlistable(root: str, prefix: str, error: Exception) -> HeadraceError:
         value=(error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__,
         hint="Give read permission, or leave it out with `exclude`.",
     )
-
-
-def shown(path: str) -> str:
-    """`path` as people see it: bytes that are no UTF-8 appear as \\xNN."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def nearby(missing: str) -> str | None:
-    """For people: what there is where `missing` was looked for, if that is a local place."""
-    local = local_root(missing)
-    if local is None:
-        return None
-    parent = Path(local).absolute()
-    while not parent.is_dir():
-        parent = parent.parent
-    try:
-        names = sorted(child.name + ("/" if child.is_dir() else "") for child in parent.iterdir())
-    except OSError:
-        return f"{parent} exists but cannot be read."
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return shown(f"{parent} holds {', '.join(names[:10]) or 'nothing'}{more}.")

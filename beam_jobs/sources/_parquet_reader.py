@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from beam_jobs.sources._columnar import Part
 from beam_jobs.sources._data_files import DataFile
+from beam_jobs.sources._sizes import BATCH_BYTES, largest_text
 
 # The oldest times cover 5.8 million years in 96 bits; in nanoseconds, pyarrow's own choice, most would overflow.
 OPTIONS: dict[str, Any] = {"coerce_int96_timestamp_unit": "us"}
@@ -141,8 +142,8 @@ _lock = threading.Lock()
 
 
 def read_rows(wanted: Wanted, texts: list[str], part: Part) -> Iterator[pa.RecordBatch]:
-    """The rows of a part; of `texts`, as dictionaries."""
-    reader = _fetch(wanted, part.skip) or _Reader(wanted, texts)
+    """The rows of a part; those of `texts` whose values are large come as dictionaries."""
+    reader = _fetch(wanted, part.skip) or _Reader(wanted, _large(wanted, texts))
     finished = False
     try:
         yield from reader.take(part.skip, part.rows)
@@ -152,6 +153,27 @@ def read_rows(wanted: Wanted, texts: list[str], part: Part) -> Iterator[pa.Recor
             _leave(reader)
         else:
             reader.close()
+
+
+def _large(wanted: Wanted, texts: list[str]) -> list[str]:
+    """Those of the columns of which a batch could be large though its rows are few bytes.
+
+    Each row may be the largest text of the column's dictionary, which comes with its first value. Where that could be
+    no 8 MiB, plain texts take less time and memory: pyarrow makes one dictionary of all values of a column that has
+    too many for its own. Several row groups are small together, and each has other dictionaries.
+    """
+    if len(wanted.groups) > 1 or not texts:
+        return texts
+    with wanted.file.open_arrow() as source:
+        parquet = pq.ParquetFile(source, read_dictionary=texts, buffer_size=_MIN_BUFFER_BYTES, **OPTIONS)
+        batches = parquet.iter_batches(1, row_groups=list(wanted.groups), columns=texts, use_threads=False)
+        first = next(batches, None)
+    small = {
+        name
+        for name, column in ([] if first is None else zip(first.schema.names, first.columns, strict=True))
+        if 0 < largest_text(column) * wanted.rows <= BATCH_BYTES
+    }
+    return [text for text in texts if text not in small]
 
 
 def _fetch(wanted: Wanted, skip: int) -> _Reader | None:

@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 
-from beam_jobs.sources._listing import File, local_root
+from beam_jobs.sources._listing import File
+from beam_jobs.sources._locate import filesystem
+from beam_jobs.sources._names import local_root
 from beam_jobs.sources.base import Fault
+from schemas.remote_errors import redacted
 
 Problem = tuple[str, str]
+_AHEAD = 2  # batches
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+def ahead(make: Callable[[_In], _Out], inputs: Iterable[_In], remote: bool) -> Iterator[_Out]:
+    """`make` of each input, in order; where it waits for a network, of the next two while one is used."""
+    if not remote:
+        yield from map(make, inputs)
+        return
+    with ThreadPoolExecutor(_AHEAD, "headrace-read") as threads:
+        coming: deque[Future[_Out]] = deque()
+        try:
+            for each in inputs:
+                coming.append(threads.submit(make, each))
+                if len(coming) > _AHEAD:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+        finally:
+            for future in coming:
+                future.cancel()
 
 
 def wanted(file: File, limit: int) -> int:
@@ -126,18 +152,18 @@ def _read(path: str, file: File, target: memoryview) -> Problem | None:
 
 
 def _fetch(root: str, files: list[File]) -> list[Any]:
-    fs, base = fsspec.core.url_to_fs(root)
-    paths = [f"{base.rstrip('/')}/{file.path}" for file in files]
-    # One byte more than was listed, to notice a file that has grown.
-    ends = [file.size + 1 for file in files]
-    return list(fs.cat_ranges(paths, [0] * len(paths), ends, on_error="return")) if paths else []
+    fs, base = filesystem(root, root)
+    prefix = f"{base.rstrip('/')}/" if base.rstrip("/") else ""
+    return (
+        fs.cat_whole([prefix + file.path for file in files], [file.size for file in files]) if files else []
+    )
 
 
 def _take(fetched: Any, file: File, target: memoryview) -> Problem | None:
     if isinstance(fetched, FileNotFoundError):
         return _gone()
     if isinstance(fetched, Exception):
-        return "unreadable", str(fetched) or type(fetched).__name__
+        return "unreadable", " ".join(str(redacted(str(fetched)) or type(fetched).__name__).split())
     if len(fetched) != file.size:
         return "changed_while_reading", f"the file was listed with {file.size} bytes and now has another size"
     target[:] = fetched

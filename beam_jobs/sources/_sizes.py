@@ -30,6 +30,13 @@ def decoded_bytes(batch: pa.RecordBatch) -> int:
     return sum(_bytes(column) for column in batch.columns)
 
 
+def largest_text(array: pa.Array) -> int:
+    """The bytes of the largest text of a dictionary's, which need not be that of a row; 0 where there is none."""
+    if not pt.is_dictionary(array.type) or not _is_text(array.type.value_type):
+        return 0
+    return pc.max(pc.binary_length(array.dictionary)).as_py() or 0
+
+
 def _bytes(array: pa.Array) -> int:
     kind, rows = array.type, len(array)
     if isinstance(kind, pa.BaseExtensionType):

@@ -7,6 +7,7 @@ import codecs
 import gzip
 import lzma
 import os
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ _COMPRESSED: dict[str, Any] = {
     ".bz2": bz2.BZ2File,
     ".xz": lzma.LZMAFile,
 }
-DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
+DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zipfile.BadZipFile, zlib.error)
 Read = Callable[[int], bytes]
 
 
@@ -35,7 +36,7 @@ class TextFile(StoredFile):
     @property
     def seekable(self) -> bool:
         """Whether byte ranges of the file can be read on their own; else it is one stream of UTF-8."""
-        return self._unpack is None and not self.transcoded
+        return self._unpack is None and not self.transcoded and not self.is_packed
 
     @property
     def transcoded(self) -> bool:
@@ -70,7 +71,7 @@ class TextFile(StoredFile):
                 read = _limited(raw.read, None if end is None else end - start)
                 while piece := read(1 << 20):
                     yield piece
-        except OSError as error:
+        except (OSError, *DAMAGED) as error:
             raise HeadraceError("A file cannot be read.", where=self.shown, value=str(error)) from error
 
     def _reader(self, raw: BinaryIO, start: int) -> Read:

@@ -19,6 +19,7 @@ from beam_jobs.sources._rows import RowBlock
 from beam_jobs.sources._text import TextFile
 from beam_jobs.sources.base import Fault, Partition, SourceBatch
 from schemas.errors import HeadraceError
+from schemas.remote_errors import redacted
 from schemas.sources import CsvSource
 
 _SCAN_BYTES = 4 << 20
@@ -73,7 +74,7 @@ class Csv:
             if file.version() != version:
                 raise changed(file.shown)
         if not any(partition.records is None or partition.records for partition in partitions):
-            raise HeadraceError("The source holds no row.", where=self._where, value=self.root)
+            raise HeadraceError("The source holds no row.", where=self._where, value=redacted(self.root))
         return partitions
 
     def read(self, partition: Partition) -> Iterator[SourceBatch]:

@@ -16,11 +16,13 @@ import numpy as np
 import pyarrow as pa
 
 from beam_jobs.sources._labels import PathLabels
-from beam_jobs.sources._listing import File, list_files, shown
+from beam_jobs.sources._listing import File, list_files
+from beam_jobs.sources._names import local_root, shown
 from beam_jobs.sources._patterns import compile_patterns, pruned_folders
-from beam_jobs.sources._reading import decoded, read_files, wanted
+from beam_jobs.sources._reading import ahead, decoded, read_files, wanted
 from beam_jobs.sources.base import Fault, Partition, SourceBatch
 from schemas.errors import HeadraceError
+from schemas.remote_errors import redacted
 from schemas.sources import FilesSource, ImageFolderSource
 
 _BATCH_BYTES = 8 << 20
@@ -62,14 +64,17 @@ class Files:
 
     def read_rows(self, partition: Partition, rows: Sequence[int]) -> Iterator[SourceBatch]:
         """Some of the files of one partition, in batches of at most 8 MiB or one file."""
-        files = _files_of(partition)
+        return ahead(self._batch, self._chosen(_files_of(partition), rows), local_root(self.root) is None)
+
+    def _chosen(self, files: list[File], rows: Sequence[int]) -> Iterator[dict[int, File]]:
+        """The files of each batch, by row."""
         start = 0
         while start < len(rows):
             end, total = start, 0
             while end < len(rows) and (end == start or total + max(files[rows[end]].size, 0) <= _BATCH_BYTES):
                 total += wanted(files[rows[end]], self.spec.max_file_bytes)
                 end += 1
-            yield self._batch({row: files[row] for row in rows[start:end]})
+            yield {row: files[row] for row in rows[start:end]}
             start = end
 
     def identities(self, partition: Partition) -> list[bytes]:
@@ -113,7 +118,7 @@ class Files:
                 "The folder holds no file."
                 if first is None
                 else "No file in the folder matches the patterns.",
-                where=f"sources.{self.name}, {self.root}",
+                where=f"sources.{self.name}, {redacted(self.root)}",
                 value=f"include {self.spec.include}, exclude {self.spec.exclude}"
                 + (f", pattern {self.spec.pattern}" if self.spec.pattern else ""),
                 hint=None

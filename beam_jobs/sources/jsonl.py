@@ -81,12 +81,13 @@ class Jsonl:
         """
         kind, files = self._scan()
         schema = json.dumps(kind, ensure_ascii=False)
+        kinds = digest_of([schema.encode("utf-8", "surrogatepass")])
         partitions: list[Partition] = []
         for name, version, ranges in files:
             seekable = self._open(name).seekable
             for part in ranges:
                 payload = {"file": name, "schema": schema, "version": version, "range": list(part)}
-                identity = [name, part.first, part.digest, schema]
+                identity = [name, part.first, part.digest, kinds]
                 size, known = part.end - part.start, part.records if seekable else None
                 partitions.append(Partition(self.name, len(partitions), identity, payload, size, known))
         if not any(partition.records is None or partition.records for partition in partitions):

@@ -82,6 +82,7 @@ class Tfrecord:
         """Byte ranges that begin at the first record at or after each multiple of `partition_bytes`."""
         columns, files = self._scan()
         schema = json.dumps(columns, ensure_ascii=False)
+        kinds = digest_of([schema.encode("utf-8", "surrogatepass")])
         partitions: list[Partition] = []
         for name, version, compression, ranges in files:
             for part in ranges:
@@ -92,7 +93,7 @@ class Tfrecord:
                     "compression": compression,
                     "range": list(part),
                 }
-                identity = [name, part.first, part.digest, schema]
+                identity = [name, part.first, part.digest, kinds]
                 known = part.records if compression == "none" else None
                 size = part.end - part.start
                 partitions.append(Partition(self.name, len(partitions), identity, payload, size, known))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from io import BufferedIOBase, BufferedReader
 from typing import Any, BinaryIO
 
@@ -15,17 +17,18 @@ import numpy as np
 import pyarrow as pa
 
 from beam_jobs.sources._file import StoredFile, changed
-from beam_jobs.sources._listing import shown
 from beam_jobs.sources._locate import find_files
+from beam_jobs.sources._names import shown
 from beam_jobs.sources._tar import Archive, Member, members
 from beam_jobs.sources.base import Fault, Partition, SourceBatch
 from schemas.errors import HeadraceError
+from schemas.remote_errors import redacted
 from schemas.sources import FieldType, WebDatasetSource
 
 _BATCH_BYTES = 8 << 20
 _FIRST_SAMPLES = 100  # say what the fields are
 _MAX_MEMBERS = 1000  # of a sample
-_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
+_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile)
 # As WebDataset decodes them; all else is bytes. Its pickles are bytes too.
 _TYPES: dict[str, FieldType] = {
     **dict.fromkeys(("cls", "cls2", "class", "count", "index", "inx", "id"), "int64"),
@@ -75,12 +78,12 @@ class WebDataset:
 
     def columns(self) -> list[str]:
         """Names of the columns that `read` yields."""
-        return ["__key__", "__url__", *self._fields()]
+        return ["__key__", "__url__", *self._fields]
 
     def partitions(self) -> list[Partition]:
         """Ranges of samples that begin at the first one at or after each multiple of `partition_bytes`."""
         partitions: list[Partition] = []
-        fields = self._fields()
+        fields = self._fields
         for name in self._names():
             file = StoredFile(self.root, name)
             version = file.version()
@@ -92,7 +95,7 @@ class WebDataset:
             if file.version() != version:
                 raise changed(file.shown)
         if not any(partition.records is None or partition.records for partition in partitions):
-            raise HeadraceError("The source holds no sample.", where=self._where, value=self.root)
+            raise HeadraceError("The source holds no sample.", where=self._where, value=redacted(self.root))
         return partitions
 
     def read(self, partition: Partition) -> Iterator[SourceBatch]:
@@ -122,6 +125,7 @@ class WebDataset:
     def _names(self) -> list[str]:
         return find_files(self.root, self._where, ".tar")
 
+    @cached_property
     def _fields(self) -> dict[str, FieldType]:
         """The columns of extensions, with their types; inferred from the first shard that has samples."""
         if self.spec.fields is not None:
@@ -137,7 +141,7 @@ class WebDataset:
         raise HeadraceError(
             "The source holds no file that belongs to a sample.",
             where=self._where,
-            value=self.root,
+            value=redacted(self.root),
             hint="Samples are members such as 0001.jpg and 0001.cls.",
         )
 
@@ -308,5 +312,5 @@ def _opened(file: StoredFile, start: int, *, packed: bool) -> Iterator[Archive]:
                 return
             raw.seek(start)
             yield _Seeking(raw if file.is_remote else BufferedReader(raw, 1 << 16))
-    except OSError as error:
+    except (OSError, *_DAMAGED) as error:
         raise HeadraceError("A file cannot be read.", where=file.shown, value=str(error)) from error

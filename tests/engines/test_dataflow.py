@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs import run
+from beam_jobs import Job, run
 from beam_jobs.graph import check_graph
-from schemas import HeadraceError
+from beam_jobs.materialize import build_rows
+from beam_jobs.plan import plan_job
+from beam_jobs.runners import parse_options, run_pipeline
+from schemas import HeadraceError, parse_spec
 from tests.engines.engine import ROOT
 from tests.jobs.small_job import make_job
 
@@ -63,3 +66,32 @@ def test_what_beam_misses_is_said(data: Path, tmp_path: Path) -> None:
         HeadraceError, match=r"(?s)does not take these options.*Missing required option: project"
     ):
         check_graph(make_job(data), tmp_path, ["--runner=DataflowRunner", IMAGE, DRY])
+
+
+BIGQUERY = """
+name: rows
+version: 1.0.0
+sources:
+  rows: {kind: bigquery, WHAT, method: METHOD, key: id, columns: {id: string, x: float64}, version: "1"}
+features: {x: {type: float32}}
+"""
+
+
+@pytest.mark.parametrize("method", ["direct", "export"])
+@pytest.mark.parametrize("what", ["table: my-project.set.table", "query: SELECT id FROM t"])
+def test_graphs_of_bigquery(method: str, what: str, tmp_path: Path) -> None:
+    job = Job(parse_spec(BIGQUERY.replace("METHOD", method).replace("WHAT", what)))
+    plan, _ = plan_job(job, tmp_path / "out")
+    options = parse_options([*FLAGS, DRY])
+    built = run_pipeline(lambda pipeline: build_rows(pipeline, plan, "rows"), options).job.proto_pipeline
+    names = {transform.unique_name for transform in built.components.transforms.values()}
+    assert [name for name in names if "ReadFromBigQuery" in name]
+    assert {"Spill", "Group", "Merge", "Gather", "Count"} <= names
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_graph_counts_those_of_its_sources(tmp_path: Path) -> None:
+    job = Job(parse_spec(BIGQUERY.replace("METHOD", "direct").replace("WHAT", "query: SELECT id FROM t")))
+    graph = check_graph(job, tmp_path / "out", [*FLAGS, DRY])
+    assert graph.transforms > 50
+    assert graph.partitions == 64

@@ -16,6 +16,7 @@ import pytest
 
 from beam_jobs import load_job, run
 from beam_jobs.job import Result
+from schemas import HeadraceError
 from tests.jobs.small_job import digests, options
 
 RECORDS = 600
@@ -168,3 +169,25 @@ def test_an_added_file_is_all_that_is_read(kind: str, tmp_path: Path) -> None:
     result = run(load_job(tmp_path / "out/job.yaml", {"data": str(data)}), tmp_path / "out")
     assert result.manifest.books["trips"].read == RECORDS + 10
     assert result.taken_over["records"] == RECORDS
+
+
+def test_numbers_make_no_bytes(tmp_path: Path) -> None:
+    save_parquet(pa.table({"x": [1, 2]}), tmp_path / "t.parquet")
+    (tmp_path / "job.yaml").write_text(
+        f"name: t\nversion: 1.0.0\nsources: {{t: {{kind: parquet, path: {tmp_path}}}}}\n"
+        "features: {x: {type: bytes}}\n"
+    )
+    with pytest.raises(
+        HeadraceError, match=r"(?s)cannot be made of a column of that type.*features\.x.*int64"
+    ):
+        run(load_job(tmp_path / "job.yaml"), tmp_path / "out")
+
+
+def test_bytes_that_are_no_text_are_dead_letters(tmp_path: Path) -> None:
+    save_parquet(pa.table({"x": [b"yes", b"\xff"]}), tmp_path / "t.parquet")
+    (tmp_path / "job.yaml").write_text(
+        f"name: t\nversion: 1.0.0\nsources: {{t: {{kind: parquet, path: {tmp_path}}}}}\n"
+        "features: {x: {type: bool}}\nwrite: {max_dead_letters: 50%}\n"
+    )
+    result = run(load_job(tmp_path / "job.yaml"), tmp_path / "out")
+    assert result.manifest.books["t"].dead_lettered == 1

@@ -14,7 +14,7 @@ from beam_jobs.batch import Batch, Ledger
 from beam_jobs.inspect_dataset import inspect
 from beam_jobs.plan import plan_job
 from schemas import HeadraceError
-from schemas.rules import CastRule, FlattenRule, RenameRule, SelectRule
+from schemas.rules import CastRule, DropRule, FlattenRule, RenameRule, SelectRule
 from tests.jobs.small_job import digests, make_job, options
 
 ROWS = 400
@@ -156,6 +156,17 @@ def test_flatten() -> None:
     clash, ledger = batch(k=pa.array([1, 2, 3]), meta=struct)
     with pytest.raises(HeadraceError, match="two columns called 'k'"):
         clean.apply_rule(clash, FlattenRule(flatten="meta"), ledger)
+
+
+def test_dropping_by_bytes_and_by_lists() -> None:
+    before, ledger = batch(
+        raw=pa.array([b"\xff", b"b", None], pa.large_binary()), many=pa.array([[1], [2], None])
+    )
+    rule = {"drop": "some", "values": ["b", None]}
+    after = clean.apply_rule(before, DropRule(column="raw", **rule), ledger)
+    assert after.records["raw"].to_pylist() == [b"\xff"]
+    with pytest.raises(HeadraceError, match="holds lists or structs"):
+        clean.apply_rule(before, DropRule(column="many", **rule), ledger)
 
 
 def test_our_own_columns_stay() -> None:

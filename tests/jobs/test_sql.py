@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_jobs import Job, load_job, run
+from beam_jobs.sources import Partition
+from beam_jobs.sources.sql import Sql
 from beam_jobs.verify import verify
 from schemas import HeadraceError
 from tests.jobs.small_job import digests, encoded_image
@@ -115,6 +117,28 @@ def test_later_version_takes_over_what_is_unchanged(places: tuple[Work, Work], t
     later = run(job(places, tmp_path, "1.1.0"), tmp_path / "out")
     scratch = run(job(places, tmp_path, "1.1.0"), tmp_path / "scratch")
     assert digests(later.path) == digests(scratch.path)
+
+
+def test_rows_changed_meanwhile_commit_nothing(
+    places: tuple[Work, Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run goes on from there, with the rows as they are then."""
+    planned = Sql.partitions
+
+    def changing(source: Sql) -> list[Partition]:
+        found = planned(source)
+        if source.name == "photos":
+            places[0].run("UPDATE photos SET taken = 'later' WHERE id = 60")
+        return found
+
+    monkeypatch.setattr(Sql, "partitions", changing)
+    with pytest.raises(HeadraceError, match="Rows were changed while the job was reading them"):
+        run(job(places, tmp_path), tmp_path / "out")
+    assert not (tmp_path / "out" / "cells" / "1.0.0").exists()
+    monkeypatch.undo()
+    monkeypatch.setenv(PASSWORD_ENV, PASSWORD)
+    again = run(job(places, tmp_path), tmp_path / "out")
+    assert digests(again.path) == digests(run(job(places, tmp_path), tmp_path / "scratch").path)
 
 
 def test_no_password_anywhere(

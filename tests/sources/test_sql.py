@@ -369,6 +369,20 @@ def test_types_of_postgresql(works: dict[str, Work]) -> None:
     assert key == b"2024-02-29|6b1f1d6e-6a5c-4e8a-9d0e-0a8f5a0e7c11|12.50|2024-02-29 10:00:00+00"
 
 
+@pytest.mark.parametrize("kind", ["postgresql", "mysql", "duckdb"])
+def test_tables_of_another_schema(kind: str, works: dict[str, Work], tmp_path: Path) -> None:
+    work, name = works[kind].at(tmp_path), 'an"other sch%ema'
+    schema = work.quoted(name)
+    work.run(
+        f"CREATE SCHEMA {schema}",
+        f"CREATE TABLE {schema}.things (id {work.type('int')} NOT NULL, part {work.type('int')}, "
+        "PRIMARY KEY (part, id))",
+        f"INSERT INTO {schema}.things VALUES (2, 1), (1, 2), (1, 1)",
+    )
+    source = work.source(schema=name, table="things")
+    assert [key for batch in read_all(source) for key in batch.keys.to_pylist()] == [b"1|1", b"1|2", b"2|1"]
+
+
 def test_types_of_mariadb(works: dict[str, Work]) -> None:
     work = works["mysql"]
     work.run(

@@ -13,7 +13,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from beam_jobs import run
+from beam_jobs import join, lookup, run
 from beam_jobs.job import Result
 from schemas import HeadraceError, read_manifest
 from tests.jobs.small_job import JOB, digests, make_data, make_job, options
@@ -131,3 +131,15 @@ def test_worker_processes(data: Path, tmp_path: Path, bucket: Bucket) -> None:
     done = prepare(data, out_of(bucket), options=options("multi_processing", 2))
     assert objects(str(done.path)) == digests(prepare(data, tmp_path / "out").path)
     assert "geheim" not in json.dumps({k: v.decode("latin1") for k, v in objects(out_of(bucket)).items()})
+
+
+def test_a_table_that_is_shuffled_in_a_bucket(
+    data: Path, tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are read as a whole, and hardly any is held."""
+    monkeypatch.setattr(join, "_BUCKET_BYTES", 500)
+    monkeypatch.setattr(lookup, "_HELD_BYTES", 2000)
+    job = make_job(data, JOB.replace("{table: labels,", "{table: labels, broadcast: 0,"))
+    done = run(job, out_of(bucket), THREADS)
+    assert done.shuffled["labels"] > 4
+    assert objects(str(done.path)) == digests(run(job, tmp_path / "out", THREADS).path)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -79,10 +82,9 @@ class DuckDb:
         file = Path(str(self.place.database))
         if not file.is_file():
             raise HeadraceError("There is no such file.", where=f"{self.where}.url", value=str(file))
-        spill = str(Path(tempfile.gettempdir()) / "headrace-duckdb")
         with explaining(self.place, self.where, *_FAILURES):
             connection = duckdb.connect(
-                str(file), read_only=True, config={**_SETTINGS, "temp_directory": spill}
+                str(file), read_only=True, config={**_SETTINGS, "temp_directory": _spill()}
             )
         try:
             with explaining(self.place, self.where, *_FAILURES):
@@ -91,6 +93,14 @@ class DuckDb:
             yield DuckDbSession(self, connection)
         finally:
             connection.close()
+
+
+@functools.cache
+def _spill() -> str:
+    """A folder of this process for what is sorted and does not fit into memory."""
+    folder = tempfile.mkdtemp(prefix="headrace-duckdb-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _types() -> dict[str, Any]:

@@ -40,8 +40,10 @@ class Place:
 
     def hidden(self, text: str) -> str:
         """`text` without the password, in whatever way it is written there."""
-        for secret in {self.password, quote(self.password or "", safe="")} - {None, ""}:
-            text = text.replace(str(secret), "***")
+        options = [value for name, value in self.options.items() if "pass" in name.lower()]
+        for secret in filter(None, (self.password, *options)):
+            for written in (secret, quote(secret, safe="")):
+                text = text.replace(written, "***")
         return text
 
 

@@ -190,7 +190,7 @@ class PostgreSqlSession:
     def primary_key(self, spec: SqlSource) -> list[str]:
         """From the catalog, which those who may only read see too."""
         table = sa.table(sa.quoted_name(str(spec.table), True), schema=_quoted(spec.schema_name))
-        name = _compiling().identifier_preparer.format_table(table)
+        name = _compiling(paramstyle="named").identifier_preparer.format_table(table)
         query = sa.text(_PRIMARY_KEY).bindparams(sa.bindparam("name", name, type_=sa.Text()))
         with self._reader(query) as reader:
             return [name for batch in reader for name in batch.column(0).to_pylist()]
