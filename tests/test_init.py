@@ -361,6 +361,23 @@ class TestWhatIsInferred:
         books = run(load_job(tmp_path / "job.yaml"), tmp_path / "out").manifest.books["rows"]
         assert (books.written, books.dropped) == (50, {"no label": 10})
 
+    def test_records_without_an_image_are_left_out_by_name(self, tmp_path: Path) -> None:
+        images = [hf_data.png(i) if i % 6 else None for i in range(60)]
+        pq.write_table(pa.table({"image": images, "n": range(60)}), tmp_path / "rows.parquet")
+        (tmp_path / "job.yaml").write_text(init_job([str(tmp_path / "rows.parquet")]))
+        books = run(load_job(tmp_path / "job.yaml"), tmp_path / "out").manifest.books["rows"]
+        assert (books.written, books.dropped) == (50, {"no image": 10})
+
+    def test_broken_images_get_room(self, tmp_path: Path) -> None:
+        for i in range(40):
+            image(tmp_path / f"{i}.png", i)
+        for i in range(4):
+            (tmp_path / f"bad{i}.png").write_bytes(b"no image")
+        (tmp_path / "job.yaml").write_text(init_job([str(tmp_path)]))
+        result = run(load_job(tmp_path / "job.yaml"), tmp_path / "out")
+        books = next(iter(result.manifest.books.values()))
+        assert (books.written, books.dead_lettered) == (40, 4)
+
     def test_splits_that_there_are_get_named(self, tmp_path: Path) -> None:
         for i in range(40):
             image(tmp_path / ("train", "test")[i % 2] / ("a", "b")[i // 20] / f"{i}.jpg", i)
