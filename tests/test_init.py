@@ -260,6 +260,40 @@ class TestWhatIsInferred:
         assert spec.sources["rows"].nulls[-1] == "?"
         assert feature(spec, "a") == {"type": "int64", "min": 0, "default": 0}
 
+    @pytest.mark.parametrize(
+        ("values", "kind"),
+        [
+            (["1", "-2", "30"], "int64"),
+            (["1.5", "-2e3", ".5"], "float32"),
+            (["nan", "inf", "1.5"], "float32"),
+            (["007", "008", "1.5"], "text"),
+            (["99999999999999999999", "1", "2"], "text"),
+            (["1,5", "2,5", "3,5"], "text"),
+            (["yes", "No", "yes"], "bool"),
+            (["2020-01-01", "2020-01-02", "2020-01-03"], "text"),
+        ],
+    )
+    def test_texts(self, values: list[str], kind: str, tmp_path: Path) -> None:
+        write_csv(tmp_path / "rows.csv", [{"name": f"n{i}", "v": value} for i, value in enumerate(values)])
+        (tmp_path / "job.yaml").write_text(init_job([str(tmp_path / "rows.csv")]))
+        job = load_job(tmp_path / "job.yaml")
+        assert job.spec.features["v"].type == kind
+        assert run(job, tmp_path / "out").manifest.books["rows"].written == 3
+
+    def test_sentences_are_no_keys(self, tmp_path: Path) -> None:
+        write_csv(tmp_path / "rows.csv", [{"said": f"so {i}", "label": "ab"[i % 2]} for i in range(60)])
+        spec = spec_of(tmp_path)
+        assert spec.sources["rows"].key is None
+        assert list(spec.features) == ["said", "label"]
+
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+    def test_encodings(self, encoding: str, tmp_path: Path) -> None:
+        (tmp_path / "rows.csv").write_bytes("größe,n\nklein,1\nüber,2\n".encode(encoding))
+        (tmp_path / "job.yaml").write_text(init_job([str(tmp_path / "rows.csv")]))
+        job = load_job(tmp_path / "job.yaml")
+        assert job.spec.features["gr_e"].source == "größe"
+        assert preview(job, tmp_path / "out").state == "new"
+
     def test_rows_that_cannot_be_read_get_room(self, tmp_path: Path) -> None:
         lines = [f"{i},{i}" + (",3" if i % 20 == 1 else "") for i in range(100)]
         (tmp_path / "rows.csv").write_text("a,b\n" + "\n".join(lines))
@@ -326,6 +360,23 @@ class TestWhatIsInferred:
         (tmp_path / "job.yaml").write_text(init_job([str(tmp_path / "rows.csv")]))
         books = run(load_job(tmp_path / "job.yaml"), tmp_path / "out").manifest.books["rows"]
         assert (books.written, books.dropped) == (50, {"no label": 10})
+
+    def test_records_without_an_image_are_left_out_by_name(self, tmp_path: Path) -> None:
+        images = [hf_data.png(i) if i % 6 else None for i in range(60)]
+        pq.write_table(pa.table({"image": images, "n": range(60)}), tmp_path / "rows.parquet")
+        (tmp_path / "job.yaml").write_text(init_job([str(tmp_path / "rows.parquet")]))
+        books = run(load_job(tmp_path / "job.yaml"), tmp_path / "out").manifest.books["rows"]
+        assert (books.written, books.dropped) == (50, {"no image": 10})
+
+    def test_broken_images_get_room(self, tmp_path: Path) -> None:
+        for i in range(40):
+            image(tmp_path / f"{i}.png", i)
+        for i in range(4):
+            (tmp_path / f"bad{i}.png").write_bytes(b"no image")
+        (tmp_path / "job.yaml").write_text(init_job([str(tmp_path)]))
+        result = run(load_job(tmp_path / "job.yaml"), tmp_path / "out")
+        books = next(iter(result.manifest.books.values()))
+        assert (books.written, books.dead_lettered) == (40, 4)
 
     def test_splits_that_there_are_get_named(self, tmp_path: Path) -> None:
         for i in range(40):

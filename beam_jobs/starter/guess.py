@@ -18,10 +18,13 @@ from schemas.errors import shorten
 from schemas.features import STORED_FORMATS
 
 _WHOLE = r"^-?(?:0|[1-9][0-9]{0,17})$"
-_DECIMAL = r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?$"
-_LEADING_ZERO = r"^-?0[0-9]"
+_DECIMAL = r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?$|^(?i:nan|[+-]?inf(?:inity)?)$"
+_DIGITS = r"^-?[0-9]+$"
+_COMMA = r"^-?[0-9]+,[0-9]+$"
+_LEADING_ZERO = r"^-?0[0-9]+$"
 _TRUTHS = {"true", "false", "yes", "no", "t", "f", "y", "n"}
 _MAX_CLASSES = 1000
+_MAX_KEY_BYTES = 500
 _FEW = 50  # different texts that are classes rather than free text
 _MAX_NAME = 100  # characters of a class
 _FLOAT32 = 3.4028234663852886e38
@@ -39,6 +42,7 @@ class Guess:
       missing: records without a value.
       unique: whether no two records have the same value, and all have one.
       is_id: whether it could name records: texts or whole numbers.
+      one_word: whether there is no blank in any of its texts, as in what names things.
       broken: share of its images that are none.
     """
 
@@ -48,6 +52,7 @@ class Guess:
     missing: int = 0
     unique: bool = False
     is_id: bool = False
+    one_word: bool = False
     broken: float = 0.0
 
 
@@ -78,10 +83,8 @@ def _guess_texts(texts: pa.ChunkedArray, missing: int, records: int, *, whole: b
         found = _guess_numbers(pc.cast(trimmed, pa.int64()), "int64", missing, records, whole=whole)
         # Classes are compared as they are written.
         return found if trimmed.equals(texts) else replace(found, classes=())
-    if (
-        _all(trimmed, _DECIMAL)
-        and not pc.any(pc.match_substring_regex(trimmed, _LEADING_ZERO + "+$")).as_py()
-    ):
+    zeros = pc.any(pc.match_substring_regex(trimmed, _LEADING_ZERO)).as_py()
+    if _all(trimmed, _DECIMAL) and not _all(trimmed, _DIGITS) and not zeros:
         return _guess_numbers(pc.cast(trimmed, pa.float64()), "float32", missing, records, whole=whole)
     counts = Counter(texts.to_pylist())
     lower = {str(value).lower() for value in list(counts)[: len(_TRUTHS) * 3]}
@@ -101,16 +104,18 @@ def _guess_texts(texts: pa.ChunkedArray, missing: int, records: int, *, whole: b
             return Guess(feature, why, classes, missing, unique, True)
         return Guess(feature, seen, classes, missing, unique, True)
     longest = pc.max(pc.binary_length(texts)).as_py()
-    zeros = bool(pc.all(pc.match_substring_regex(trimmed, r"^[0-9]+$")).as_py())
-    why = (
-        "digits that begin with 0: text keeps them"
-        if zeros
-        else "always the same"
-        if len(counts) == 1
-        else f"up to {longest:,} bytes"
-    )
+    if _all(trimmed, _DIGITS):
+        why = "digits, with zeros before them or too many for a number: text keeps them"
+    elif _all(trimmed, _COMMA):
+        why = "numbers with a decimal comma; a rule `compute` with replace(…, ',', '.') makes numbers of them"
+    else:
+        why = "always the same" if len(counts) == 1 else f"up to {longest:,} bytes"
     found = _with_default({"type": "text"}, why, missing, records, "")
-    return Guess(found.feature, found.why, _labels(counts, len(texts)), missing, unique, longest <= 1000)
+    one_word = not pc.any(pc.match_substring_regex(texts, r"\s")).as_py()
+    is_id = longest <= _MAX_KEY_BYTES
+    return Guess(
+        found.feature, found.why, _labels(counts, len(texts)), missing, unique, is_id, one_word=one_word
+    )
 
 
 def _guess_numbers(values: pa.ChunkedArray, kind: str, missing: int, records: int, *, whole: bool) -> Guess:
@@ -125,7 +130,7 @@ def _guess_numbers(values: pa.ChunkedArray, kind: str, missing: int, records: in
         return Guess(None, f"{high} is no 64-bit whole number", missing=missing)
     if kind == "float32" and max(abs(low), abs(high)) > _FLOAT32:
         return Guess(None, f"{low:g} … {high:g} is more than 32 bits hold", missing=missing)
-    if whole:
+    if whole and low != high:
         feature |= _bounds(low, high)
     span = f"{_number(low)} … {_number(high)}" if low != high else f"always {_number(low)}"
     if not whole:

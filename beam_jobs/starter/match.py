@@ -53,18 +53,23 @@ class Match(NamedTuple):
 
 
 def key_of(columns: Mapping[str, Guess], *, whole: bool) -> str | None:
-    """The column that names a record: unique, and called like a key; any unique text where all rows are known."""
+    """The column that names a record: unique, and called like a key; any of unique words where all rows are known."""
     able = [name for name, guess in columns.items() if guess.unique and guess.is_id]
     named = sorted((name for name in able if _rank(name) < len(_KEY_NAMES)), key=_rank)
     if named:
         return named[0]
-    texts = [name for name in able if whole and (columns[name].feature or {}).get("type") == "text"]
+    texts = [name for name in able if whole and columns[name].one_word]
     return texts[0] if texts else None
 
 
 def is_like_key(name: str) -> bool:
     """Whether a column is called as what names records, such as user_id: of such, new values are to be expected."""
     return _rank(name) < _KEY_NAMES.index("path")
+
+
+def only_names(name: str) -> bool:
+    """Whether a key is called as what says nothing else of a record."""
+    return _rank(name) < _KEY_NAMES.index("name")
 
 
 def _rank(name: str) -> int:

@@ -57,7 +57,11 @@ def sniff_csv(root: str, name: str) -> Found | str:
     found = Found()
     if encoding != "utf-8":
         found.options["encoding"] = encoding
-        found.why["encoding"] = "it is no UTF-8; cp1252 is another guess, and letters show which is right"
+        found.why["encoding"] = (
+            "by its first bytes"
+            if encoding == "utf-16"
+            else "it is no UTF-8; cp1252 is another guess, and letters show which is right"
+        )
     delimiter, quote, rows = _dialect(text, name)
     if delimiter != ",":
         found.options["delimiter"] = delimiter

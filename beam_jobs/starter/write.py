@@ -11,7 +11,7 @@ from beam_jobs.sources._listing import local_root, shown
 from beam_jobs.starter.findings import Findings, Table, identifier, unique
 from beam_jobs.starter.guess import Guess
 from beam_jobs.starter.kinds import examples
-from beam_jobs.starter.match import group_of, is_like_key
+from beam_jobs.starter.match import group_of, is_like_key, only_names
 from beam_jobs.starter.media import SPLITS, splits_in
 from beam_jobs.starter.page import Page, flow, scalar
 from beam_jobs.starter.place import escaped, is_signed, join, stem_of, without_secrets
@@ -151,7 +151,7 @@ def _sources(page: Page, found: Findings, paths: dict[str, str]) -> None:
 def _kind_why(found: Findings, table: Table) -> str:
     if found.media is not None and table is found.main:
         return "a record for each file; its key is its path"
-    records = f"{table.sample.records:,} records"
+    records = f"{table.sample.records:,} record{'s' * (table.sample.records != 1)}"
     return f"a table, {records}" if table.match is not None and table.sample.whole else (
         records if table.sample.whole else f"{records} of it were looked at"
     )  # fmt: skip
@@ -249,7 +249,7 @@ class _Features:
             self.drops.append((f"no {name}", column))
         if name != column:
             feature = {"type": feature.pop("type"), "from": column, **feature}
-        is_key = table is self.found.main and column == table.key and not is_label
+        is_key = table is self.found.main and column == table.key and not is_label and only_names(column)
         if is_key:
             why = "the key; without the # it is stored too"
         self.lines.append((name, feature, why, not is_key))
