@@ -27,7 +27,7 @@ def rows_of(part: int, path: str) -> Iterator[dict[str, Any]]:
     return map(row, range(part, min(part + PART, int(path))))
 
 
-class Rows(beam.PTransform):
+class Rows(beam.PTransform):  # type: ignore[misc]  # Beam has no types
     """All rows, of a pipeline's own."""
 
     def __init__(self, path: str) -> None:

@@ -184,7 +184,7 @@ FEWER = {"files": 20}  # a file is dear to make
 def prepare(place: Path, source: str, features: str, out: Path) -> common.Contender:
     job = place / "job.yaml"
     job.write_text(JOB.format(source=source, features=features))
-    command = [common.headrace(), "run", job, "--var", f"data={place}", "--out", out]
+    command: list[str | Path] = [common.headrace(), "run", job, "--var", f"data={place}", "--out", out]
     return common.Contender("headrace", command, output=out)
 
 
