@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Peak memory of preparing the same rows from every kind of source, at one size and at four times that.
 
-The sum of RSS over `headrace run` and all its children. Image folders have memory.py.
+The sum of RSS over `headrace run` and all its children. Image folders have memory.py. Shards are small, since a worker
+holds some bytes for each record of one, and of rows as short as these a shard of the usual size holds a million.
 
 Examples:
   python scripts/bench/source_memory.py
@@ -35,6 +36,7 @@ vars: {{data: unset}}
 sources: {{rows: {source}}}
 features: {features}
 split: {{fractions: {{train: 1.0}}}}
+write: {{shard_size: 4MB}}
 """
 COLUMNS = ["id", "note", *(f"x{column}" for column in range(8))]
 FEATURES = "{id: {type: text}, note: {type: text}, x0: {type: float32}, x7: {type: float32}}"

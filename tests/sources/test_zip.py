@@ -58,9 +58,9 @@ class TestFilesOfAnArchive(SourceSuite):
 
     def test_a_missing_source_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(HeadraceError, match="There is no such file"):
-            self.open(tmp_path / "nowhere").partitions()
+            list(self.open(tmp_path / "nowhere").partitions())
         with pytest.raises(HeadraceError, match="There is no such folder"):
-            inside(archive(tmp_path, {"a": b""}), "b").partitions()
+            list(inside(archive(tmp_path, {"a": b""}), "b").partitions())
 
 
 def entry(
@@ -113,7 +113,7 @@ def test_archives_that_could_do_harm_are_refused(
 ) -> None:
     file = hand_made(tmp_path / "all.zip", name, stored, size, **fields)
     with pytest.raises(HeadraceError) as caught:
-        inside(file).partitions()
+        list(inside(file).partitions())
     assert caught.value.what == "The archive is not read, as it could do harm."
     assert problem in f"{caught.value.value} {caught.value.allowed}"
 
@@ -124,13 +124,13 @@ def test_links_and_repeated_names_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "link.zip", "w") as opened:
         opened.writestr(link, "/etc/passwd")
     with pytest.raises(HeadraceError, match="a symbolic link"):
-        inside(tmp_path / "link.zip").partitions()
+        list(inside(tmp_path / "link.zip").partitions())
     with zipfile.ZipFile(tmp_path / "twice.zip", "w") as opened:
         opened.writestr("a", "1")
         with pytest.warns(UserWarning, match="Duplicate name"):
             opened.writestr("a", "2")
     with pytest.raises(HeadraceError, match="member 'a' twice"):
-        inside(tmp_path / "twice.zip").partitions()
+        list(inside(tmp_path / "twice.zip").partitions())
 
 
 @pytest.mark.parametrize("says", [10, 90_000])
@@ -153,7 +153,7 @@ def test_directories_of_any_length_are_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(_zip, "_MAX_DIRECTORY_BYTES", 1000)
     file = archive(tmp_path, {f"{number}": b"" for number in range(100)})
     with pytest.raises(HeadraceError, match=r"(?s)a directory of \d+ bytes.*at most 1000"):
-        inside(file).partitions()
+        list(inside(file).partitions())
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_directories_of_any_length_are_refused(tmp_path: Path, monkeypatch: pyte
 def test_what_is_no_archive_is_an_error(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "all.zip").write_bytes(data)
     with pytest.raises(HeadraceError, match=r"(?s)The archive cannot be read.*all\.zip"):
-        inside(tmp_path / "all.zip").partitions()
+        list(inside(tmp_path / "all.zip").partitions())
 
 
 def test_paths_into_archives(tmp_path: Path) -> None:
@@ -176,4 +176,4 @@ def test_paths_into_archives(tmp_path: Path) -> None:
     ):
         spec = FilesSource(kind="files", path="x")
         with pytest.raises(HeadraceError, match=problem):
-            open_source("files", spec, wrong).partitions()
+            list(open_source("files", spec, wrong).partitions())
