@@ -126,13 +126,16 @@ def _run_elsewhere(
                 raise HeadraceError(f"The job ended as {result.state} on {name}.", hint=_GO_ON)
             return result
     except (grpc.RpcError, RuntimeError, ValueError) as error:
-        what = f"The job failed on {name}."
+        what, told = f"The job failed on {name}.", _told(error, server)
         if server is not None and server.lost.is_set():
             what = f"The worker that {name} started has ended, and no other took its place."
         elif server is not None and server.ended():
             what = f"{name} ended in the middle of the job."
+            if (status := server.process.returncode) < 0:
+                # What was printed last are the laments of its workers.
+                what, told = f"{name} was ended in the middle of the job, by signal {-status}.", []
         hint = f"{_FEW_BUFFERS} {_GO_ON}" if "network buffers" in str(error) else _GO_ON
-        raise HeadraceError("\n".join([what, *_told(error, server)]), hint=hint) from error
+        raise HeadraceError("\n".join([what, *told]), hint=hint) from error
 
 
 def _checked_pipeline(options: PipelineOptions) -> beam.Pipeline:
