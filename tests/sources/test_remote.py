@@ -300,7 +300,7 @@ def test_a_store_that_is_down_is_an_error_and_no_dead_letter(
     forget()
     spec: Any = ImageFolderSource(kind="image_folder", path="x")
     source = open_source("photos", spec, f"{base}/photos")
-    partitions = source.partitions()
+    partitions = list(source.partitions())
     proxy.shares, proxy.at_most = {"503": 1}, 1000
     with pytest.raises(HeadraceError, match="The store does not deliver"):
         list(source.read(partitions[0]))
