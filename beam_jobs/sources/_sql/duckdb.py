@@ -46,7 +46,7 @@ _FAILURES = (duckdb.Error, OSError, pa.ArrowException)
 _SETTINGS = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
-    "memory_limit": "1GB",
+    "memory_limit": "256MB",
     "threads": "2",
 }
 _PRIMARY_KEY = """SELECT unnest(constraint_column_names) FROM duckdb_constraints()
