@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.orc
 import pyarrow.parquet
-from generated_rows import PART, parts, rows_of
+from custom_rows import PART, parts, rows_of
 
 JOB = """
 name: memory
@@ -41,7 +41,7 @@ write: {{shard_size: 4MB}}
 COLUMNS = ["id", "note", *(f"x{column}" for column in range(8))]
 FEATURES = "{id: {type: text}, note: {type: text}, x0: {type: float32}, x7: {type: float32}}"
 FLOATS = ", ".join(f"x{column}: float64" for column in range(8))
-FUNCTIONS = "scripts.bench.generated_rows"
+FUNCTIONS = "scripts.bench.custom_rows"
 Batches = Iterator[list[dict[str, Any]]]
 
 
