@@ -33,17 +33,13 @@ class File(NamedTuple):
 def list_files(root: str, prune: Test) -> Iterator[File]:
     """Every file below `root`, sorted by path. Folders that `prune` matches are not entered.
 
-    Of local files no more are in memory than one folder and those above it hold.
+    Of local files no more are in memory than one folder and those above it hold, of a bucket's no more than a page.
 
     Raises:
       HeadraceError: the folder is missing, not a folder, or part of it cannot be read.
     """
     local = local_root(root)
-    return _walk(local, prune) if local is not None else iter(sorted(_find(root), key=_path))
-
-
-def _path(file: File) -> str:
-    return file.path
+    return _walk(local, prune) if local is not None else _find(root)
 
 
 def _walk(root: str, prune: Test) -> Iterator[File]:
@@ -119,16 +115,27 @@ def _find(root: str) -> Iterator[File]:
         fs.invalidate_cache()
         if fs.isfile(base) and not _is_web(base):
             raise NotADirectoryError
-        listing = fs.find(base, detail=True)
-        if not listing and not fs.exists(base):
+        prefix, last = base + "/" if base else "", None
+        for path, info in _in_order(fs, base):
+            if last is not None and path <= last:
+                raise HeadraceError(
+                    "The store lists its objects in no order.", where=redacted(root), value=path
+                )
+            last = path
+            # Object stores mark empty folders by objects whose name ends in a slash.
+            if path.startswith(prefix) and not path.endswith("/"):
+                yield File(path[len(prefix) :], int(info.get("size") or 0), remote_version(info))
+        if last is None and not fs.exists(base):
             raise FileNotFoundError
     except OSError as error:
         raise _unlistable(redacted(root), "", error) from error
-    base += "/" if base else ""
-    for path, info in listing.items():
-        # Object stores mark empty folders by objects whose name ends in a slash.
-        if path.startswith(base) and not path.endswith("/"):
-            yield File(path[len(base) :], int(info.get("size") or 0), remote_version(info))
+
+
+def _in_order(fs: Any, base: str) -> Iterator[tuple[str, Any]]:
+    """Names and details below a folder, sorted. Buckets list by the bytes of names, but for directory buckets of S3."""
+    if getattr(fs, "in_buckets", False) and not base.partition("/")[0].endswith("--x-s3"):
+        return ((info["name"], info) for info in fs.objects(base + "/"))
+    return iter(sorted(fs.find(base, detail=True).items()))
 
 
 def _is_web(path: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any
@@ -95,26 +95,23 @@ class _Requests(RemotePlace):
             return await self._request(path, start, stop, end)
         return await self._read(path, start, stop, end)
 
-    async def pages(self, bucket: str, prefix: str, *, deep: bool, limit: int | None) -> list[dict[str, Any]]:
-        """What a bucket holds below a prefix, by pages of the listing; if not `deep`, up to the next slash."""
-        found: list[dict[str, Any]] = []
-        token = None
-        while True:
+    async def page(
+        self, bucket: str, prefix: str, token: str | None, *, deep: bool, limit: int | None
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """A page of what a bucket holds below a prefix, and what asks for the next; if not `deep`, up to a slash."""
 
-            async def once(token: Any = token) -> Any:
-                if self.scheme in ("s3", "s3a"):
-                    asked = {"ContinuationToken": token, "Delimiter": None if deep else "/", "MaxKeys": limit}
-                    given = {name: value for name, value in asked.items() if value is not None}
-                    return await self.files._call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **given)
-                asked = {"pageToken": token, "delimiter": None if deep else "/", "maxResults": limit}
+        async def once() -> Any:
+            if self.scheme in ("s3", "s3a"):
+                asked = {"ContinuationToken": token, "Delimiter": None if deep else "/", "MaxKeys": limit}
                 given = {name: value for name, value in asked.items() if value is not None}
-                return await self.files._call("GET", "b/{}/o", bucket, prefix=prefix, json_out=True, **given)
+                return await self.files._call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **given)
+            asked = {"pageToken": token, "delimiter": None if deep else "/", "maxResults": limit}
+            given = {name: value for name, value in asked.items() if value is not None}
+            return await self.files._call("GET", "b/{}/o", bucket, prefix=prefix, json_out=True, **given)
 
-            page = await self.persist(f"{bucket}/{prefix}", once)
-            found += [_object(bucket, item) for item in page.get("Contents") or page.get("items") or []]
-            token = page.get("NextContinuationToken") or page.get("nextPageToken")
-            if not token or limit is not None:
-                return found
+        page = await self.persist(f"{bucket}/{prefix}", once)
+        found = [_object(bucket, item) for item in page.get("Contents") or page.get("items") or []]
+        return found, page.get("NextContinuationToken") or page.get("nextPageToken")
 
 
 class RemoteFiles(AbstractFileSystem):
@@ -125,7 +122,7 @@ class RemoteFiles(AbstractFileSystem):
     def __init__(self, place: _Requests) -> None:
         super().__init__()
         self.place = place
-        self._in_buckets = place.scheme in ("s3", "s3a", "gs", "gcs")
+        self.in_buckets = place.scheme in ("s3", "s3a", "gs", "gcs")
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """Size, type and version of a file."""
@@ -154,8 +151,8 @@ class RemoteFiles(AbstractFileSystem):
     def isdir(self, path: str) -> bool:
         """Whether anything lies below the path."""
         try:
-            if self._in_buckets:
-                return bool(self._objects(path.rstrip("/") + "/", limit=1))
+            if self.in_buckets:
+                return any(True for _ in self.objects(path.rstrip("/") + "/", limit=1))
             if self.place.is_web:
                 return bool(self.ls(path))
             return bool(self.info(path)["type"] == "directory")
@@ -176,8 +173,8 @@ class RemoteFiles(AbstractFileSystem):
         self, path: str, maxdepth: Any = None, withdirs: bool = False, detail: bool = False, **_: Any
     ) -> Any:
         """Every file below a folder, with its size."""
-        if self._in_buckets:
-            found = {info["name"]: info for info in self._objects(path.rstrip("/") + "/")}
+        if self.in_buckets:
+            found = {info["name"]: info for info in self.objects(path.rstrip("/") + "/")}
         else:
             everything = super().find(path, maxdepth, withdirs, detail=True, on_error="raise").items()
             found = {name: info for name, info in everything if "type" in info}
@@ -189,14 +186,14 @@ class RemoteFiles(AbstractFileSystem):
 
     def glob(self, path: str, maxdepth: Any = None, **options: Any) -> Any:
         """Files whose names match a pattern."""
-        if not self._in_buckets:
+        if not self.in_buckets:
             try:
                 return super().glob(path, maxdepth, **options)
             except FileNotFoundError:
                 return []
         magic = _MAGIC.search(path)
         fixed = path[: magic.start()] if magic else path
-        found = self._objects(fixed, deep="/" in path[len(fixed) :])
+        found = self.objects(fixed, deep="/" in path[len(fixed) :])
         matching = re.compile(fsspec.utils.glob_translate(path)).match
         return sorted(info["name"] for info in found if matching(info["name"]))
 
@@ -246,9 +243,17 @@ class RemoteFiles(AbstractFileSystem):
         blind = _server(path) in self.place.blind
         return io.BufferedReader(_RemoteFile(self.place, path, size, blind=blind), 1 << 16)
 
-    def _objects(self, prefix: str, *, deep: bool = True, limit: int | None = None) -> list[dict[str, Any]]:
+    def objects(
+        self, prefix: str, *, deep: bool = True, limit: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """What a bucket holds below a prefix, page by page, as stores list it: by the bytes of the names."""
         bucket, _, key = prefix.partition("/")
-        return self.place.run(self.place.pages(bucket, key, deep=deep, limit=limit))
+        token = None
+        while True:
+            found, token = self.place.run(self.place.page(bucket, key, token, deep=deep, limit=limit))
+            yield from found
+            if not token or limit is not None:
+                return
 
 
 class _RemoteFile(io.RawIOBase):

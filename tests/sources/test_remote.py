@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import urllib.parse
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,12 +16,13 @@ import pytest
 
 from beam_jobs import load_job, run
 from beam_jobs.sources import SourceBatch, _locate, _remote, open_source
+from beam_jobs.sources._listing import list_files
 from beam_jobs.sources._locate import expand_braces
 from schemas.errors import HeadraceError
 from schemas.remote import Patience
 from schemas.sources import ImageFolderSource
 from schemas.sources import Source as Spec
-from tests.servers import BUCKET, Faults, gcs_server, s3_server, upload_gcs, upload_s3
+from tests.servers import BUCKET, Faults, call, gcs_server, s3_server, upload_gcs, upload_s3
 
 from .conformance import read_all
 from .test_webdataset import sample, tar
@@ -344,3 +346,27 @@ def test_braces_stand_for_names(tmp_path: Path) -> None:
         batches(f"{tmp_path}/rows-{{0,1}}.csv", {"kind": "csv"})
     put(tmp_path / "odd{a,b}.csv", b"id\n1\n")
     assert len(batches(f"{tmp_path}/odd{{a,b}}.csv", {"kind": "csv"})) == 1
+
+
+def test_listings_of_buckets_come_page_by_page(
+    ports: Mapping[str, int], reach: Callable[..., tuple[str, Faults]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So what submits a job never holds the names of a whole bucket."""
+    names = sorted(["a-b", "a/b", "a0", "\U0001f426", "ﬀ", *(f"n/{number:04}" for number in range(1100))])
+    for name in names:
+        call(ports["s3"], "PUT", f"/{BUCKET}/{urllib.parse.quote(f'many/{name}')}", b"x")
+    base, _ = reach("s3")
+    asked = 0
+    page = _remote._Requests.page
+
+    async def counted(self: Any, *args: Any, **options: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return await page(self, *args, **options)
+
+    monkeypatch.setattr(_remote._Requests, "page", counted)
+    listed = list_files(base.replace("/data", "/many"), lambda _: False)
+    first = next(listed).path
+    assert asked == 1
+    assert [first, *(file.path for file in listed)] == names
+    assert asked == 2
