@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from typing import Any
 
 import pyarrow as pa
@@ -98,3 +99,21 @@ class StoredFile:
     def unreadable(self, error: Exception) -> HeadraceError:
         """The error that says so."""
         return HeadraceError("A file cannot be read.", where=self.where, value=shorten(str(error)))
+
+
+def wanted_splits(asked: str | list[str] | None, found: Collection[str], where: str) -> list[str]:
+    """The splits to read, in the job's order, or all of the data set in its own.
+
+    Raises:
+      HeadraceError: there is none of a name.
+    """
+    wanted = [asked] if isinstance(asked, str) else list(asked or found)
+    for name in wanted:
+        if name not in found:
+            raise HeadraceError(
+                "There is no such split.",
+                where=f"{where}.split",
+                value=name,
+                allowed=shorten(", ".join(found)),
+            )
+    return wanted

@@ -16,7 +16,7 @@ from beam_jobs.sources._ipc import Unit
 from beam_jobs.sources._keys import check_key, keys_of
 from beam_jobs.sources._listing import File, shown
 from beam_jobs.sources._meaning import understand
-from beam_jobs.sources._stored import StoredFile
+from beam_jobs.sources._stored import StoredFile, wanted_splits
 from beam_jobs.sources._units import batches_of, schema_of, units_of
 from beam_jobs.sources.base import Partition, SourceBatch
 from schemas.errors import HeadraceError, shorten
@@ -103,18 +103,10 @@ class HuggingFace:
     def _splits(self) -> dict[str, list[File]]:
         """The files of the splits that are wanted, in the job's order or that of the folder."""
         found = {name: files for name, files in find_splits(self.root, self._where).items() if files}
-        wanted = [self.spec.split] if isinstance(self.spec.split, str) else self.spec.split
-        for name in wanted or []:
-            if name not in found:
-                raise HeadraceError(
-                    "There is no such split.",
-                    where=f"{self._where}.split",
-                    value=name,
-                    allowed=shorten(", ".join(found)),
-                )
+        wanted = wanted_splits(self.spec.split, found, self._where)
         if not found:
             raise HeadraceError("The source holds no row.", where=self._where, value=self.root)
-        return {name: found[name] for name in wanted or found}
+        return {name: found[name] for name in wanted}
 
     def _grouped(self, units: list[Unit]) -> Iterator[list[Unit]]:
         group: list[Unit] = []

@@ -22,11 +22,11 @@ from beam_jobs.sources._example import (
 from beam_jobs.sources._keys import check_key, keys_of
 from beam_jobs.sources._listing import File, local_root, shown
 from beam_jobs.sources._meaning import understand
-from beam_jobs.sources._stored import StoredFile
+from beam_jobs.sources._stored import StoredFile, wanted_splits
 from beam_jobs.sources._tf_records import DamagedFileError, Record, read_records, walk_records
 from beam_jobs.sources._tfds_info import Leaf, Shard, find_folder, find_leaves, find_names, find_shards
 from beam_jobs.sources.base import Fault, Partition, SourceBatch
-from schemas.errors import HeadraceError, shorten
+from schemas.errors import HeadraceError
 from schemas.sources import TfdsSource
 
 _MAX_ROWS = 16_384
@@ -59,9 +59,10 @@ class Tfds:
         check_key(self.spec.key, _schema(leaves), f"{self._where}.key")
         digest = _digest(leaves, find_names(folder, leaves, self._where))
         partitions: list[Partition] = []
-        for split, shards in self._wanted(find_shards(folder, files, self._where)).items():
+        found = find_shards(folder, files, self._where)
+        for split in wanted_splits(self.spec.split, found, self._where):
             row = 0
-            for shard in shards:
+            for shard in found[split]:
                 first = row
                 for start, end, records in self._cut(folder, shard):
                     payload = {
@@ -111,19 +112,6 @@ class Tfds:
         payload = partition.payload
         place = f"record {row - payload['first']} ({shown(payload['split'])}[{row}])"
         return f"{shown(payload['file'][0])}, {place}"
-
-    def _wanted(self, found: dict[str, list[Shard]]) -> dict[str, list[Shard]]:
-        """The splits that are wanted, in the job's order or that of the data set."""
-        wanted = [self.spec.split] if isinstance(self.spec.split, str) else self.spec.split
-        for name in wanted or []:
-            if name not in found:
-                raise HeadraceError(
-                    "There is no such split.",
-                    where=f"{self._where}.split",
-                    value=name,
-                    allowed=shorten(", ".join(found)),
-                )
-        return {name: found[name] for name in wanted or found}
 
     def _cut(self, folder: str, shard: Shard) -> Iterator[tuple[int, int, int]]:
         """The first byte, the last, and the number of records of each partition of a shard."""

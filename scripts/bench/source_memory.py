@@ -38,6 +38,7 @@ features: {features}
 split: {{fractions: {{train: 1.0}}}}
 write: {{shard_size: 4MB}}
 """
+SCHEMA = pa.Table.from_pylist(list(rows_of(0, "1"))).schema
 COLUMNS = ["id", "note", *(f"x{column}" for column in range(8))]
 FEATURES = "{id: {type: text}, note: {type: text}, x0: {type: float32}, x7: {type: float32}}"
 FLOATS = ", ".join(f"x{column}: float64" for column in range(8))
@@ -54,12 +55,14 @@ def tables(rows: int) -> Iterator[pa.Table]:
     return map(pa.Table.from_pylist, batches(rows))
 
 
-def write_csv(place: Path, rows: int) -> None:
-    found = tables(rows)
-    first = next(found)
-    with pa.csv.CSVWriter(place / "rows.csv", first.schema) as writer:
-        for table in (first, *found):
+def write_tables(writer: Any, rows: int) -> None:
+    with writer:
+        for table in tables(rows):
             writer.write(table)
+
+
+def write_csv(place: Path, rows: int) -> None:
+    write_tables(pa.csv.CSVWriter(place / "rows.csv", SCHEMA), rows)
 
 
 def write_jsonl(place: Path, rows: int) -> None:
@@ -69,19 +72,11 @@ def write_jsonl(place: Path, rows: int) -> None:
 
 
 def write_parquet(place: Path, rows: int) -> None:
-    found = tables(rows)
-    first = next(found)
-    with pa.parquet.ParquetWriter(place / "train-0.parquet", first.schema) as writer:
-        for table in (first, *found):
-            writer.write_table(table)
+    write_tables(pa.parquet.ParquetWriter(place / "train-0.parquet", SCHEMA), rows)
 
 
 def write_arrow(place: Path, rows: int) -> None:
-    found = tables(rows)
-    first = next(found)
-    with pa.ipc.new_file(place / "rows.arrow", first.schema) as writer:
-        for table in (first, *found):
-            writer.write_table(table)
+    write_tables(pa.ipc.new_file(place / "rows.arrow", SCHEMA), rows)
 
 
 def write_orc(place: Path, rows: int) -> None:
