@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from beam_jobs.frames import find_faults
 from beam_jobs.placed import read_places
 from beam_jobs.previous import OldShards
 from beam_jobs.runs import (
@@ -89,11 +90,15 @@ class Places:
       files: those they lie in.
       file: int64 (n,), which of them.
       offset: int64 (n,), where in it.
+      old: the shards of the version before, if any record lies there.
+      old_shards: which of `files` are such shards, and their numbers.
     """
 
     files: list[StorePath]
     file: npt.NDArray[np.int64]
     offset: npt.NDArray[np.int64]
+    old: OldShards | None
+    old_shards: dict[int, int]
 
 
 def plan_merge(ranges: Sequence[Range]) -> Merge:
@@ -135,14 +140,16 @@ def locate(merge: Merge, old: OldShards | None) -> Places:
     files = [records_path(part.run.path) for part in merge.ranges]
     file, offset = merge.owners.copy(), merge.offsets.copy()
     kept = np.flatnonzero(merge.kept)
+    old_shards = {}
     if len(kept):
         assert old is not None
         held, places = old.locate(merge.index["hash"][kept], merge.index["length"][kept])
         for number in np.unique(held).tolist():
+            old_shards[len(files)] = number
             file[kept[held == number]] = len(files)
-            files.append(old.checked(number))
+            files.append(old.path(number))
         offset[kept] = places
-    return Places(files, file, offset)
+    return Places(files, file, offset, old, old_shards)
 
 
 def merged_indexed(merge: Merge, row: np.dtype[np.void]) -> npt.NDArray[np.void]:
@@ -158,8 +165,12 @@ def _wanted(rows: Rows, wanted: npt.NDArray[np.bool_] | None) -> Rows:
     return rows if wanted is None else rows[wanted]
 
 
-def merged_records(merge: Merge, places: Places) -> Iterator[npt.NDArray[np.uint8]]:
-    """The bytes of the chosen records in order, a few MiB at a time."""
+def merged_records(merge: Merge, places: Places) -> Iterator[list[npt.NDArray[np.uint8]]]:
+    """The bytes of the chosen records in order, a few MiB at a time: lists of parts that are to lie back to back.
+
+    Raises:
+      HeadraceError: a record that is taken from the version before is damaged.
+    """
     chosen = merge.chosen
     lengths = merge.index["length"].astype(np.int64)
     ends = np.cumsum(lengths[chosen])
@@ -172,7 +183,7 @@ def merged_records(merge: Merge, places: Places) -> Iterator[npt.NDArray[np.uint
         order = np.lexsort((places.offset[wanted], places.file[wanted]))
         position = np.empty(len(order), np.int64)
         position[order] = np.arange(len(order))
-        yield from in_order(_read(places, wanted[order], lengths), position)
+        yield from in_order([_read(places, wanted[order], lengths)], position)
         start = stop
 
 
@@ -195,5 +206,11 @@ def _read(
             for first, last in zip(firsts.tolist(), [*firsts[1:].tolist(), len(wanted)], strict=True)
         ]
     )
+    for number, shard in places.old_shards.items():
+        # Written long ago, and by the SHA-256 of the new shard everything in it would be taken for good.
+        taken = np.flatnonzero(file == number)
+        if any(find_faults(buffer, ends[taken], lengths[wanted[taken]])):
+            assert places.old is not None
+            raise places.old.damaged(shard)
     buffers = [None, pa.py_buffer(ends), pa.py_buffer(buffer)]
     return pa.Array.from_buffers(pa.large_binary(), len(wanted), buffers)

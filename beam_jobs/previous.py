@@ -7,7 +7,6 @@ are as they were; and, by a hard link, shards of which every record is taken ove
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -165,6 +164,10 @@ class OldShards:
         self._splits = [manifest.splits[name].shards for name in names]
         self._all = [entry for shards in self._splits for entry in shards]
 
+    def path(self, number: int) -> StorePath:
+        """The file of a shard."""
+        return self.directory / self._all[number].path
+
     def hashes(self, number: int) -> npt.NDArray[np.void]:
         """The key hashes of a shard, in order, `KEY_HASH_DTYPE`."""
         return as_sortable(self._index(number).key_hashes)
@@ -175,10 +178,10 @@ class OldShards:
         """In which shard each record lies, and at which byte: int64 (n,) each.
 
         Raises:
-          HeadraceError: one is nowhere, or has another length.
+          HeadraceError: one is nowhere or has another length, or a shard has.
         """
         found, offsets = np.full(len(hashes), -1, np.int64), np.zeros(len(hashes), np.int64)
-        rest, first, shards = np.arange(len(hashes)), 0, found
+        rest, first = np.arange(len(hashes)), 0
         for entries in self._splits:
             shards = first + np.searchsorted(shard_bounds(len(entries)), hashes[rest], side="right") - 1
             for number in np.unique(shards).tolist():
@@ -193,32 +196,21 @@ class OldShards:
             rest, first = rest[found[rest] < 0], first + len(entries)
         if len(rest):
             own = np.searchsorted(shard_bounds(len(self.entries)), hashes[rest[:1]], side="right")
-            raise self._damaged(int(own[0]) - 1)
+            raise self.damaged(int(own[0]) - 1)
+        for number in np.unique(found).tolist():
+            if self.path(number).size() != self._all[number].bytes:
+                raise self.damaged(number)
         return found, offsets
-
-    def checked(self, number: int) -> StorePath:
-        """The file of a shard, after its bytes were compared with the manifest.
-
-        Raises:
-          HeadraceError: they differ.
-        """
-        entry, digest = self._all[number], hashlib.sha256()
-        path = self.directory / entry.path
-        if path.size() == entry.bytes:
-            for piece in path.pieces(0, entry.bytes):
-                digest.update(piece)
-        if digest.hexdigest() != entry.sha256:
-            raise self._damaged(number)
-        return path
 
     def _index(self, number: int) -> ShardIndex:
         path = self.directory / self._all[number].index.path
         return decode_index(path.read(), str(path))
 
-    def _damaged(self, number: int) -> HeadraceError:
+    def damaged(self, number: int) -> HeadraceError:
+        """The error to raise where a shard is found to be damaged."""
         return HeadraceError(
             "A shard of the version whose records were to be taken over is not as it was committed.",
-            where=str(self.directory / self._all[number].path),
+            where=str(self.path(number)),
             hint=f"Run `headrace verify {self.directory}`; remove that version, or run with --from-scratch.",
         )
 
