@@ -14,6 +14,7 @@ from beam_jobs.runs import (
     INDEX_DTYPE,
     Run,
     in_order,
+    read_facts,
     read_index,
     read_indexed,
     read_kept,
@@ -138,6 +139,12 @@ def locate(merge: Merge, old: OldShards | None) -> Places:
 def merged_indexed(merge: Merge, row: np.dtype[np.void]) -> npt.NDArray[np.void]:
     """What the index holds of the kept records' features, in order."""
     parts = [read_indexed(part.run, row, part.start, part.stop) for part in merge.ranges]
+    return np.concatenate([np.zeros(0, row), *parts], dtype=row)[merge.chosen]
+
+
+def merged_facts(merge: Merge, row: np.dtype[np.void]) -> npt.NDArray[np.void]:
+    """What is noted of the kept records beside them, in order."""
+    parts = [read_facts(part.run, row, part.start, part.stop) for part in merge.ranges]
     return np.concatenate([np.zeros(0, row), *parts], dtype=row)[merge.chosen]
 
 
