@@ -13,6 +13,7 @@ import pyarrow as pa
 from beam_jobs.batch import DEAD_LETTER_SCHEMA, OWN_PREFIX, Batch, DeadLetter, Ledger, Problem
 from beam_jobs.clean import apply_rule
 from beam_jobs.encode import encode_records, pack_columns
+from beam_jobs.facts import make_facts
 from beam_jobs.gather import Deal
 from beam_jobs.indexed import to_rows
 from beam_jobs.join import ask, join_table, write_part, write_table_bucket
@@ -235,6 +236,8 @@ def _add_batch(batch: Batch, making: Making, member: Member) -> None:
     content.rows.append(batch.rows)
     if plan.index_row.names:
         content.indexed.append(to_rows(columns, plan.index_row))
+    if plan.facts:
+        content.facts.append(make_facts(columns, plan.facts))
     for join in plan.spec.join:
         making.note_written(join.table, batch.records.column(_JOINED + join.table).to_numpy(), hashes)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from beam_jobs.runs import (
     INDEX_DTYPE,
     Run,
     in_order,
+    read_facts,
     read_index,
     read_indexed,
     read_kept,
@@ -152,10 +153,19 @@ def locate(merge: Merge, old: OldShards | None) -> Places:
     return Places(files, file, offset, old, old_shards)
 
 
-def merged_indexed(merge: Merge, row: np.dtype[np.void]) -> npt.NDArray[np.void]:
+def merged_indexed(merge: Merge, row: np.dtype[np.void]) -> Rows:
     """What the index holds of the kept records' features, in order."""
+    return _merged(merge, row, read_indexed)
+
+
+def merged_facts(merge: Merge, row: np.dtype[np.void]) -> Rows:
+    """What is noted of the kept records beside them, in order."""
+    return _merged(merge, row, read_facts)
+
+
+def _merged(merge: Merge, row: np.dtype[np.void], read: Callable[..., Rows]) -> Rows:
     parts = [
-        _wanted(read_indexed(part.run, row, part.start, part.stop), wanted)
+        _wanted(read(part.run, row, part.start, part.stop), wanted)
         for part, wanted in zip(merge.ranges, merge.wanted, strict=True)
     ]
     return np.concatenate([np.zeros(0, row), *parts], dtype=row)[merge.chosen]

@@ -18,6 +18,7 @@ from beam_jobs.runs import (
     KeptRecords,
     Run,
     open_run,
+    read_facts,
     read_index,
     read_indexed,
     read_section,
@@ -105,18 +106,21 @@ def _records(plan: JobPlan, run: Run, index: npt.NDArray[np.void], places: Rows,
     kept["hash"], kept["length"], kept["row"] = index["hash"][places], index["length"][places], rows
     splits = np.repeat(np.arange(len(run.splits)), [records for records, _ in run.splits])[places]
     indexed = read_indexed(run, plan.index_row, 0, len(index))[places] if plan.index_row.names else None
-    return KeptRecords(plan.previous.version, kept, splits, indexed)
+    facts = read_facts(run, plan.fact_row, 0, len(index))[places] if plan.facts else None
+    return KeptRecords(plan.previous.version, kept, splits, indexed, facts)
 
 
 def _together(plan: JobPlan, parts: list[KeptRecords]) -> KeptRecords | None:
     if not parts:
         return None
     indexed = [part.indexed for part in parts if part.indexed is not None]
+    facts = [part.facts for part in parts if part.facts is not None]
     return KeptRecords(
         parts[0].version,
         np.concatenate([part.index for part in parts], dtype=INDEX_DTYPE),
         np.concatenate([part.splits for part in parts]),
         np.concatenate(indexed, dtype=plan.index_row) if indexed else None,
+        np.concatenate(facts, dtype=plan.fact_row) if facts else None,
     )
 
 
