@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -23,16 +22,15 @@ from beam_jobs.outcomes import Outcomes, digests_at
 from beam_jobs.plan import JobPlan
 from beam_jobs.runs import RunContent, open_run, write_run
 from beam_jobs.sources.base import Selective
+from beam_jobs.splits import GROUP, SPLIT, assign_splits
 from beam_jobs.take_over import is_finished, is_taken_over, take_over
 from beam_jobs.union import take_sample, with_prefix
 from beam_jobs.validate import to_features
 from beam_jobs.wire import for_runners
-from schemas import HeadraceError
-from schemas.hashing import as_sortable, key_hashes, split_of, split_positions
+from schemas.hashing import as_sortable, key_hashes
 from schemas.spec import Member
 
 _JOINED = f"{OWN_PREFIX}joined:"
-_GROUP = f"{OWN_PREFIX}group"  # the key before a join made several records of one: they stay in one split
 
 
 @dataclass(frozen=True)
@@ -213,8 +211,8 @@ def _add_batch(batch: Batch, making: Making, member: Member) -> None:
         if making.outcomes is not None:
             found = digests_at(table, asked.firsts)
             making.outcomes.looked(join.table, batch.rows, asked.keys, found)
-        if join.many == "explode" and _GROUP not in batch.records.schema.names:
-            batch = batch.with_column(_GROUP, batch.keys)
+        if join.many == "explode" and GROUP not in batch.records.schema.names:
+            batch = batch.with_column(GROUP, batch.keys)
         batch, places = join_table(batch, join, table, asked, ledger)
         batch = batch.with_column(_JOINED + join.table, pa.array(places))
         making.matched[join.table].append(places)
@@ -222,6 +220,9 @@ def _add_batch(batch: Batch, making: Making, member: Member) -> None:
         if not len(batch):
             return  # a user's function adds its columns only where there are records
         batch = apply_rule(batch, rule, ledger)
+    if not len(batch):
+        return
+    batch = assign_splits(batch, plan.spec.split, plan.lists, ledger)
     if not len(batch):
         return
     batch, columns = to_features(batch, plan.features, ledger)
@@ -232,14 +233,17 @@ def _add_batch(batch: Batch, making: Making, member: Member) -> None:
     content.records.append(records)
     hashes = as_sortable(key_hashes(keys, plan.spec.seed))
     content.hashes.append(hashes)
-    content.splits.append(_splits(batch, keys, plan))
+    own = {
+        name: batch.records.column(name) for name in batch.records.schema.names if name.startswith(OWN_PREFIX)
+    }
+    content.splits.append(own[SPLIT].to_numpy())
     content.rows.append(batch.rows)
     if plan.index_row.names:
         content.indexed.append(to_rows(columns, plan.index_row))
     if plan.facts:
-        content.facts.append(make_facts(columns, plan.facts))
+        content.facts.append(make_facts({**columns, **own}, plan.facts))
     for join in plan.spec.join:
-        making.note_written(join.table, batch.records.column(_JOINED + join.table).to_numpy(), hashes)
+        making.note_written(join.table, own[_JOINED + join.table].to_numpy(), hashes)
 
 
 def _missing_keys(batch: Batch) -> list[Problem]:
@@ -249,29 +253,6 @@ def _missing_keys(batch: Batch) -> list[Problem]:
         Problem(place, "missing_key", "the key has no value")
         for place in np.flatnonzero(batch.keys.is_null().to_numpy(zero_copy_only=False)).tolist()
     ]
-
-
-def _splits(batch: Batch, keys: list[bytes], plan: JobPlan) -> Any:
-    """The number of each record's split."""
-    split = plan.spec.split
-    if len(split.fractions) == 1 and split.by is None:
-        return np.zeros(len(keys), dtype=np.int64)
-    exploded = _GROUP in batch.records.schema.names
-    groups = batch.records.column(_GROUP).to_pylist() if exploded else keys
-    if split.by is not None:
-        if split.by not in batch.columns:
-            raise HeadraceError(
-                "The column to split by does not exist.",
-                where="split.by",
-                value=split.by,
-                allowed=", ".join(batch.columns),
-            )
-        texts = batch.records.column(split.by).cast(pa.string()).to_pylist()
-        # Records without a group are each a group of their own; the mark keeps them apart from real groups.
-        groups = [
-            b"\0" + key if text is None else text.encode() for text, key in zip(texts, groups, strict=True)
-        ]
-    return split_of(split_positions(groups, split.seed), list(split.fractions.values()))
 
 
 def encode_letters(letters: list[DeadLetter]) -> bytes:
