@@ -6,6 +6,7 @@ MANIFEST = "manifest.json"
 FEATURES = "features.json"
 DATASET_INFO = "dataset_info.json"
 TFMD_SCHEMA = "schema.pbtxt"
+STATISTICS = "statistics.json"
 DEAD_LETTERS = "dead_letters/dead_letters.parquet"
 INDEX_DIR = "index"
 
