@@ -208,10 +208,11 @@ def _write_shard(plan: JobPlan, name: str, merge: Merge, old: OldShards | None) 
     stage = plan.workspace.stage
     digest, size = hashlib.sha256(), 0
     with (stage / name).writing(durable=True) as file:
-        for part in merged_records(merge, locate(merge, old)):
-            digest.update(part.data)
-            file.write(part.data)
-            size += len(part)
+        for parts in merged_records(merge, locate(merge, old)):
+            for part in parts:
+                digest.update(part.data)
+                size += len(part)
+            file.writev(parts)
     chosen = merge.index[merge.chosen]
     hashes = np.ascontiguousarray(chosen["hash"]).view(np.uint8).reshape(-1, KEY_HASH_BYTES)
     columns = to_columns(merged_indexed(merge, plan.index_row)) if plan.index_row.names else {}

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from beam_jobs.frames import find_faults
 from beam_jobs.previous import OldShards
 from beam_jobs.runs import (
     INDEX_DTYPE,
@@ -80,11 +81,15 @@ class Places:
       files: those they lie in.
       file: int64 (n,), which of them.
       offset: int64 (n,), where in it.
+      old: the shards of the version before, if any record lies there.
+      old_shards: which of `files` are such shards, and their numbers.
     """
 
     files: list[StorePath]
     file: npt.NDArray[np.int64]
     offset: npt.NDArray[np.int64]
+    old: OldShards | None
+    old_shards: dict[int, int]
 
 
 def plan_merge(ranges: Sequence[Range]) -> Merge:
@@ -123,16 +128,16 @@ def locate(merge: Merge, old: OldShards | None) -> Places:
         base -= before[np.minimum(firsts, len(before) - 1)]
     file, offset = merge.owners.copy(), before + base[merge.owners]
     kept = np.flatnonzero(merge.kept)
+    old_shards = {}
     if len(kept):
         assert old is not None
         shards, places = old.locate(merge.index["hash"][kept], merge.index["length"][kept])
         for number in np.unique(shards).tolist():
-            old.check(number)
-            shards_here = shards == number
-            file[kept[shards_here]] = len(files)
+            old_shards[len(files)] = number
+            file[kept[shards == number]] = len(files)
             files.append(old.path(number))
         offset[kept] = places
-    return Places(files, file, offset)
+    return Places(files, file, offset, old, old_shards)
 
 
 def merged_indexed(merge: Merge, row: np.dtype[np.void]) -> npt.NDArray[np.void]:
@@ -141,8 +146,12 @@ def merged_indexed(merge: Merge, row: np.dtype[np.void]) -> npt.NDArray[np.void]
     return np.concatenate([np.zeros(0, row), *parts], dtype=row)[merge.chosen]
 
 
-def merged_records(merge: Merge, places: Places) -> Iterator[npt.NDArray[np.uint8]]:
-    """The bytes of the chosen records in order, a few MiB at a time."""
+def merged_records(merge: Merge, places: Places) -> Iterator[list[npt.NDArray[np.uint8]]]:
+    """The bytes of the chosen records in order, a few MiB at a time: lists of parts that are to lie back to back.
+
+    Raises:
+      HeadraceError: a record that is taken from the version before is damaged.
+    """
     chosen = merge.chosen
     lengths = merge.index["length"].astype(np.int64)
     ends = np.cumsum(lengths[chosen])
@@ -155,7 +164,7 @@ def merged_records(merge: Merge, places: Places) -> Iterator[npt.NDArray[np.uint
         order = np.lexsort((places.offset[wanted], places.file[wanted]))
         position = np.empty(len(order), np.int64)
         position[order] = np.arange(len(order))
-        yield from in_order(_read(places, wanted[order], lengths), position)
+        yield from in_order([_read(places, wanted[order], lengths)], position)
         start = stop
 
 
@@ -178,5 +187,11 @@ def _read(
             for first, last in zip(firsts.tolist(), [*firsts[1:].tolist(), len(wanted)], strict=True)
         ]
     )
+    for number, shard in places.old_shards.items():
+        # Written long ago, and by the SHA-256 of the new shard everything in it would be taken for good.
+        taken = np.flatnonzero(file == number)
+        if any(find_faults(buffer, ends[taken], lengths[wanted[taken]])):
+            assert places.old is not None
+            raise places.old.damaged(shard)
     buffers = [None, pa.py_buffer(ends), pa.py_buffer(buffer)]
     return pa.Array.from_buffers(pa.large_binary(), len(wanted), buffers)

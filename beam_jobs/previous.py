@@ -7,7 +7,6 @@ are as they were; and, by a hard link, shards of which every record is taken ove
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -169,7 +168,7 @@ class OldShards:
         """In which shard each record lies, and at which byte: int64 (n,) each.
 
         Raises:
-          HeadraceError: one is not there, or has another length.
+          HeadraceError: one is not there or has another length, or a shard has.
         """
         shards = np.searchsorted(shard_bounds(len(self.entries)), hashes, side="right").astype(np.int64) - 1
         offsets = np.zeros(len(hashes), np.int64)
@@ -182,25 +181,13 @@ class OldShards:
             good = len(known) > 0 and bool(
                 ((known[places] == hashes[here]) & (index.lengths[places] == lengths[here])).all()
             )
-            if not good:
-                raise self._damaged(number)
+            if not good or self.path(number).size() != self.entries[number].bytes:
+                raise self.damaged(number)
             offsets[here] = index.offsets[places]
         return shards, offsets
 
-    def check(self, number: int) -> None:
-        """Compares the bytes of a shard with the manifest.
-
-        Raises:
-          HeadraceError: they differ.
-        """
-        entry, digest = self.entries[number], hashlib.sha256()
-        if self.path(number).size() == entry.bytes:
-            for piece in self.path(number).pieces(0, entry.bytes):
-                digest.update(piece)
-        if digest.hexdigest() != entry.sha256:
-            raise self._damaged(number)
-
-    def _damaged(self, number: int) -> HeadraceError:
+    def damaged(self, number: int) -> HeadraceError:
+        """The error to raise where a shard is found to be damaged."""
         return HeadraceError(
             "A shard of the version whose records were to be taken over is not as it was committed.",
             where=str(self.path(number)),
