@@ -36,3 +36,5 @@ def sweep(workspace: Workspace) -> None:
         version = rest.rpartition(".")[0]
         if kind in ("partitions", "inputs", "repeated") and "/" not in name and version not in versions:
             (workspace.work / name).delete()
+        if kind == "statistics" and rest.partition("/")[0] not in versions:
+            (workspace.work / name).delete()

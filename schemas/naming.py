@@ -32,3 +32,8 @@ def index_name(shard_file: str) -> str:
 def labels_name(feature: str) -> str:
     """The file of a class label's names, one a line: where TFDS looks for them."""
     return f"{feature}.labels.txt"
+
+
+def tfmd_statistics_name(split: str) -> str:
+    """The statistics of a split as a `DatasetFeatureStatisticsList`: where TFX's StatisticsGen puts them."""
+    return f"statistics/Split-{split}/FeatureStats.pb"
