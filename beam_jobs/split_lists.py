@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from beam_jobs.sources._locate import filesystem
+from beam_jobs.sources._places.locate import filesystem
 from beam_jobs.store_path import StorePath
 from schemas import HeadraceError
 from schemas.errors import shorten

@@ -37,5 +37,6 @@ def sweep(workspace: Workspace) -> None:
         if kind in ("partitions", "inputs", "repeated") and "/" not in name and version not in versions:
             (workspace.work / name).delete()
         version, _, run = rest.partition("/")
-        if kind == "placements" and (version not in versions or run not in committed):
+        gone = version not in versions
+        if (kind == "placements" and (gone or run not in committed)) or (kind == "statistics" and gone):
             (workspace.work / name).delete()
