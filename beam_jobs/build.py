@@ -19,11 +19,12 @@ from beam_jobs.join import ask, join_table, write_part, write_table_bucket
 from beam_jobs.listing import Listed, PartitionRef, read_partition
 from beam_jobs.making import Making
 from beam_jobs.outcomes import Outcomes, digests_at
+from beam_jobs.placed import Final
 from beam_jobs.plan import JobPlan
-from beam_jobs.runs import RunContent, open_run, write_run
+from beam_jobs.runs import Run, RunContent, open_run, write_run
 from beam_jobs.sources.base import Selective
 from beam_jobs.splits import GROUP, SPLIT, assign_splits
-from beam_jobs.take_over import is_finished, is_taken_over, take_over
+from beam_jobs.take_over import is_finished, is_left_out, is_repeated, take_over
 from beam_jobs.union import take_sample, with_prefix
 from beam_jobs.validate import to_features
 from beam_jobs.wire import for_runners
@@ -46,7 +47,8 @@ class RunSummary:
       dropped: records dropped, by rule.
       splits: records and bytes of each split.
       kept: source records that were taken over from the version before, not read again.
-      committed: whether the version before was made of this very run.
+      committed: whether the version before was made of this very run, and holds all records of it that are written.
+      ref: where its partition is listed.
       placed: CRC of the file beside it that says where its records go, if there is one; see `beam_jobs.placement`.
     """
 
@@ -60,6 +62,7 @@ class RunSummary:
     splits: list[tuple[int, int]]
     kept: int
     committed: bool
+    ref: PartitionRef
     placed: str = ""
 
 
@@ -108,12 +111,34 @@ def build_run(ref: PartitionRef, plan: JobPlan, _tables_ready: object = None) ->
     listed = read_partition(plan.workspace.partitions, ref)
     path = plan.workspace.runs / listed.run
     run = open_run(path, check=True)
-    committed = run is not None and listed.committed and is_taken_over(plan, run)
+    committed = run is not None and listed.committed and not bool(is_repeated(plan, run).any())
     if run is None or not (committed or is_finished(plan, run)):
         run = write_run(path, _read_partition(listed, plan), len(plan.split_names))
+    return _summary(ref, listed, run, committed=committed)
+
+
+def complete_run(summary: RunSummary, plan: JobPlan, final: Final) -> RunSummary:
+    """Builds a run after all, of which the version before holds not every record that is now to be written.
+
+    Args:
+      summary: of a run that was taken over.
+      plan: of the job.
+      final: int16 (n,), where each of its records goes; negative where it is left out.
+    """
+    path = plan.workspace.runs / summary.run
+    run = open_run(path)
+    if run is not None and not bool((is_left_out(plan, run) & (final >= 0)).any()):
+        return summary
+    listed = read_partition(plan.workspace.partitions, summary.ref)
+    if run is None or not is_finished(plan, run):
+        run = write_run(path, _read_partition(listed, plan), len(plan.split_names))
+    return _summary(summary.ref, listed, run, committed=False)
+
+
+def _summary(ref: PartitionRef, listed: Listed, run: Run, *, committed: bool) -> RunSummary:
     summary = run.summary
     return RunSummary(
-        run=path.name,
+        run=run.path.name,
         source=listed.partition.source,
         ordinal=listed.partition.ordinal,
         read=summary["read"],
@@ -123,6 +148,7 @@ def build_run(ref: PartitionRef, plan: JobPlan, _tables_ready: object = None) ->
         splits=run.splits,
         kept=summary["read"] if committed else summary["kept"],
         committed=committed,
+        ref=ref,
     )
 
 

@@ -17,7 +17,7 @@ import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.build import RunSummary
+from beam_jobs.build import RunSummary, complete_run
 from beam_jobs.gather import Gather
 from beam_jobs.place_splits import decide_caps, decide_fractions
 from beam_jobs.placed import RULES, code_of, write_placement
@@ -82,10 +82,15 @@ def decide(summaries: Sequence[RunSummary], plan: JobPlan) -> list[Decision]:
 
 @for_runners
 def place_run(summary: RunSummary, plan: JobPlan, decisions: Sequence[Decision]) -> RunSummary:
-    """Writes where a run's records go; gives its summary with that in the counts."""
+    """Writes where a run's records go; gives its summary with that in the counts.
+
+    What the version before left out of a run that is taken over, and this one does not, is read again.
+    """
+    placing = Placing.of(plan, summary, decisions)
+    if summary.committed:
+        summary = complete_run(summary, plan, placing.final)
     if not decisions:
         return summary
-    placing = Placing.of(plan, summary, decisions)
     lengths = placing.index["length"]
     left = Counter({rule: int((placing.final == code_of(rule)).sum()) for rule in RULES})
     splits = [placing.final == split for split in range(len(plan.split_names))]

@@ -322,3 +322,44 @@ def test_keys_in_two_strata(data: Path, tmp_path: Path) -> None:
     with pytest.raises(HeadraceError, match="keys have records in two splits") as caught:
         run(make_job(data, JOB + split), tmp_path / "column")
     assert caught.value.where == "split.column"
+
+
+PLACED = (
+    "split: {fractions: {train: 0.6, test: 0.4}, by: patient, stratify: label, cap: {by: label, most: 90}}\n"
+)
+
+
+@pytest.mark.parametrize(("mode", "workers"), [("in_memory", 1), ("multi_processing", 2)])
+def test_runner_modes(mode: str, workers: int, data: Path, tmp_path: Path) -> None:
+    expected = run(make_job(data, JOB + PLACED), tmp_path / "expected", options("multi_threading", 3))
+    result = run(make_job(data, JOB + PLACED), tmp_path / "out", options(mode, workers))
+    assert digests(result.path) == digests(expected.path)
+
+
+def test_partitions_and_order_do_not_matter(data: Path, tmp_path: Path) -> None:
+    first = run(make_job(data, JOB + PLACED), tmp_path / "first")
+    write_rows(data, make_rows()[::-1])
+    other = run(make_job(data, (JOB + PLACED).replace("3000", "700")), tmp_path / "other")
+    for name, split in first.manifest.splits.items():
+        assert [s.sha256 for s in split.shards] == [s.sha256 for s in other.manifest.splits[name].shards]
+
+
+def test_a_job_without_late_rules_has_no_files_beside_its_runs(data: Path, tmp_path: Path) -> None:
+    plain = "split: {fractions: {train: 0.6, test: 0.4}}\n"
+    run(make_job(data, JOB + plain), tmp_path / "plain")
+    run(make_job(data, JOB + PLACED), tmp_path / "placed")
+    work = "scans/.headrace"
+    assert not [p for p in (tmp_path / "plain" / work).iterdir() if p.name.startswith("placements")]
+    runs = {p.name for p in (tmp_path / "placed" / work / "runs").iterdir()}
+    # The file of mixed groups is for the job alone.
+    assert {p.name for p in (tmp_path / "placed" / work / "placements-1.0.0").iterdir()} == runs
+
+
+def test_a_damaged_file_beside_a_run_costs_reading_again(data: Path, tmp_path: Path) -> None:
+    run(make_job(data, JOB + PLACED), tmp_path / "out")
+    for path in (tmp_path / "out/scans/.headrace/placements-1.0.0").iterdir():
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    job = make_job(data, JOB.replace("1.0.0", "2.0.0") + PLACED)
+    updated = run(job, tmp_path / "out")
+    assert updated.taken_over["records"] == 0
+    assert digests(updated.path) == digests(run(job, tmp_path / "fresh").path)
