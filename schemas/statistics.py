@@ -113,7 +113,11 @@ class Images(Model):
     height: Numbers | None = Field(None, description="Pixels.")
     width: Numbers | None = Field(None, description="Pixels.")
     channels: Numbers | None = None
-    brightness: Numbers | None = Field(None, description="Mean of a coarse grid of pixels, 0 to 255.")
+    brightness: Numbers | None = Field(
+        None,
+        description="Mean of an image's pixels, 0 to 255, of a sample: 8 images of 8 MiB. `count` says how "
+        "many; none where the job decodes no image.",
+    )
 
 
 class FeatureStatistics(Model):
