@@ -158,17 +158,25 @@ class NumberStatistics:
 
 
 def _histogram(summary: Summary, low: float, high: float) -> Histogram:
-    """Bins of equal width, of one value around it."""
-    first, last = float(low), float(high)
-    if first == last:
-        first, last = first - 0.5, last + 0.5
-    # Written out rather than np.linspace: each edge is a few operations that every processor rounds alike.
-    edges = [first + (last - first) * (step / BINS) for step in range(BINS)]
-    edges.append(last)
-    edges = [max(edge, edges[0]) for edge in edges]
+    edges = _whole_edges(low, high) if isinstance(low, int) and isinstance(high, int) else _edges(low, high)
     below = summary.ranks(np.array(edges))
     below[0], below[-1] = 0, summary.weights.sum()
     return Histogram(edges=edges, counts=np.diff(below).tolist())
+
+
+def _edges(first: float, last: float) -> list[float]:
+    """Bins of equal width from the first value to the last; of one value, around it."""
+    if first == last:
+        return [first - 0.5, last + 0.5]
+    # Written out rather than np.linspace: each edge is a few operations that every processor rounds alike.
+    return [*(first + (last - first) * (step / BINS) for step in range(BINS)), last]
+
+
+def _whole_edges(first: int, last: int) -> list[float]:
+    """Bins of as many whole numbers each, with edges between them."""
+    width = -(-(last - first + 1) // BINS)
+    bins = -(-(last - first + 1) // width)
+    return [(2 * (first + width * step) - 1) / 2 for step in range(bins + 1)]
 
 
 class FeatureAccumulator:
