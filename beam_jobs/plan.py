@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from beam_jobs.clean import columns_after
+from beam_jobs.data_schema.expect import Expectations, expect
 from beam_jobs.expressions import engine_version
 from beam_jobs.functions import function_fingerprint
 from beam_jobs.indexed import row_type
@@ -148,6 +149,16 @@ class Workspace:
         """Dead letters of a job that was not committed."""
         return self.work / f"dead_letters-{self.version}.parquet"
 
+    @property
+    def anomalies(self) -> StorePath:
+        """Anomalies of a job that was not committed."""
+        return self.work / f"anomalies-{self.version}.json"
+
+    @property
+    def drift(self) -> StorePath:
+        """How far the committed version lies from the one that was there before."""
+        return self.work / f"drift-{self.version}.json"
+
 
 @dataclass(frozen=True)
 class Previous:
@@ -180,7 +191,8 @@ class JobPlan:
       code: fingerprint of Headrace and the libraries that make the bytes.
       records: fingerprint of all that changes a record, but for the record itself and the tables.
       basis: fingerprint of all that changes a run, but for the partition itself.
-      inputs: fingerprint of the user's side of the version: spec, functions, sources.
+      inputs: fingerprint of the user's side of the version: spec, functions, sources, schema.
+      expectations: what statistics are compared with before the commit, if the job has a schema.
       previous: the version of which unchanged records are taken over, if there is one.
       attempt: which run of the job it is; it changes no bytes. See `beam_jobs.wire.end_attempt`.
     """
@@ -195,6 +207,7 @@ class JobPlan:
     records: str
     basis: str
     inputs: str
+    expectations: Expectations | None = None
     previous: Previous | None = None
     attempt: str = field(default_factory=lambda: secrets.token_hex(8))
 
@@ -285,8 +298,16 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
     basis = fingerprint(records, [files.name for files in tables.values()])
     every = itertools.chain(main, *partitions.values())
     identities = [[partition.source, partition.identity] for partition in every]
-    inputs = fingerprint(spec.fingerprint, functions, identities)
-    plan = JobPlan(spec, features, roots, tables, partitions, workspace, code, records, basis, inputs)
+    expectations = None
+    if spec.expected is not None:
+        expectations = expect(
+            spec.expected, job.variables, spec.split.fractions, lambda other: str(workspace.of(other).dataset)
+        )
+    schema = [] if expectations is None else [expectations.fingerprint]  # without one as it ever was
+    inputs = fingerprint(spec.fingerprint, functions, identities, *schema)
+    plan = JobPlan(
+        spec, features, roots, tables, partitions, workspace, code, records, basis, inputs, expectations
+    )
     _check_columns(plan)
     return plan, main
 

@@ -35,6 +35,7 @@ class Note:
       fingerprint: of the version's manifest.
       taken_over: partitions, records and shards of the version before, for the summary.
       bounds: of the ranks of the records that it holds, by source with a limit.
+      expected: fingerprint of what its statistics were compared with; see `Expectations`.
     """
 
     inputs: str
@@ -44,6 +45,7 @@ class Note:
     fingerprint: str = ""
     taken_over: Mapping[str, int] | None = None
     bounds: Mapping[str, int] | None = None
+    expected: str = ""
 
 
 def read_note(path: StorePath) -> Note | None:
