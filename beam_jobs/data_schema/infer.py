@@ -12,7 +12,7 @@ from beam_jobs.starter.page import Page, flow, scalar
 from schemas.errors import HeadraceError
 from schemas.statistics import TOP_VALUES, FeatureStatistics, Numbers, Statistics
 
-_MARGIN = 0.1  # of the range of numbers, on either side; a bound is wider by so much
+_MARGIN = Decimal("0.1")  # of the range of numbers, on either side; a bound is wider by so much
 _FEW = 50  # distinct values that may be a domain
 _EACH = 20  # times that a value of a domain occurs on average, at least
 _LEAST_DISTANCE = 0.05  # below which no difference is worth a word
@@ -172,8 +172,8 @@ def _range(page: Page, parts: Sequence[FeatureStatistics], *, whole: bool) -> No
     extremes = _extremes(part.numbers for part in parts)
     if extremes is None:
         return
-    low, high = extremes
-    width = high - low
+    low, high = extremes if whole else map(shortest, extremes)
+    width = _decimal(high) - _decimal(low)
     least = _outward(low, width, ROUND_FLOOR, whole=whole)
     most = _outward(high, width, ROUND_CEILING, whole=whole)
     if low >= 0:
@@ -230,19 +230,22 @@ def _distances(
         page.add(f"    {which}: {{{field}: {threshold}}}", what)
 
 
-def _outward(value: float, width: float, rounding: str, *, whole: bool) -> Any:
+def _outward(value: float, width: Decimal, rounding: str, *, whole: bool) -> Any:
     """A bound beyond an extreme: a tenth of the range away, to two digits of the range."""
     if not width:
-        return value if whole else shortest(value)
-    margin = Decimal(width) * Decimal(_MARGIN)
-    place = Decimal(width).adjusted() - 1
-    moved = Decimal(value) + (-margin if rounding == ROUND_FLOOR else margin)
+        return value
+    margin, place = width * _MARGIN, width.adjusted() - 1
+    moved = _decimal(value) + (-margin if rounding == ROUND_FLOOR else margin)
     return _quantized(moved, max(place, 0) if whole else place, rounding)
+
+
+def _decimal(value: float) -> Decimal:
+    return Decimal(repr(value))
 
 
 def _rounded(value: float, rounding: str) -> Any:
     """A share to two digits, as a person would write it."""
-    exact = Decimal(value)
+    exact = _decimal(value)
     return _quantized(exact, exact.adjusted() - 1, rounding) if value else 0
 
 
