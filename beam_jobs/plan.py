@@ -260,6 +260,12 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
       HeadraceError: a source is missing, unreadable or empty, or the spec asks for what it does not have.
     """
     spec = job.spec
+    workspace = Workspace(StorePath(open_store(out, spec.name), ""), spec.version)
+    expectations = None
+    if spec.expected is not None:
+        expectations = expect(
+            spec.expected, job.variables, spec.split.fractions, lambda other: str(workspace.of(other).dataset)
+        )
     roots = {
         name: fill_variables(source.path, job.variables, f"sources.{name}.path")
         for name, source in spec.sources.items()
@@ -274,7 +280,6 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
     partitions = {name: list(found) for name, found in listed.items()}
     features = _resolve(spec, roots, main)
     code, functions = code_fingerprint(), function_fingerprints(spec)
-    workspace = Workspace(StorePath(open_store(out, spec.name), ""), spec.version)
     # Only of a source whose records can be read singly will a later version ask what each found in a table.
     digested = any(
         isinstance(open_source(name, spec.sources[name], roots[name]), Selective) for name in spec.main_names
@@ -298,11 +303,6 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
     basis = fingerprint(records, [files.name for files in tables.values()])
     every = itertools.chain(main, *partitions.values())
     identities = [[partition.source, partition.identity] for partition in every]
-    expectations = None
-    if spec.expected is not None:
-        expectations = expect(
-            spec.expected, job.variables, spec.split.fractions, lambda other: str(workspace.of(other).dataset)
-        )
     schema = [] if expectations is None else [expectations.fingerprint]  # without one as it ever was
     inputs = fingerprint(spec.fingerprint, functions, identities, *schema)
     plan = JobPlan(
