@@ -41,5 +41,7 @@ def sweep(workspace: Workspace) -> None:
             and version not in versions
         ):
             (workspace.work / name).delete()
-        if kind == "statistics" and rest.partition("/")[0] not in versions:
+        version, _, run = rest.partition("/")
+        gone = version not in versions
+        if (kind == "placements" and (gone or run not in committed)) or (kind == "statistics" and gone):
             (workspace.work / name).delete()

@@ -2,8 +2,8 @@
 
 The k smallest of the values' 64-bit hashes are kept. As long as there are fewer they are counted; then the k-th
 smallest tells how densely hashes lie: (k - 1) / U_k, with a relative standard error of 1 / sqrt(k - 2), which is 1.6 %.
-Bar-Yossef et al. 2002; Beyer et al. 2007. Unlike HyperLogLog, of the same error, it is exact while there are few values,
-and needs no scattered writes. What it holds depends on the set of values only, not on order or grouping.
+Bar-Yossef et al. 2002; Beyer et al. 2007. Unlike HyperLogLog, of the same error, it is exact while there are few
+values, and needs no scattered writes. What it holds depends on the set of values only, not on order or grouping.
 """
 
 from __future__ import annotations

@@ -58,8 +58,10 @@ class ShardStatistics:
         """All that is known, for `merge`."""
         arrays: list[npt.NDArray[Any]] = []
         state = {name: _without_arrays(feature.state(), arrays) for name, feature in self.features.items()}
-        head = json.dumps([state, [[str(array.dtype), len(array)] for array in arrays]]).encode()
-        body = b"".join([head, *(array.astype(array.dtype.newbyteorder("<")).tobytes() for array in arrays)])
+        head = json.dumps([state, [[array.dtype.str, len(array)] for array in arrays]]).encode()
+        body = b"".join(
+            [head, *(np.ascontiguousarray(array).data.cast("B") for array in arrays if len(array))]
+        )
         return _HEAD.pack(_MAGIC, google_crc32c.value(body), len(head)) + body
 
     def merge(self, encoded: bytes) -> bool:
@@ -152,7 +154,7 @@ def _decode(encoded: bytes) -> dict[str, State] | None:
     state, shapes = json.loads(body[:size])
     arrays, at = [], size
     for name, length in shapes:
-        dtype = np.dtype(name).newbyteorder("<")
+        dtype = np.dtype(name)
         arrays.append(np.frombuffer(body, dtype, length, at))
         at += length * dtype.itemsize
     found: dict[str, State] = _with_arrays(state, arrays)

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from beam_jobs.sources._listing import File, list_files, shown
-from beam_jobs.sources._stored import StoredFile
+from beam_jobs.sources._places.listing import File, list_files, shown
+from beam_jobs.sources._places.stored import StoredFile
 from schemas.errors import HeadraceError, shorten
 
 DATASET_INFO, _STATE, _DICT = "dataset_info.json", "state.json", "dataset_dict.json"

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from beam_jobs.sources._keys import key_columns
-from beam_jobs.sources._parse import collapse_blanks, dialect_of
-from beam_jobs.sources._rows import RowBlock, RowTooLongError, row_blocks
-from beam_jobs.sources._text import Read, TextFile
+from beam_jobs.sources._text.parse import collapse_blanks, dialect_of
+from beam_jobs.sources._text.rows import RowBlock, RowTooLongError, row_blocks
+from beam_jobs.sources._text.text_file import Read, TextFile
 from schemas.errors import HeadraceError, shorten
 from schemas.sources import CsvSource
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from beam_jobs.sources._text import TextFile
+from beam_jobs.sources._text.text_file import TextFile
 
 _SCANS = 8
 _TICK = 2_000_000_000  # nanoseconds; the coarsest that file systems have

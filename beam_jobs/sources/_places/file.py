@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from beam_jobs.sources._listing import remote_version
-from beam_jobs.sources._locate import base_of, filesystem
-from beam_jobs.sources._names import local_root, shown
-from beam_jobs.sources._zip import ZipFiles
+from beam_jobs.sources._places.listing import remote_version
+from beam_jobs.sources._places.locate import base_of, filesystem
+from beam_jobs.sources._places.names import local_root, shown
+from beam_jobs.sources._places.zip import ZipFiles
 from schemas.errors import HeadraceError
 
 

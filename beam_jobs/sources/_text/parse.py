@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from beam_jobs.sources._rows import Dialect, RowBlock
-from beam_jobs.sources._text import is_utf8
+from beam_jobs.sources._text.rows import Dialect, RowBlock
+from beam_jobs.sources._text.text_file import is_utf8
 from beam_jobs.sources.base import Fault
 from schemas.errors import shorten
 from schemas.sources import CsvSource

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from beam_jobs.sources._locate import filesystem
-from beam_jobs.sources._names import local_root, nearby, shown
+from beam_jobs.sources._places.locate import filesystem
+from beam_jobs.sources._places.names import local_root, nearby, shown
 from schemas.errors import HeadraceError
 from schemas.remote_errors import redacted
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.json
 
-from beam_jobs.sources._json_kinds import (
+from beam_jobs.sources._json.kinds import (
     Huge,
     Kind,
     arrow_type,
@@ -31,7 +31,7 @@ from beam_jobs.sources._json_kinds import (
     only,
     overlay,
 )
-from beam_jobs.sources._rows import RowBlock
+from beam_jobs.sources._text.rows import RowBlock
 from beam_jobs.sources.base import Fault
 from schemas.errors import shorten
 

@@ -12,8 +12,8 @@ from urllib.parse import unquote_to_bytes
 
 import pyarrow as pa
 
-from beam_jobs.sources._listing import list_files, local_root, remote_version, shown
-from beam_jobs.sources._locate import base_of, filesystem, find_files
+from beam_jobs.sources._places.listing import list_files, local_root, remote_version, shown
+from beam_jobs.sources._places.locate import base_of, filesystem, find_files
 from schemas.errors import HeadraceError
 from schemas.hashing import fingerprint
 

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_jobs.sources._batches import BATCH_BYTES
-from beam_jobs.sources._ipc import Unit, read_message, walk_stream
-from beam_jobs.sources._listing import File
-from beam_jobs.sources._stored import StoredFile
+from beam_jobs.sources._places.listing import File
+from beam_jobs.sources._places.stored import StoredFile
+from beam_jobs.sources._sets.ipc import Unit, read_message, walk_stream
 
 # A name that is no UTF-8 is a ValueError, and so is a damaged stream.
 _DAMAGED = (ValueError, pa.ArrowException, OSError, EOFError)

@@ -17,7 +17,7 @@ from typing import Any
 import fsspec
 from fsspec.spec import AbstractFileSystem
 
-from beam_jobs.sources import _http
+from beam_jobs.sources._places import http
 from schemas.errors import HeadraceError
 from schemas.remote import REQUEST_BYTES, Patience, RemotePlace
 from schemas.remote_errors import UndeliveredError, redacted, refusal, status_of
@@ -55,7 +55,7 @@ class _Requests(RemotePlace):
     def __init__(self, url: str, query: str) -> None:
         self.scheme = url.partition("://")[0]
         self.is_web = self.scheme in _WEB
-        guarded = {"get_client": _http.guarded_client}
+        guarded = {"get_client": http.guarded_client}
         chained = (
             {"http": guarded, "https": guarded} if "::" in url else {}
         )  # simplecache::https://… and the like
@@ -81,10 +81,10 @@ class _Requests(RemotePlace):
         if not self.is_web or method not in ("info", "ls", "cat_file"):
             return await super().call(method, path, **options)
         if method == "ls":
-            return await _http.ls(self.files, self.name(path))
+            return await http.ls(self.files, self.name(path))
         if method == "cat_file":
-            return await _http.cat_file(self.files, self.name(path), **options)
-        found = await _http.info(self.files, self.name(path))
+            return await http.cat_file(self.files, self.name(path), **options)
+        found = await http.info(self.files, self.name(path))
         if not found["ranges"]:
             self.blind.add(_server(path))
         return {**found, "name": path}

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from beam_jobs.sources._code.python_rows import typed_schema
 from beam_jobs.sources._keys import check_key, keys_of
-from beam_jobs.sources._python_rows import typed_schema
 from beam_jobs.sources.base import Fault, Partition, SourceBatch
 from beam_jobs.store_path import StorePath
 from schemas.errors import HeadraceError

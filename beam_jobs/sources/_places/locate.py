@@ -9,9 +9,9 @@ from typing import Any
 
 import fsspec
 
-from beam_jobs.sources._names import local_root, nearby
-from beam_jobs.sources._remote import remote_files
-from beam_jobs.sources._zip import ZipFiles
+from beam_jobs.sources._places.names import local_root, nearby
+from beam_jobs.sources._places.remote import remote_files
+from beam_jobs.sources._places.zip import ZipFiles
 from schemas.errors import HeadraceError
 from schemas.remote_errors import redacted
 

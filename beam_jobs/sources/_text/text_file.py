@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-from beam_jobs.sources._file import StoredFile
+from beam_jobs.sources._places.file import StoredFile
 from schemas.errors import HeadraceError
 
 _COMPRESSED: dict[str, Any] = {

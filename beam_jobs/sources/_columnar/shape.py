@@ -12,10 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_jobs.sources._data_files import hive_values
-from beam_jobs.sources._keys import join_keys, key_columns, numbered
-from beam_jobs.sources._listing import shown
-from beam_jobs.sources._plain import (
+from beam_jobs.sources._columnar.data_files import hive_values
+from beam_jobs.sources._columnar.plain import (
     Leaf,
     as_binary,
     bad_texts,
@@ -25,7 +23,9 @@ from beam_jobs.sources._plain import (
     to_type,
     union_of,
 )
-from beam_jobs.sources._sizes import decoded_bytes
+from beam_jobs.sources._columnar.sizes import decoded_bytes
+from beam_jobs.sources._keys import join_keys, key_columns, numbered
+from beam_jobs.sources._places.listing import shown
 from beam_jobs.sources.base import Fault, SourceBatch
 from schemas.errors import HeadraceError, shorten
 from schemas.hashing import fingerprint

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from beam_jobs.sources._file import changed
-from beam_jobs.sources._rows import RowBlock
-from beam_jobs.sources._text import TextFile
+from beam_jobs.sources._places.file import changed
+from beam_jobs.sources._text.rows import RowBlock
+from beam_jobs.sources._text.text_file import TextFile
 
 _HASH_BYTES = 16
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from beam_jobs.sources._listing import File, local_root, remote_version, shown
-from beam_jobs.sources._locate import filesystem
+from beam_jobs.sources._places.listing import File, local_root, remote_version, shown
+from beam_jobs.sources._places.locate import filesystem
 from schemas.errors import HeadraceError, shorten
 
 _MAX_TEXT_BYTES = 64 << 20

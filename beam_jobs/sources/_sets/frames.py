@@ -15,8 +15,8 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.sources._rows import RowBlock
-from beam_jobs.sources._text import DAMAGED, Read, TextFile
+from beam_jobs.sources._text.rows import RowBlock
+from beam_jobs.sources._text.text_file import DAMAGED, Read, TextFile
 from beam_jobs.sources.base import Fault
 from schemas.framing import FOOTER_BYTES, FRAME_OVERHEAD, HEADER_BYTES, masked_crc
 

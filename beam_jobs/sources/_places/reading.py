@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from beam_jobs.sources._listing import File
-from beam_jobs.sources._locate import filesystem
-from beam_jobs.sources._names import local_root
+from beam_jobs.sources._places.listing import File
+from beam_jobs.sources._places.locate import filesystem
+from beam_jobs.sources._places.names import local_root
 from beam_jobs.sources.base import Fault
 from schemas.remote_errors import redacted
 

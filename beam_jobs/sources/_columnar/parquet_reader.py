@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_jobs.sources._columnar import Part
-from beam_jobs.sources._data_files import DataFile
-from beam_jobs.sources._sizes import BATCH_BYTES, largest_text
+from beam_jobs.sources._columnar.chunks import Part
+from beam_jobs.sources._columnar.data_files import DataFile
+from beam_jobs.sources._columnar.sizes import BATCH_BYTES, largest_text
 
 # The oldest times cover 5.8 million years in 96 bits; in nanoseconds, pyarrow's own choice, most would overflow.
 OPTIONS: dict[str, Any] = {"coerce_int96_timestamp_unit": "us"}

@@ -10,11 +10,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import pyarrow as pa
 
-from beam_jobs.sources._data_files import DataFile, data_files
-from beam_jobs.sources._file import changed
-from beam_jobs.sources._plain import Leaf, leaves_of
-from beam_jobs.sources._shape import Shape, is_wanted, shape_of, unpack
-from beam_jobs.sources._sizes import small_batches
+from beam_jobs.sources._columnar.data_files import DataFile, data_files
+from beam_jobs.sources._columnar.plain import Leaf, leaves_of
+from beam_jobs.sources._columnar.shape import Shape, is_wanted, shape_of, unpack
+from beam_jobs.sources._columnar.sizes import small_batches
+from beam_jobs.sources._places.file import changed
 from beam_jobs.sources.base import Partition, SourceBatch
 from schemas.errors import HeadraceError
 from schemas.hashing import fingerprint

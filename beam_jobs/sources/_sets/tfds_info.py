@@ -18,8 +18,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from beam_jobs.sources._listing import File, list_files, shown
-from beam_jobs.sources._stored import StoredFile
+from beam_jobs.sources._places.listing import File, list_files, shown
+from beam_jobs.sources._places.stored import StoredFile
 from schemas.errors import HeadraceError, shorten
 from schemas.framing import FRAME_OVERHEAD
 from schemas.naming import DATASET_INFO, FEATURES, labels_name
