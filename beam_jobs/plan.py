@@ -7,7 +7,7 @@ import itertools
 import platform
 import secrets
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -17,6 +17,7 @@ import numpy as np
 
 from beam_jobs.clean import columns_after
 from beam_jobs.expressions import engine_version
+from beam_jobs.facts import Fact, describe, row_of
 from beam_jobs.functions import function_fingerprint
 from beam_jobs.indexed import row_type
 from beam_jobs.join import TableFiles, columns_after_join, count_buckets
@@ -129,9 +130,19 @@ class Workspace:
         return self.work / f"shards-{self.version}"
 
     @property
+    def statistics(self) -> StorePath:
+        """The statistics of each shard of the version."""
+        return self.work / f"statistics-{self.version}"
+
+    @property
     def inputs(self) -> StorePath:
         """What is noted of the committed version; see `previous.Note`."""
         return self.work / f"inputs-{self.version}.json"
+
+    @property
+    def placements(self) -> StorePath:
+        """Where records of each run go, by the run's name, where not only their own rows told that."""
+        return self.work / f"placements-{self.version}"
 
     @property
     def repeated(self) -> StorePath:
@@ -152,13 +163,13 @@ class Previous:
       version: its version.
       fingerprint: of its manifest.
       shards: how many each split has.
-      bounds: of the ranks of the records that it holds, by source with a limit.
+      placed: whether files beside its runs say where its records are; see `beam_jobs.placement`.
     """
 
     version: str
     fingerprint: str
     shards: list[int]
-    bounds: dict[str, int] = field(default_factory=dict)
+    placed: bool = False
 
 
 @dataclass(frozen=True)
@@ -225,6 +236,16 @@ class JobPlan:
         return row_type(self.features, self.spec.indexed)
 
     @cached_property
+    def facts(self) -> list[Fact]:
+        """What is noted of every record beside it."""
+        return facts_of(self.spec, self.features)
+
+    @cached_property
+    def fact_row(self) -> np.dtype[np.void]:
+        """The type of a row of facts."""
+        return row_of(self.facts)
+
+    @cached_property
     def packing(self) -> dict[str, list[str]]:
         """The features that each vector of a record holds."""
         return pack(self.features) if self.spec.pack else {}
@@ -276,6 +297,7 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
         ),
         {name: feature.model_dump(by_alias=True, mode="json") for name, feature in features.items()},
         [sorted(spec.indexed), spec.pack],
+        describe(facts_of(spec, features)),
     )
     basis = fingerprint(records, [files.name for files in tables.values()])
     every = itertools.chain(main, *partitions.values())
@@ -284,6 +306,15 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
     plan = JobPlan(spec, features, roots, tables, partitions, workspace, code, records, basis, inputs)
     _check_columns(plan)
     return plan, main
+
+
+# Who wants facts of a job's records: a line for each.
+_WANTED: list[Callable[[JobSpec, Mapping[str, Feature]], list[Fact]]] = []
+
+
+def facts_of(spec: JobSpec, features: Mapping[str, Feature]) -> list[Fact]:
+    """What a job notes of every record beside it, in the order of the fields of a row."""
+    return [fact for wanted in _WANTED for fact in wanted(spec, features)]
 
 
 def import_from_here() -> None:

@@ -36,3 +36,7 @@ def sweep(workspace: Workspace) -> None:
         version = rest.rpartition(".")[0]
         if kind in ("partitions", "inputs", "repeated") and "/" not in name and version not in versions:
             (workspace.work / name).delete()
+        version, _, run = rest.partition("/")
+        gone = version not in versions
+        if (kind == "placements" and (gone or run not in committed)) or (kind == "statistics" and gone):
+            (workspace.work / name).delete()

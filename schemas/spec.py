@@ -163,6 +163,9 @@ class JobSpec(Model):
         "each type: smaller shards that are parsed faster. The loader gives them by their names all the same; other "
         "readers see the vectors.",
     )
+    statistics: bool = Field(
+        True, description="Write statistics of every feature: statistics.json, and files that TFX tools read."
+    )
     split: Split = Split()
     write: Write = Write()
     seed: int = Field(0, description="Of the records' order and shards.")
@@ -237,6 +240,11 @@ class JobSpec(Model):
     def indexed(self) -> list[str]:
         """The features that the shards' indexes hold too."""
         return indexed_by_default(self.features, self.label) if self.index is None else self.index
+
+    @property
+    def placed_late(self) -> bool:
+        """Whether where records go, or whether they are left out, is known only once all are read."""
+        return any(member.limit is not None for member in self.members)
 
     @property
     def fingerprint(self) -> str:
