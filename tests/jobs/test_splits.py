@@ -363,3 +363,23 @@ def test_a_damaged_file_beside_a_run_costs_reading_again(data: Path, tmp_path: P
     updated = run(job, tmp_path / "out")
     assert updated.taken_over["records"] == 0
     assert digests(updated.path) == digests(run(job, tmp_path / "fresh").path)
+
+
+CAPPED = "split: {fractions: {train: 1.0}, cap: {by: label, most: 40}}\n"
+
+
+def test_runs_are_taken_over_although_records_were_left_out(data: Path, tmp_path: Path) -> None:
+    first = run(make_job(data, JOB + CAPPED), tmp_path / "out")
+    rows = make_rows()
+    write_rows(data, [*rows, {**rows[0], "id": "last", "label": "d"}])
+    job = make_job(data, JOB.replace("1.0.0", "2.0.0") + CAPPED)
+    updated = run(job, tmp_path / "out")
+    assert updated.taken_over["partitions"] == first.partitions - 1
+    assert digests(updated.path) == digests(run(job, tmp_path / "fresh2").path)
+    # Records of a class that the last partition no longer holds make room for others, which are read now.
+    write_rows(data, [row for row in rows if row["x"] < 560 or row["label"] != "a"])
+    job = make_job(data, JOB.replace("1.0.0", "3.0.0") + CAPPED)
+    updated = run(job, tmp_path / "out")
+    assert 0 < updated.taken_over["partitions"] < first.partitions - 1
+    assert digests(updated.path) == digests(run(job, tmp_path / "fresh3").path)
+    assert verify(updated.path).ok
