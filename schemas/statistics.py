@@ -24,7 +24,7 @@ QUANTILES = 101  # the minimum, 99 percentiles, the maximum
 BINS = 20  # of a histogram, at most
 TOP_VALUES = 100
 MAX_TOP_BYTES = 256  # of a text that is counted as a top value
-_MAX_BYTES = 1 << 28
+MAX_STATISTICS_BYTES = 1 << 28
 _MAX_LIST = 1 << 20
 
 Number = Int64 | float
@@ -179,7 +179,7 @@ def read_statistics(directory: str | Path | Place) -> Statistics:
     place = open_place(directory)
     where = place.where(STATISTICS)
     try:
-        data = place.read_bytes(STATISTICS, _MAX_BYTES)
+        data = place.read_bytes(STATISTICS, MAX_STATISTICS_BYTES)
     except FileNotFoundError:
         raise
     except OSError as error:
