@@ -6,7 +6,8 @@ before takes its statistics along, and a job that goes on makes none twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,8 @@ from schemas.index import decode_bounds
 from schemas.manifest import ShardEntry, SplitEntry
 from schemas.naming import STATISTICS, tfmd_statistics_name
 from schemas.statistics import SplitStatistics, Statistics
+
+_READS = 16  # files of statistics that are read, and held, at a time
 
 
 def scan_shard(plan: JobPlan, lengths: npt.NDArray[np.int64], name: str) -> Scan:
@@ -84,15 +87,22 @@ def statistics_files(statistics: Statistics) -> dict[str, bytes]:
 
 def _of_split(plan: JobPlan, split: SplitEntry) -> SplitStatistics:
     whole = ShardStatistics(plan.features, plan.packing)
-    for entry in split.shards:
-        data = _read(_path(plan, plan.workspace, entry))
+    paths = [_path(plan, plan.workspace, entry) for entry in split.shards]
+    for path, data in zip(paths, _read_ahead(paths), strict=True):
         if data is None or not whole.merge(data):
             raise HeadraceError(
                 "The statistics of a finished shard have vanished from the work directory, or were damaged.",
-                where=str(_path(plan, plan.workspace, entry)),
+                where=str(path),
                 hint="Run the same command again. Every worker must see the same --out directory.",
             )
     return SplitStatistics(records=split.records, bytes=split.bytes, features=whole.results())
+
+
+def _read_ahead(paths: Sequence[StorePath]) -> Iterator[bytes | None]:
+    """The files in order, a few at a time, as a bucket answers each late."""
+    with ThreadPoolExecutor(_READS) as pool:
+        for start in range(0, len(paths), _READS):
+            yield from pool.map(_read, paths[start : start + _READS])
 
 
 def _is_whole(plan: JobPlan, data: bytes | None) -> bool:
