@@ -159,9 +159,15 @@ class NumberStatistics:
 
 
 def _histogram(summary: Summary, low: float, high: float) -> Histogram:
-    edges = _whole_edges(low, high) if isinstance(low, int) and isinstance(high, int) else _edges(low, high)
-    below = summary.ranks(np.array(edges))
-    below[0], below[-1] = 0, summary.weights.sum()
+    if isinstance(low, int) and isinstance(high, int):
+        firsts = _whole_bins(low, high)
+        # As whole numbers, since large ones are no float64.
+        bounds, edges = np.array(firsts[:-1], np.int64), [(2 * first - 1) / 2 for first in firsts]
+    else:
+        edges = _edges(low, high)
+        bounds = np.array(edges[:-1])
+    below = np.append(summary.ranks(bounds), summary.weights.sum())
+    below[0] = 0
     return Histogram(edges=edges, counts=np.diff(below).tolist())
 
 
@@ -173,11 +179,11 @@ def _edges(first: float, last: float) -> list[float]:
     return [*(first + (last - first) * (step / BINS) for step in range(BINS)), last]
 
 
-def _whole_edges(first: int, last: int) -> list[float]:
-    """Bins of as many whole numbers each, with edges between them."""
+def _whole_bins(first: int, last: int) -> list[int]:
+    """The first number of each bin, and of the one behind; bins hold as many whole numbers each."""
     width = -(-(last - first + 1) // BINS)
     bins = -(-(last - first + 1) // width)
-    return [(2 * (first + width * step) - 1) / 2 for step in range(bins + 1)]
+    return [first + width * step for step in range(bins + 1)]
 
 
 class FeatureAccumulator:
