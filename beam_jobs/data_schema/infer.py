@@ -12,7 +12,7 @@ from beam_jobs.starter.page import Page, flow, scalar
 from schemas.errors import HeadraceError
 from schemas.statistics import TOP_VALUES, FeatureStatistics, Numbers, Statistics
 
-_MARGIN = Decimal("0.1")  # of the range of numbers, on either side; a bound is wider by so much
+_MARGIN = Decimal("0.5")  # of the range of numbers, on either side: tails grow with the data
 _FEW = 50  # distinct values that may be a domain
 _EACH = 20  # times that a value of a domain occurs on average, at least
 _LEAST_DISTANCE = 0.05  # below which no difference is worth a word
@@ -231,7 +231,7 @@ def _distances(
 
 
 def _outward(value: float, width: Decimal, rounding: str, *, whole: bool) -> Any:
-    """A bound beyond an extreme: a tenth of the range away, to two digits of the range."""
+    """A bound beyond an extreme: half of the range away, to two digits of the range."""
     if not width:
         return value
     margin, place = width * _MARGIN, width.adjusted() - 1

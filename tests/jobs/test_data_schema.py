@@ -220,7 +220,7 @@ def test_drift_from_the_version_before_is_told_and_is_no_part_of_the_version(fol
     write_rows(folder, kind="sea")
     second = run(job(folder, wish, "1.1.0"), folder / "out")
     assert told(second) == [("drift", "kind", "train"), ("drift", "kind", "test")]
-    assert "moved away from those of train of trips 1.0.0" in second.anomalies[0].what
+    assert "moved away from those of trips 1.0.0" in second.anomalies[0].what
     assert json.loads((second.path / "anomalies.json").read_text())["anomalies"] == []
     noted = json.loads((work(folder) / "drift-1.1.0.json").read_text())
     assert noted["drift_from"]["version"] == "1.0.0"
