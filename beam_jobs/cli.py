@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_validate(commands)
     _add_inspect(commands)
+    _add_statistics(commands)
     _add_verify(commands)
     _add_diff(commands)
     _add_profile(commands)
@@ -167,6 +168,23 @@ def _add_inspect(commands: Any) -> None:
         "--records", type=int, default=3, metavar="N", help="records to show of each split (default: 3)"
     )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def _add_statistics(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "statistics",
+        _statistics,
+        "show what the values of a data set look like, for each feature and split",
+        [
+            "headrace statistics out/elpv/1.0.0",
+            "headrace statistics gs://bucket/elpv/1.0.0 --split train",
+            "headrace statistics out/elpv/1.0.0 --json",
+        ],
+    )
+    parser.add_argument("directory", metavar="DIR_OR_URL", help="directory of one version")
+    parser.add_argument("--split", metavar="NAME", help="only this split")
+    parser.add_argument("--json", action="store_true", help="print them as statistics.json has them")
 
 
 def _add_verify(commands: Any) -> None:
@@ -406,6 +424,12 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from beam_jobs.inspect_dataset import inspect_command
 
     return inspect_command(_local(arguments.directory), records=arguments.records, as_json=arguments.json)
+
+
+def _statistics(arguments: argparse.Namespace) -> int:
+    from beam_jobs.statistics.show import statistics_command
+
+    return statistics_command(arguments.directory, split=arguments.split, as_json=arguments.json)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
