@@ -19,7 +19,7 @@ from itertools import pairwise
 
 from schemas.statistics import FeatureStatistics, Histogram, Numbers
 
-_DIGITS = 40
+_DIGITS = 28
 # Edges among the percentiles: between them about twenty bins, so that samples of a thousand values differ little, and
 # tails of one percent, so that a single far value moves no more than that.
 _GRID = (0, 1, *range(5, 100, 5), 99, 100)
