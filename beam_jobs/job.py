@@ -29,7 +29,7 @@ from beam_jobs.settle import BUDGET_FIELD, read_letters
 from beam_jobs.sweep import strip, sweep
 from beam_jobs.wire import end_attempt
 from schemas import HeadraceError, Manifest, read_manifest
-from schemas.anomalies import Anomaly
+from schemas.anomalies import Anomaly, anomalies_json
 from schemas.errors import shorten
 from schemas.units import format_bytes
 
@@ -83,9 +83,7 @@ class Result:
             },
             "books": {name: books.model_dump() for name, books in self.manifest.books.items()},
             "dead_letters": self.manifest.dead_letters,
-            "anomalies": [
-                {"severity": each.severity, **each.model_dump(exclude_none=True)} for each in self.anomalies
-            ],
+            "anomalies": anomalies_json(self.anomalies),
         }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
@@ -16,7 +17,10 @@ from beam_jobs.data_schema.infer import infer_schema
 from beam_jobs.data_schema.tfmd import from_pbtxt, to_pbtxt
 from schemas import HeadraceError
 from schemas.data_schema import load_data_schema, parse_data_schema
+from schemas.statistics import Statistics
 from tests.data_schema.made import SCHEMA, feature, numbers, only, schema, statistics, top
+
+SEED = 7
 
 WRONG: dict[str, tuple[str, str, str | None, str | None]] = {
     # name: (schema, what, where, allowed)
@@ -181,6 +185,33 @@ def test_an_inferred_schema_has_room_but_not_for_everything() -> None:
     assert "drift" not in parse_data_schema(infer_schema(few, "x")).features["weight"].model_dump(
         exclude_defaults=True
     )
+
+
+def test_chance_alone_is_no_drift() -> None:
+    """Of 60 pairs of samples of the same distributions none drifts, whatever the size; moved ones do."""
+    rng = np.random.default_rng(SEED)
+    print(f"seed {SEED}")
+
+    def sample(size: int, moved: float = 0.0) -> Statistics:
+        ages = rng.integers(0, 1000, size) + int(1000 * moved)
+        kinds = rng.choice(4, size, p=[0.4 + moved / 2, 0.3, 0.2 - moved / 2, 0.1])
+        zeros = np.where(rng.random(size) < 0.3 - moved / 4, 0.0, rng.lognormal(moved, 1, size))
+        return only(
+            weight=feature("float32", values=size, numbers=numbers(rng.normal(moved, 1, size))),
+            photo=feature("float32", values=size, numbers=numbers(zeros)),
+            age=feature("int64", values=size, numbers=numbers(ages), top=top({int(ages[0]): 1}, error=1)),
+            kind=feature("text", values=size, top=top({f"k{n}": int((kinds == n).sum()) for n in range(4)})),
+        )
+
+    for size in (60, 200, 1000, 20_000):
+        for _ in range(15):
+            before = sample(size)
+            inferred = parse_data_schema(infer_schema(before, "x"))
+            assert drift_from(inferred, sample(size), before, "") == []
+    before = sample(20_000)
+    inferred = parse_data_schema(infer_schema(before, "x"))
+    moved = drift_from(inferred, sample(20_000, 0.2), before, "")
+    assert {each.feature for each in moved} >= {"kind", "age"}
 
 
 @pytest.mark.parametrize(

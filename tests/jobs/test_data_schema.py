@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from beam_jobs import Job, Result, load_job, run
+from beam_jobs.cli import main
 from beam_jobs.job import summary_lines
 from beam_jobs.verify import verify
 from schemas import HeadraceError
-from tests.jobs.small_job import digests, options
+from schemas.data_schema import ImageRules, load_data_schema
+from tests.jobs import small_job
+from tests.jobs.small_job import digests, encoded_image, make_data, make_job, options
 
 RECORDS = 400
 
@@ -208,6 +212,57 @@ def test_the_same_bytes_for_any_number_of_workers(folder: Path) -> None:
         found.append(digests(run(job(folder, wish), folder / f"out{number}", options(mode, workers)).path))
     assert found[0] == found[1] == found[2]
     assert b"above_max" in found[0]["anomalies.json"]
+
+
+def test_worker_processes_stop_the_job_too(folder: Path) -> None:
+    write_rows(folder, fares=90)
+    with pytest.raises(HeadraceError, match="above_max fare") as caught:
+        run(job(folder), folder / "out", options("multi_processing", 2))
+    assert "anomalies-1.0.0.json" in str(caught.value.hint)
+
+
+def test_images_and_lists_fit_the_schema_that_was_inferred_from_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_data(tmp_path)
+    first = run(make_job(data), tmp_path / "out")
+    assert main(["schema", "infer", str(first.path), "-o", str(tmp_path / "schema.yaml")]) == 0
+    rules = load_data_schema(tmp_path / "schema.yaml").features
+    assert isinstance(rules["image"], ImageRules)
+    assert rules["image"].model_dump(exclude_defaults=True, include={"height", "width", "channels", "formats"}) == {
+        "height": {"min": 20, "max": 20}, "width": {"min": 24, "max": 24}, "channels": [3], "formats": ["jpeg", "png"],
+    }  # fmt: skip
+    skew = "skew: {between: [train, validation, test]}"
+    checked = f'schema: {{file: "${{data}}/schema.yaml", {skew}, drift: {{against: "1.0.0"}}}}\n'
+    second = run(make_job(data, small_job.JOB.replace("1.0.0", "1.1.0") + checked), tmp_path / "out")
+    assert second.anomalies == []
+    # What the version says of itself to TFX's tools is a schema too.
+    told = ["schema", "import", str(first.path / "schema.pbtxt"), "-o", str(tmp_path / "own.yaml")]
+    assert main(told) == 0
+    assert main(["schema", "check", str(first.path), "--schema", str(tmp_path / "own.yaml")]) == 0
+    # Planted: other sizes, colours, words.
+    (tmp_path / "other").mkdir()
+    for path in (make_data(tmp_path / "other", records=60) / "photos").rglob("*.jpg"):
+        path.write_bytes(encoded_image(np.random.default_rng(1), size=(40, 50)))
+    capsys.readouterr()
+    elsewhere = checked.replace("${data}", str(tmp_path)).replace("1.0.0", str(first.path))
+    with pytest.raises(HeadraceError, match="Nothing was committed"):
+        run(make_job(tmp_path / "other", small_job.JOB + elsewhere), tmp_path / "third")
+    report = json.loads((tmp_path / "third/cells/.headrace/anomalies-1.0.0.json").read_text())["anomalies"]
+    found = {(each["kind"], each.get("feature"), each["found"]) for each in report}
+    assert {("wrong_image_size", "image", "40 pixels"), ("wrong_image_size", "image", "50 pixels")} <= found
+
+
+def test_inspect_shows_anomalies(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rows(folder, cash=8)
+    result = run(job(folder), folder / "out")
+    assert main(["inspect", str(result.path)]) == 0
+    assert "imbalance paid (train)" in capsys.readouterr().out
+    assert main(["inspect", str(result.path), "--json"]) == 0
+    assert [each["kind"] for each in json.loads(capsys.readouterr().out)["anomalies"]] == [
+        "imbalance",
+        "imbalance",
+    ]
 
 
 # --- Drift ---
