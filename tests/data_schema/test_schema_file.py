@@ -16,6 +16,7 @@ from beam_jobs.data_schema.differences import drift_from, skew_between
 from beam_jobs.data_schema.infer import infer_schema
 from beam_jobs.data_schema.tfmd import from_pbtxt, to_pbtxt
 from schemas import HeadraceError
+from schemas.anomalies import read_anomalies
 from schemas.data_schema import load_data_schema, parse_data_schema
 from schemas.statistics import Statistics
 from tests.data_schema.made import SCHEMA, feature, numbers, only, schema, statistics, top
@@ -379,3 +380,27 @@ def test_the_command_writes_compares_and_says(
     assert "There is no data set here" in capsys.readouterr().out
     assert main(["schema"]) == 0
     assert '"JobSpec"' in capsys.readouterr().out
+
+
+def test_a_job_is_validated_with_its_schema(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "job.yaml").write_text(
+        "name: a\nversion: 1.0.0\nvars: {here: .}\nsources: {rows: {kind: csv, path: x.csv, key: id}}\n"
+        "features: {x: {type: bool}}\nschema: {file: '${here}/schema.yaml'}\n"
+    )
+    (tmp_path / "schema.yaml").write_text("features: {x: {type: bool}}")
+    assert main(["validate", "job.yaml"]) == 0
+    (tmp_path / "schema.yaml").write_text("features: {x: {type: boll}}")
+    assert main(["validate", "job.yaml"]) == 1
+    assert "'boll' is not known here; did you mean 'bool'?" in capsys.readouterr().err
+
+
+def test_damaged_anomalies_say_so(tmp_path: Path) -> None:
+    for data in (b"", b"{}", b"[" * 10_000, b'{"schema_fingerprint": "x", "anomalies": [{"kind": "odd"}]}'):
+        (tmp_path / "anomalies.json").write_bytes(data)
+        with pytest.raises(HeadraceError, match="A file of anomalies is damaged"):
+            read_anomalies(tmp_path / "anomalies.json")
+    with pytest.raises(HeadraceError, match="The anomalies cannot be read"):
+        read_anomalies(tmp_path / "none")
