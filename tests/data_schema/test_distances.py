@@ -103,6 +103,20 @@ def test_histograms_with_other_bins_are_as_far_apart_as_scipy_says(
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
+def test_as_far_apart_as_tfdv_says() -> None:
+    """The results that TensorFlow Data Validation's own tests expect (`anomalies/metrics_test.cc`)."""
+    before = histogram_bins(Histogram(edges=[1, 2, 3], counts=[2, 2]))
+    after = histogram_bins(Histogram(edges=[2, 4, 6], counts=[2, 2]))
+    assert jensen_shannon(align_bins(before, after)) == pytest.approx(0.65563906222, abs=1e-10)
+    some_nan = Bins([(Fraction(1), Fraction(2), Fraction(3))], {"nan": Fraction(1)})
+    no_nan = Bins([(Fraction(1), Fraction(2), Fraction(4))])
+    assert jensen_shannon(align_bins(some_nan, no_nan)) == pytest.approx(0.13792538096, abs=1e-10)
+    point = Bins([], {Fraction(1): Fraction(4)})
+    assert jensen_shannon(align_bins(point, after)) == 1
+    pairs, _ = align_counts(Counts({"b": 9, "c": 1}, 10), Counts({"a": 3, "b": 7}, 10))
+    assert infinity_norm(pairs) == (0.3, "a")
+
+
 def test_equal_quantiles_are_points_and_nan_is_a_value() -> None:
     one = Numbers(count=4, nan=4, min=1.0, max=1.0, mean=1.0, std=0.0, quantiles=[1.0, 1.0],
                   histogram=Histogram(edges=[1.0, 1.0], counts=[4]))  # fmt: skip
