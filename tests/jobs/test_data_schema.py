@@ -253,6 +253,19 @@ def test_images_and_lists_fit_the_schema_that_was_inferred_from_them(
     assert {("wrong_image_size", "image", "40 pixels"), ("wrong_image_size", "image", "50 pixels")} <= found
 
 
+def test_values_that_are_missing_at_the_source_are_missed_though_a_default_fills_them(folder: Path) -> None:
+    for part in (folder / "rows").iterdir():
+        part.write_text(part.read_text().replace(",sea,", ",,"))
+    text = JOB.replace("max_bytes: 20}", "max_bytes: 20, default: city}")
+    change_schema(folder, **{"type: text,": "type: text, min_presence: 0.6,"})
+    assert run(job(folder, text=text), folder / "out").anomalies == []
+    change_schema(folder, **{"type: text,": "type: text, min_presence: 0.8,"})
+    with pytest.raises(
+        HeadraceError, match=r"low_presence kind \(train\): Too few records have a value of their own"
+    ):
+        run(job(folder, version="1.1.0", text=text), folder / "out")
+
+
 def test_inspect_shows_anomalies(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_rows(folder, cash=8)
     result = run(job(folder), folder / "out")
