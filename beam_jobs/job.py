@@ -187,6 +187,7 @@ def _existing(plan: JobPlan) -> tuple[Manifest, bool]:
     """The manifest of the version that exists, if it was made from the same inputs; whether by other code."""
     manifest = read_manifest(str(plan.workspace.dataset))
     note = read_note(plan.workspace.inputs)
+    hint = "Give the job a new `version:`, or remove the directory to prepare it again."
     if note is None:
         changed = "what it was made from is not known here"
     else:
@@ -197,12 +198,13 @@ def _existing(plan: JobPlan) -> tuple[Manifest, bool]:
             changed = "its job changed since"
         elif note.expected != expected:
             changed = "its schema, or the version that it is compared with, changed since"
+            hint = f"{hint[:-1]}; or compare it as it is with `headrace schema check`."
         else:
             changed = "its sources or functions changed since"
     raise HeadraceError(
         f"Version {plan.spec.version} exists already, and {changed}. It was left as it is.",
         where=str(plan.workspace.dataset),
-        hint="Give the job a new `version:`, or remove the directory to prepare it again.",
+        hint=hint,
     )
 
 

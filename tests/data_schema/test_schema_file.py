@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -117,10 +116,8 @@ def test_what_is_wrong_is_told_with_its_place(name: str) -> None:
     ],
 )
 def test_hostile_files_are_refused(text: str, what: str) -> None:
-    started = time.monotonic()
     with pytest.raises(HeadraceError, match=what):
         parse_data_schema(text, "s.yaml")
-    assert time.monotonic() - started < 60
 
 
 def test_files_that_are_too_large_or_hold_too_many_values(
