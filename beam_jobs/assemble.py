@@ -17,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.build import RunSummary
+from beam_jobs.finished import open_finished, partition_of
 from beam_jobs.indexed import to_columns
 from beam_jobs.merge import Merge, Range, locate, merged_facts, merged_indexed, merged_records, plan_merge
 from beam_jobs.placed import read_places
 from beam_jobs.plan import JobPlan
 from beam_jobs.previous import OldShards
-from beam_jobs.runs import RUN_SUFFIX, Run, read_index, read_kept, read_section
-from beam_jobs.settle import Settled, open_finished
-from beam_jobs.sources.base import Partition
+from beam_jobs.runs import RUN_SUFFIX, Run, read_index, read_kept
+from beam_jobs.settle import Settled
 from beam_jobs.statistics.defaults import defaulted, has_default
 from beam_jobs.statistics.kept import is_kept, keep, scan_again, scan_shard, take_along
 from beam_jobs.statistics.shard import ShardStatistics
@@ -268,15 +268,11 @@ def _keep_statistics(plan: JobPlan, entry: ShardEntry, merge: Merge, statistics:
     keep(plan, entry, statistics)
 
 
-def _partition(run: Run) -> Partition:
-    return Partition(**json.loads(read_section(run, "partition")))
-
-
 def _describe_duplicates(plan: JobPlan, merge: Merge) -> list[tuple[str, str, str, str]]:
     """Key hash, source, origin, and origin of the record that stays, for every record that repeats a key."""
     if not merge.repeated.any():
         return []
-    partitions = [_partition(part.run) for part in merge.ranges]
+    partitions = [partition_of(part.run) for part in merge.ranges]
     sources = {name: plan.source(name) for name in plan.spec.main_names}
 
     def origin(place: int) -> str:

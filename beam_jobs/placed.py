@@ -12,9 +12,10 @@ from beam_jobs.union import OVER_LIMIT
 Final = npt.NDArray[np.int16]
 _DTYPE = np.dtype("<i2")
 _CRC_BYTES = 4
+OVER_CAP = "over the cap"
 
 # The rules that leave records out once all are known, as the books name them. The first has the code -1.
-RULES = (OVER_LIMIT,)
+RULES = (OVER_LIMIT, OVER_CAP)
 
 
 def code_of(rule: str) -> int:

@@ -69,6 +69,13 @@ class Books(Model):
         return self.read + self.added == self.written + gone
 
 
+class LeakProof(Model):
+    """What a check for leaks between splits has looked at. A version with a leak is not committed."""
+
+    groups: Count = Field(description="Groups looked at: values of the column in any split.")
+    in_two_splits: Count = 0
+
+
 class Manifest(Model):
     """A data set version."""
 
@@ -91,6 +98,10 @@ class Manifest(Model):
     )
     splits: dict[str, SplitEntry]
     books: dict[str, Books]
+    leaks: dict[str, LeakProof] = Field(
+        default_factory=dict,
+        description="Columns no value of which lies in two splits, and how that was found.",
+    )
     dead_letters: dict[str, int] = Field(description="Dead letters by `stage.rule`.")
     files: list[FileEntry] = Field(description="Every other file of the version.")
 
@@ -108,7 +119,7 @@ class Manifest(Model):
 
     def to_json(self) -> str:
         """The canonical text of the manifest file, with a seal: the content hash of all the rest."""
-        data = self.model_dump(by_alias=True, mode="json")
+        data = self.model_dump(by_alias=True, mode="json", exclude=set() if self.leaks else {"leaks"})
         return _text({**data, "seal": fingerprint(data)})
 
 
