@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from beam_jobs.assemble import Shard
 from beam_jobs.batch import DEAD_LETTER_SCHEMA, DeadLetter
 from beam_jobs.build import RunSummary
+from beam_jobs.data_schema.gate import pass_gate
 from beam_jobs.gather import Gather
 from beam_jobs.interop import interop_files
 from beam_jobs.leaks import refuse_straddling_keys
@@ -53,8 +54,8 @@ def commit(
     """Makes the staged shards a version.
 
     Raises:
-      HeadraceError: the books do not balance, a key lies in two splits, or another job has committed the version
-        meanwhile.
+      HeadraceError: the books do not balance, a key lies in two splits, the data are not what the job's schema
+        expects, or another job has committed the version meanwhile.
     """
     shards = sorted(shards, key=lambda shard: (shard.split, shard.number))
     summaries = sorted(summaries, key=lambda summary: summary.ordinal)
@@ -73,7 +74,8 @@ def commit(
         splits=splits,
     )
     if plan.spec.statistics:
-        others |= statistics_files(gather(plan, splits))
+        statistics = gather(plan, splits)
+        others |= statistics_files(statistics) | pass_gate(plan, statistics)
     for path, data in others.items():
         (stage / path).write(data, durable=True)
     manifest = Manifest(
@@ -242,5 +244,6 @@ def _write_notes(
         fingerprint=manifest.fingerprint,
         taken_over=taken_over,
         placed=bool(settled.placed),
+        expected="" if plan.expectations is None else plan.expectations.fingerprint,
     )
     plan.workspace.inputs.write(json.dumps(vars(note)).encode(), durable=True)

@@ -7,6 +7,7 @@ FEATURES = "features.json"
 DATASET_INFO = "dataset_info.json"
 TFMD_SCHEMA = "schema.pbtxt"
 STATISTICS = "statistics.json"
+ANOMALIES = "anomalies.json"
 DEAD_LETTERS = "dead_letters/dead_letters.parquet"
 INDEX_DIR = "index"
 

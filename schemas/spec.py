@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from schemas.checks import SchemaCheck
 from schemas.columns import indexed_by_default, why_no_column
 from schemas.features import ClassLabelFeature, Feature, Model
 from schemas.hashing import fingerprint
@@ -167,6 +168,12 @@ class JobSpec(Model):
         True, description="Write statistics of every feature: statistics.json, and files that TFX tools read."
     )
     split: Split = Split()
+    # Not `schema`, which pydantic's models have already.
+    expected: SchemaCheck | None = Field(
+        None,
+        alias="schema",
+        description="A schema that statistics are compared with before anything is committed.",
+    )
     write: Write = Write()
     seed: int = Field(0, description="Of the records' order and shards.")
 
@@ -210,6 +217,15 @@ class JobSpec(Model):
                 raise ValueError(
                     f"features.{name}: `names: folders` needs an image_folder or files as the main source"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _comparable(self) -> JobSpec:
+        if self.expected is not None and not self.statistics:
+            raise ValueError("schema: what is compared are statistics; remove `statistics: false`")
+        drift = None if self.expected is None else self.expected.drift
+        if drift is not None and drift.against == self.version:
+            raise ValueError(f"schema.drift: version {self.version} cannot be compared with itself")
         return self
 
     @model_validator(mode="after")

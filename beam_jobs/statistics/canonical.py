@@ -208,7 +208,7 @@ def _column(spans: Spans, form: Stored) -> Column:
 def gathered(spans: Spans) -> Bytes:
     """The bytes of all spans, back to back."""
     widest = int(spans.sizes.max(initial=0))
-    if widest > PADDING or not len(spans.sizes):
+    if widest > PADDING or not widest:
         bounds = zip(spans.starts.tolist(), (spans.starts + spans.sizes).tolist(), strict=True)
         return np.concatenate([spans.data[:0], *(spans.data[start:end] for start, end in bounds)])
     rows = _take(spans.data, spans.starts, widest)
