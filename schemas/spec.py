@@ -76,6 +76,17 @@ class Member(Model):
         None, ge=1, description="Most records of it to write: those with the smallest hashes of their keys."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_weight(cls, value: object) -> object:
+        share = value.get("weight", value.get("sample")) if isinstance(value, dict) else None
+        if share is not None and ("weight" in value or (isinstance(share, int | float) and share > 1)):
+            raise ValueError(
+                "a data set holds a record once, so that `sample` is less than or equal to 1 and there is no `weight`; "
+                "for more of a source prepare it as a data set of its own, and mix: `load([…, …], weights=[3, 1])`"
+            )
+        return value
+
 
 def _member_kind(value: object) -> str:
     return "source" if isinstance(value, dict | Member) else "str"
