@@ -32,7 +32,7 @@ class Buckets:
         ]
 
     def add(self, keys: Keys, numbers: Numbers, *, asks: bool | None = None) -> None:
-        """Files things under their keys: those that ask are compared with those that do not, and with None all with all."""
+        """Files things under their keys. Those that ask are compared with those that do not; with None all with all."""
         entries = np.zeros(len(keys), _ENTRY)
         entries["key"], entries["number"], entries["asks"] = keys, numbers, bool(asks)
         parts = (mixed(keys) >> np.uint64(32)) % np.uint64(len(self._files))
@@ -120,7 +120,11 @@ class Clusters:
         return number
 
 
-def link(clusters: Clusters, found: Iterator[Pairs], are_alike: Callable[[Numbers, Numbers], npt.NDArray[np.bool_]]) -> None:
+def link(
+    clusters: Clusters,
+    found: Iterator[Pairs],
+    are_alike: Callable[[Numbers, Numbers], npt.NDArray[np.bool_]],
+) -> None:
     """Joins what is alike of the pairs that meet; those that are together already are not compared again."""
     for pairs in found:
         some, others = clusters.apart(pairs)

@@ -49,6 +49,7 @@ class RunSummary:
       splits: records and bytes of each split.
       kept: source records that were taken over from the version before, not read again.
       committed: whether the version before was made of this very run.
+      placed: CRC of the file beside it that says where its records go, if there is one; see `beam_jobs.placement`.
     """
 
     run: str
@@ -61,6 +62,7 @@ class RunSummary:
     splits: list[tuple[int, int]]
     kept: int
     committed: bool
+    placed: str = ""
 
 
 TablePlace = tuple[str, int]  # the name of a table, and the number of one of its partitions or buckets
@@ -108,7 +110,7 @@ def build_run(ref: PartitionRef, plan: JobPlan, _tables_ready: object = None) ->
     listed = read_partition(plan.workspace.partitions, ref)
     path = plan.workspace.runs / listed.run
     run = open_run(path, check=True)
-    committed = run is not None and listed.committed and is_taken_over(plan, run, listed.partition.source)
+    committed = run is not None and listed.committed and is_taken_over(plan, run)
     if run is None or not (committed or is_finished(plan, run)):
         run = write_run(path, _read_partition(listed, plan), len(plan.split_names))
     summary = run.summary
@@ -181,7 +183,7 @@ def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
     letters = ledger.letters
     content.sections["dead_letters"] = encode_letters(letters)
     for table in tables:
-        content.sections |= making.used_rows(table, ranked=member.limit is not None)
+        content.sections |= making.used_rows(table)
     dropped = {rule: np.concatenate(rows) for rule, rows in sorted(ledger.dropped.items())}
     content.summary = {
         "read": ledger.read,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -62,7 +62,7 @@ def commit(
     books = _final_books(plan, settled, shards)
     if plan.spec.split.by is not None:
         refuse_straddling_keys(stage, splits, plan.spec.split.by)
-    letters = write_letters(stage / DEAD_LETTERS, all_letters(plan, summaries, shards, settled.bounds))
+    letters = write_letters(stage / DEAD_LETTERS, all_letters(plan, summaries, shards))
     others = interop_files(
         name=plan.spec.name,
         version=plan.spec.version,
@@ -99,7 +99,7 @@ def commit(
         "shards": sum(shard.linked for shard in shards),
     }
     # Before the version appears: one that exists always has its notes, wherever the job dies.
-    _write_notes(plan, manifest, shards, taken_over, settled.bounds)
+    _write_notes(plan, manifest, shards, taken_over, settled)
     plan.workspace.root.store.publish(plan.spec.version, manifest.to_json().encode())
     return Committed(path=str(plan.workspace.dataset), fingerprint=manifest.fingerprint)
 
@@ -125,13 +125,13 @@ class Commit(beam.PTransform):
 
 
 def all_letters(
-    plan: JobPlan, summaries: Sequence[RunSummary], shards: Sequence[Shard], bounds: Mapping[str, int]
+    plan: JobPlan, summaries: Sequence[RunSummary], shards: Sequence[Shard]
 ) -> Iterator[pa.Table]:
     """Every dead letter of the job, in the order of sources and records."""
     for run in open_runs(plan, summaries):
         yield read_letters(run)
     for join in plan.spec.join:
-        yield _letter_table(table_books(plan, join, summaries, bounds)[1])
+        yield _letter_table(table_books(plan, join, summaries)[1])
     duplicates = sorted(
         (origin, key, source, first) for shard in shards for key, source, origin, first in shard.duplicates
     )
@@ -223,7 +223,7 @@ def _write_notes(
     manifest: Manifest,
     shards: Sequence[Shard],
     taken_over: dict[str, int],
-    bounds: dict[str, int],
+    settled: Settled,
 ) -> None:
     """What a later job has to know of the version."""
     repeated = {bytes.fromhex(key) for shard in shards for key, *_ in shard.duplicates}
@@ -238,6 +238,6 @@ def _write_notes(
         sequence=1 + max((old.sequence for old in notes(plan.workspace).values()), default=0),
         fingerprint=manifest.fingerprint,
         taken_over=taken_over,
-        bounds=bounds,
+        placed=bool(settled.placed),
     )
     plan.workspace.inputs.write(json.dumps(vars(note)).encode(), durable=True)

@@ -92,7 +92,7 @@ def check_frames(reader: HashingReader, offsets: Numbers, lengths: Numbers) -> I
         # Where the file ends early, only the records before that are whole.
         whole = first + int(np.searchsorted(ends[first:after], start + held, side="right"))
         window = slice(first, whole)
-        for fault in _check_window(np.frombuffer(view, np.uint8), offsets[window] - start, lengths[window]):
+        for fault in find_faults(np.frombuffer(view, np.uint8), offsets[window] - start, lengths[window]):
             yield Fault(
                 first + (fault.record or 0), start + fault.offset, fault.what, fault.expected, fault.found
             )
@@ -129,8 +129,8 @@ def _cut_short(record: int, offset: int, length: int, size: int) -> Fault:
     return Fault(record, offset, "the file ends within it", expected, f"{size - offset} bytes")
 
 
-def _check_window(data: Bytes, starts: Numbers, lengths: Numbers) -> Iterator[Fault]:
-    """Faults of the frames at `starts` in `data`; records and offsets are the window's own."""
+def find_faults(data: Bytes, starts: Numbers, lengths: Numbers) -> Iterator[Fault]:
+    """Faults of the frames at `starts` in `data`; records and offsets are counted from its beginning."""
     if not len(starts):
         return
     headers = data[starts[:, None] + np.arange(HEADER_BYTES)]

@@ -207,9 +207,7 @@ def _is_wanted(plan: JobPlan, name: str) -> bool:
     for each in read_partitions(plan.workspace.partitions):
         if each.partition.source == name:
             run = open_run(plan.workspace.runs / each.run, check=True)
-            if run is None or not (
-                (each.committed and is_taken_over(plan, run, name)) or is_finished(plan, run)
-            ):
+            if run is None or not ((each.committed and is_taken_over(plan, run)) or is_finished(plan, run)):
                 return True
     return False
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from beam_jobs.frames import find_faults
+from beam_jobs.placed import read_places
 from beam_jobs.previous import OldShards
 from beam_jobs.runs import (
     INDEX_DTYPE,
@@ -21,7 +24,8 @@ from beam_jobs.runs import (
     records_path,
 )
 from beam_jobs.store_path import StorePath, fill
-from schemas.hashing import ranks
+
+Rows = npt.NDArray[Any]
 
 _WINDOW_BYTES = 16 << 20  # of records held at a time; more where one record is larger
 
@@ -35,7 +39,8 @@ class Range:
       start, stop: rows of the index.
       offset: where in the file of the run's own records those of the range begin.
       committed: whether the version before holds all of them.
-      bound: of the ranks of records that are written, where some are over their source's limit.
+      placement: the file that says where the records go, where not all of them are of the shard's split.
+      split: that split.
     """
 
     run: Run
@@ -44,7 +49,8 @@ class Range:
     stop: int
     offset: int
     committed: bool
-    bound: int | None = None
+    placement: StorePath | None = None
+    split: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,14 +62,18 @@ class Merge:
       index: `INDEX_DTYPE` (n,).
       owners: int64 (n,), which range each record is of.
       kept: bool (n,), whether the version before holds it.
-      order: int64 (m,), those within the limits by key hash; equal ones in the order of the source.
-      repeated: bool (m,), in that order: whether a record has the key of the one before.
+      offsets: int64 (n,), where in the file of its run's own records it lies, if that holds it.
+      wanted: bool for each row of each range: whether it is one of the n; None where all are.
+      order: int64 (n,), by key hash; equal ones in the order of the source.
+      repeated: bool (n,), in that order: whether a record has the key of the one before.
     """
 
     ranges: Sequence[Range]
     index: npt.NDArray[np.void]
     owners: npt.NDArray[np.int64]
     kept: npt.NDArray[np.bool_]
+    offsets: npt.NDArray[np.int64]
+    wanted: Sequence[npt.NDArray[np.bool_] | None]
     order: npt.NDArray[np.int64]
     repeated: npt.NDArray[np.bool_]
 
@@ -81,75 +91,98 @@ class Places:
       files: those they lie in.
       file: int64 (n,), which of them.
       offset: int64 (n,), where in it.
+      old: the shards of the version before, if any record lies there.
+      old_shards: which of `files` are such shards, and their numbers.
     """
 
     files: list[StorePath]
     file: npt.NDArray[np.int64]
     offset: npt.NDArray[np.int64]
+    old: OldShards | None
+    old_shards: dict[int, int]
 
 
 def plan_merge(ranges: Sequence[Range]) -> Merge:
-    """The merge of all ranges. Reads their indexes, 32 bytes a record."""
+    """The merge of all ranges. Reads their indexes, 32 bytes a record, and keeps those of the shard's records."""
     ranges = sorted(ranges, key=lambda part: part.ordinal)
-    parts = [read_index(part.run, part.start, part.stop) for part in ranges]
+    parts, keeps, offsets, masks = [], [], [], []
+    for part in ranges:
+        rows = read_index(part.run, part.start, part.stop)
+        kept = np.ones(len(rows), np.bool_) if part.committed else read_kept(part.run, part.start, part.stop)
+        own = np.where(kept, 0, rows["length"]).astype(np.int64)
+        wanted = None
+        if part.placement is not None:
+            wanted = read_places(part.placement, part.start, part.stop) == part.split
+        masks.append(wanted)
+        parts.append(_wanted(rows, wanted))
+        keeps.append(_wanted(kept, wanted))
+        offsets.append(_wanted(part.offset + np.cumsum(own) - own, wanted))
     # The type is said aloud: by itself, numpy would make the big-endian hashes native.
     index = np.concatenate([np.zeros(0, dtype=INDEX_DTYPE), *parts], dtype=INDEX_DTYPE)
     owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts]).astype(np.int64)
-    kept = [
-        np.ones(part.stop - part.start, np.bool_)
-        if part.committed
-        else read_kept(part.run, part.start, part.stop)
-        for part in ranges
-    ]
     order = np.lexsort((index["row"], owners, index["hash"]["lo"], index["hash"]["hi"]))
-    for place, part in enumerate(ranges):
-        if part.bound is not None:
-            cut = (owners == place) & (ranks(index["hash"]) > np.uint64(part.bound))
-            order = order[~cut[order]]
     hashes = index["hash"][order]
     repeated = np.zeros(len(order), dtype=np.bool_)
     repeated[1:] = hashes[1:] == hashes[:-1]
-    return Merge(ranges, index, owners, np.concatenate([np.zeros(0, np.bool_), *kept]), order, repeated)
+    return Merge(
+        ranges,
+        index,
+        owners,
+        np.concatenate([np.zeros(0, np.bool_), *keeps]),
+        np.concatenate([np.zeros(0, np.int64), *offsets]),
+        masks,
+        order,
+        repeated,
+    )
 
 
 def locate(merge: Merge, old: OldShards | None) -> Places:
     """Where the records lie: in their runs, or in the shards of the version before."""
     files = [records_path(part.run.path) for part in merge.ranges]
-    lengths = merge.index["length"].astype(np.int64)
-    own = np.where(merge.kept, 0, lengths)
-    before = np.cumsum(own) - own  # own bytes of the ranges together, before each record
-    firsts = np.searchsorted(merge.owners, np.arange(len(merge.ranges)))
-    base = np.array([part.offset for part in merge.ranges], np.int64)
-    if len(before):
-        base -= before[np.minimum(firsts, len(before) - 1)]
-    file, offset = merge.owners.copy(), before + base[merge.owners]
+    file, offset = merge.owners.copy(), merge.offsets.copy()
     kept = np.flatnonzero(merge.kept)
+    old_shards = {}
     if len(kept):
         assert old is not None
-        shards, places = old.locate(merge.index["hash"][kept], merge.index["length"][kept])
-        for number in np.unique(shards).tolist():
-            old.check(number)
-            shards_here = shards == number
-            file[kept[shards_here]] = len(files)
+        held, places = old.locate(merge.index["hash"][kept], merge.index["length"][kept])
+        for number in np.unique(held).tolist():
+            old_shards[len(files)] = number
+            file[kept[held == number]] = len(files)
             files.append(old.path(number))
         offset[kept] = places
-    return Places(files, file, offset)
+    return Places(files, file, offset, old, old_shards)
 
 
 def merged_indexed(merge: Merge, row: np.dtype[np.void]) -> npt.NDArray[np.void]:
     """What the index holds of the kept records' features, in order."""
-    parts = [read_indexed(part.run, row, part.start, part.stop) for part in merge.ranges]
-    return np.concatenate([np.zeros(0, row), *parts], dtype=row)[merge.chosen]
+    return _merged(merge, row, read_indexed)
 
 
 def merged_facts(merge: Merge, row: np.dtype[np.void]) -> npt.NDArray[np.void]:
     """What is noted of the kept records beside them, in order."""
-    parts = [read_facts(part.run, row, part.start, part.stop) for part in merge.ranges]
+    return _merged(merge, row, read_facts)
+
+
+def _merged(
+    merge: Merge, row: np.dtype[np.void], read: Callable[[Run, np.dtype[np.void], int, int], Rows]
+) -> Rows:
+    parts = [
+        _wanted(read(part.run, row, part.start, part.stop), wanted)
+        for part, wanted in zip(merge.ranges, merge.wanted, strict=True)
+    ]
     return np.concatenate([np.zeros(0, row), *parts], dtype=row)[merge.chosen]
 
 
-def merged_records(merge: Merge, places: Places) -> Iterator[npt.NDArray[np.uint8]]:
-    """The bytes of the chosen records in order, a few MiB at a time."""
+def _wanted(rows: Rows, wanted: npt.NDArray[np.bool_] | None) -> Rows:
+    return rows if wanted is None else rows[wanted]
+
+
+def merged_records(merge: Merge, places: Places) -> Iterator[list[npt.NDArray[np.uint8]]]:
+    """The bytes of the chosen records in order, a few MiB at a time: lists of parts that are to lie back to back.
+
+    Raises:
+      HeadraceError: a record that is taken from the version before is damaged.
+    """
     chosen = merge.chosen
     lengths = merge.index["length"].astype(np.int64)
     ends = np.cumsum(lengths[chosen])
@@ -162,7 +195,7 @@ def merged_records(merge: Merge, places: Places) -> Iterator[npt.NDArray[np.uint
         order = np.lexsort((places.offset[wanted], places.file[wanted]))
         position = np.empty(len(order), np.int64)
         position[order] = np.arange(len(order))
-        yield from in_order(_read(places, wanted[order], lengths), position)
+        yield from in_order([_read(places, wanted[order], lengths)], position)
         start = stop
 
 
@@ -185,5 +218,11 @@ def _read(
             for first, last in zip(firsts.tolist(), [*firsts[1:].tolist(), len(wanted)], strict=True)
         ]
     )
+    for number, shard in places.old_shards.items():
+        # Written long ago, and by the SHA-256 of the new shard everything in it would be taken for good.
+        taken = np.flatnonzero(file == number)
+        if any(find_faults(buffer, ends[taken], lengths[wanted[taken]])):
+            assert places.old is not None
+            raise places.old.damaged(shard)
     buffers = [None, pa.py_buffer(ends), pa.py_buffer(buffer)]
     return pa.Array.from_buffers(pa.large_binary(), len(wanted), buffers)

@@ -135,6 +135,11 @@ class Workspace:
         return self.work / f"inputs-{self.version}.json"
 
     @property
+    def placements(self) -> StorePath:
+        """Where records of each run go, by the run's name, where not only their own rows told that."""
+        return self.work / f"placements-{self.version}"
+
+    @property
     def repeated(self) -> StorePath:
         """Key hashes that occurred more than once in the committed version."""
         return self.work / f"repeated-{self.version}.bin"
@@ -153,13 +158,13 @@ class Previous:
       version: its version.
       fingerprint: of its manifest.
       shards: how many each split has.
-      bounds: of the ranks of the records that it holds, by source with a limit.
+      placed: whether files beside its runs say where its records are; see `beam_jobs.placement`.
     """
 
     version: str
     fingerprint: str
     shards: list[int]
-    bounds: dict[str, int] = field(default_factory=dict)
+    placed: bool = False
 
 
 @dataclass(frozen=True)

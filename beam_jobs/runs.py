@@ -135,8 +135,8 @@ def write_run(path: StorePath, content: RunContent, splits: int) -> Run:
     kept = content.kept
     parts = {
         "index": index.tobytes(),
-        "indexed": _in_order(content.indexed, kept and kept.indexed, order),
-        "facts": _in_order(content.facts, kept and kept.facts, order),
+        "indexed": _rows_in_order(content.indexed, kept and kept.indexed, order),
+        "facts": _rows_in_order(content.facts, kept and kept.facts, order),
         **content.sections,
     }
     if keeps_from is not None:
@@ -162,17 +162,25 @@ def records_path(path: StorePath) -> StorePath:
 def _write_records(file: Sink, chunks: list[pa.LargeBinaryArray], order: npt.NDArray[np.int64]) -> int:
     """Writes the records of all chunks in `order`; gives the CRC32C of what was written."""
     crc = google_crc32c.Checksum()
+    for parts in in_order(chunks, order):
+        for part in parts:
+            crc.update(part)
+        file.writev(parts)
+    return _value(crc)
+
+
+def in_order(
+    chunks: list[pa.LargeBinaryArray], order: npt.NDArray[np.int64]
+) -> Iterator[list[npt.NDArray[np.uint8]]]:
+    """The records of all chunks, taken together, in `order`: lists of parts that are to lie back to back.
+
+    Small ones are copied together; `chunks` is emptied then, so that their memory is not held twice.
+    """
     if sum(chunk.nbytes for chunk in chunks) >= _LARGE_RECORD_BYTES * max(len(order), 1):
         # Large records go from where they are into the file; a call for each costs less than copying them.
-        for parts in _gathered(chunks, order):
-            for part in parts:
-                crc.update(part)
-            file.writev(parts)
+        yield from _gathered(chunks, order)
     else:
-        for part in in_order(_joined(chunks), order):
-            crc.update(part)
-            file.write(part.data)
-    return _value(crc)
+        yield from ([part] for part in _copied(_joined(chunks), order))
 
 
 def _gathered(
@@ -190,7 +198,7 @@ def _gathered(
         yield [buffers[owner][start:end] for owner, start, end in places]
 
 
-def in_order(values: pa.LargeBinaryArray, order: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.uint8]]:
+def _copied(values: pa.LargeBinaryArray, order: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.uint8]]:
     """The values in `order`, back to back, in parts of about 8 MiB.
 
     Copying a few MiB at a time lets the hash, the checksum and the write each release the interpreter lock once
@@ -308,7 +316,7 @@ def _sort(content: RunContent) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int
     return index, order, splits[order]
 
 
-def _in_order(
+def _rows_in_order(
     chunks: list[npt.NDArray[np.void]], kept: npt.NDArray[np.void] | None, order: npt.NDArray[np.int64]
 ) -> bytes:
     parts = [*chunks, *([] if kept is None else [kept])]

@@ -36,3 +36,6 @@ def sweep(workspace: Workspace) -> None:
         version = rest.rpartition(".")[0]
         if kind in ("partitions", "inputs", "repeated") and "/" not in name and version not in versions:
             (workspace.work / name).delete()
+        version, _, run = rest.partition("/")
+        if kind == "placements" and (version not in versions or run not in committed):
+            (workspace.work / name).delete()

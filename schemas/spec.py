@@ -239,6 +239,11 @@ class JobSpec(Model):
         return indexed_by_default(self.features, self.label) if self.index is None else self.index
 
     @property
+    def placed_late(self) -> bool:
+        """Whether where records go, or whether they are left out, is known only once all are read."""
+        return any(member.limit is not None for member in self.members)
+
+    @property
     def fingerprint(self) -> str:
         """Content hash of what the job says; `vars` are where things are, not what they are, and stay out.
 
