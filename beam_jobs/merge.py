@@ -153,19 +153,17 @@ def locate(merge: Merge, old: OldShards | None) -> Places:
     return Places(files, file, offset, old, old_shards)
 
 
-def merged_indexed(merge: Merge, row: np.dtype[np.void]) -> npt.NDArray[np.void]:
+def merged_indexed(merge: Merge, row: np.dtype[np.void]) -> Rows:
     """What the index holds of the kept records' features, in order."""
     return _merged(merge, row, read_indexed)
 
 
-def merged_facts(merge: Merge, row: np.dtype[np.void]) -> npt.NDArray[np.void]:
+def merged_facts(merge: Merge, row: np.dtype[np.void]) -> Rows:
     """What is noted of the kept records beside them, in order."""
     return _merged(merge, row, read_facts)
 
 
-def _merged(
-    merge: Merge, row: np.dtype[np.void], read: Callable[[Run, np.dtype[np.void], int, int], Rows]
-) -> Rows:
+def _merged(merge: Merge, row: np.dtype[np.void], read: Callable[..., Rows]) -> Rows:
     parts = [
         _wanted(read(part.run, row, part.start, part.stop), wanted)
         for part, wanted in zip(merge.ranges, merge.wanted, strict=True)

@@ -135,8 +135,8 @@ def write_run(path: StorePath, content: RunContent, splits: int) -> Run:
     kept = content.kept
     parts = {
         "index": index.tobytes(),
-        "indexed": _rows_in_order(content.indexed, kept and kept.indexed, order),
-        "facts": _rows_in_order(content.facts, kept and kept.facts, order),
+        "indexed": _in_order(content.indexed, None if kept is None else kept.indexed, order),
+        "facts": _in_order(content.facts, None if kept is None else kept.facts, order),
         **content.sections,
     }
     if keeps_from is not None:
@@ -316,7 +316,7 @@ def _sort(content: RunContent) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int
     return index, order, splits[order]
 
 
-def _rows_in_order(
+def _in_order(
     chunks: list[npt.NDArray[np.void]], kept: npt.NDArray[np.void] | None, order: npt.NDArray[np.int64]
 ) -> bytes:
     parts = [*chunks, *([] if kept is None else [kept])]

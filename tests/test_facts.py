@@ -68,9 +68,7 @@ def test_runs_hold_them_in_the_order_of_their_records_and_versions_take_them_ove
     monkeypatch.setattr(plan, "facts_of", lambda *_: [SIZE, SIDES])
     data = make_data(tmp_path / "data")
     run(make_job(data), tmp_path / "out")
-    (data / "photos/a/photo0000.png").write_bytes(
-        encoded_image(np.random.default_rng(9), "png", (40, 50))
-    )
+    (data / "photos/a/photo0000.png").write_bytes(encoded_image(np.random.default_rng(9), "png", (40, 50)))
     second = run(make_job(data, **{"version: 1.0.0": "version: 2.0.0"}), tmp_path / "out")
     assert second.taken_over["records"] == 199
     job, _ = plan_job(make_job(data, **{"version: 1.0.0": "version: 2.0.0"}), tmp_path / "out")
