@@ -25,6 +25,7 @@ from beam_jobs.previous import OldShards
 from beam_jobs.runs import RUN_SUFFIX, Run, read_index, read_kept, read_section
 from beam_jobs.settle import Settled, open_finished
 from beam_jobs.sources.base import Partition
+from beam_jobs.statistics.kept import keep, scan_shard, take_along
 from beam_jobs.wire import for_runners
 from schemas.hashing import KEY_HASH_BYTES, fingerprint, shard_bounds
 from schemas.index import encode_index
@@ -222,6 +223,8 @@ def _make_shard(plan: JobPlan, split: int, number: int, name: str, ranges: list[
         ):
             for file in (entry, entry.index):
                 (old.directory / file.path).copy_to(plan.workspace.stage / file.path)
+            if plan.spec.statistics:
+                take_along(plan, entry)
             return Shard(split, number, entry, [], linked=True)
     entry = _write_shard(plan, name, merge, old)
     return Shard(split, number, entry, _describe_duplicates(plan, merge), linked=False)
@@ -230,13 +233,16 @@ def _make_shard(plan: JobPlan, split: int, number: int, name: str, ranges: list[
 def _write_shard(plan: JobPlan, name: str, merge: Merge, old: OldShards | None) -> ShardEntry:
     stage = plan.workspace.stage
     digest, size = hashlib.sha256(), 0
+    chosen = merge.index[merge.chosen]
+    gathered = scan_shard(plan, chosen["length"].astype(np.int64), name) if plan.spec.statistics else None
     with (stage / name).writing(durable=True) as file:
         for parts in merged_records(merge, locate(merge, old)):
             for part in parts:
                 digest.update(part.data)
                 size += len(part)
             file.writev(parts)
-    chosen = merge.index[merge.chosen]
+            if gathered is not None:
+                gathered.take(parts)
     hashes = np.ascontiguousarray(chosen["hash"]).view(np.uint8).reshape(-1, KEY_HASH_BYTES)
     columns = to_columns(merged_indexed(merge, plan.index_row)) if plan.index_row.names else {}
     index_bytes = encode_index(chosen["length"].astype(np.uint64), hashes, columns)
@@ -244,9 +250,12 @@ def _write_shard(plan: JobPlan, name: str, merge: Merge, old: OldShards | None) 
     index_entry = FileEntry(
         path=index_name(name), bytes=len(index_bytes), sha256=hashlib.sha256(index_bytes).hexdigest()
     )
-    return ShardEntry(
+    entry = ShardEntry(
         path=name, bytes=size, sha256=digest.hexdigest(), records=len(chosen), index=index_entry
     )
+    if gathered is not None:
+        keep(plan, entry, gathered.statistics)
+    return entry
 
 
 def _partition(run: Run) -> Partition:

@@ -28,7 +28,8 @@ class Buckets:
     def __init__(self, expected: int) -> None:
         """`expected` is about how many keys there will be."""
         self._files: list[IO[bytes]] = [
-            tempfile.TemporaryFile() for _ in range(1 + expected // _PART_ENTRIES)  # noqa: SIM115
+            tempfile.TemporaryFile()
+            for _ in range(1 + expected // _PART_ENTRIES)  # noqa: SIM115
         ]
 
     def add(self, keys: Keys, numbers: Numbers, *, asks: bool | None = None) -> None:

@@ -21,6 +21,7 @@ from beam_jobs.leaks import refuse_straddling_keys
 from beam_jobs.plan import JobPlan
 from beam_jobs.previous import Note, notes
 from beam_jobs.settle import Settled, open_runs, read_letters, table_books
+from beam_jobs.statistics.kept import gather, statistics_files
 from beam_jobs.store_path import StorePath
 from beam_jobs.wire import for_runners
 from schemas import Books, HeadraceError, Manifest, __version__
@@ -71,6 +72,8 @@ def commit(
         label=plan.spec.label,
         splits=splits,
     )
+    if plan.spec.statistics:
+        others |= statistics_files(gather(plan, splits))
     for path, data in others.items():
         (stage / path).write(data, durable=True)
     manifest = Manifest(

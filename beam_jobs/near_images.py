@@ -31,7 +31,9 @@ _KEY_BITS = 24
 _WEAK_BITS = 4  # that are tried both ways
 _UNIT = 1 << 12  # of the whole numbers that stand for cosines
 _SCALE = float(1 << 27)  # a grey level is 128 then
-_LEAST_DETAIL = 2 * 128  # of all frequencies together: a picture with less is flat, and no duplicate of anything
+_LEAST_DETAIL = (
+    2 * 128
+)  # of all frequencies together: a picture with less is flat, and no duplicate of anything
 _CHUNK = 512  # pictures or pairs whose windows are computed together: 20 MB
 
 Thumbnails = npt.NDArray[np.uint8]
@@ -167,7 +169,9 @@ def _waves(sides: tuple[tuple[float, float], ...]) -> Floats:
         waves[place, 0] = (end - begin) / (high - low)
         for k in range(1, _FREQUENCIES):
             turn = np.pi * k / (high - low)
-            waves[place, k] = np.sqrt(2) * (np.sin(turn * (end - low)) - np.sin(turn * (begin - low))) / (np.pi * k)
+            waves[place, k] = (
+                np.sqrt(2) * (np.sin(turn * (end - low)) - np.sin(turn * (begin - low))) / (np.pi * k)
+            )
     waves = np.rint(waves * SIDE * _UNIT)
     waves.setflags(write=False)
     return waves
@@ -188,5 +192,7 @@ def _weights() -> Floats:
 def _lowest() -> npt.NDArray[np.int64]:
     """Which frequencies the key is of."""
     orders = _orders()
-    found: npt.NDArray[np.int64] = np.lexsort((orders[:, 0], orders.max(axis=1), orders.sum(axis=1)))[:_KEY_BITS]
+    found: npt.NDArray[np.int64] = np.lexsort((orders[:, 0], orders.max(axis=1), orders.sum(axis=1)))[
+        :_KEY_BITS
+    ]
     return found

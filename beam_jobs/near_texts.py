@@ -114,7 +114,9 @@ def _is_word(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
     return result
 
 
-def _words(codes: npt.NDArray[np.uint32], kept: npt.NDArray[np.bool_], starts: Offsets) -> tuple[Keys, Offsets]:
+def _words(
+    codes: npt.NDArray[np.uint32], kept: npt.NDArray[np.bool_], starts: Offsets
+) -> tuple[Keys, Offsets]:
     """The hash of each word, and where each text's words begin (n + 1,)."""
     first = kept.copy()
     first[1:] &= ~kept[:-1]
@@ -122,7 +124,9 @@ def _words(codes: npt.NDArray[np.uint32], kept: npt.NDArray[np.bool_], starts: O
     first[texts] = kept[texts]
     begins = np.flatnonzero(first)
     number = np.cumsum(first)  # of words begun, up to and with each character
-    place = np.arange(len(codes)) - begins[np.maximum(number - 1, 0)] if len(begins) else np.zeros(0, np.int64)
+    place = (
+        np.arange(len(codes)) - begins[np.maximum(number - 1, 0)] if len(begins) else np.zeros(0, np.int64)
+    )
     shares = mixed(codes.astype(np.uint64) * _BASE + place.astype(np.uint64))
     sums = np.concatenate([[np.uint64(0)], np.cumsum(np.where(kept, shares, np.uint64(0)), dtype=np.uint64)])
     ends = np.append(begins[1:], len(codes))

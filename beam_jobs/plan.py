@@ -130,6 +130,11 @@ class Workspace:
         return self.work / f"shards-{self.version}"
 
     @property
+    def statistics(self) -> StorePath:
+        """The statistics of each shard of the version."""
+        return self.work / f"statistics-{self.version}"
+
+    @property
     def inputs(self) -> StorePath:
         """What is noted of the committed version; see `previous.Note`."""
         return self.work / f"inputs-{self.version}.json"

@@ -39,3 +39,5 @@ def sweep(workspace: Workspace) -> None:
         version, _, run = rest.partition("/")
         if kind == "placements" and (version not in versions or run not in committed):
             (workspace.work / name).delete()
+        if kind == "statistics" and rest.partition("/")[0] not in versions:
+            (workspace.work / name).delete()

@@ -163,6 +163,9 @@ class JobSpec(Model):
         "each type: smaller shards that are parsed faster. The loader gives them by their names all the same; other "
         "readers see the vectors.",
     )
+    statistics: bool = Field(
+        True, description="Write statistics of every feature: statistics.json, and files that TFX tools read."
+    )
     split: Split = Split()
     write: Write = Write()
     seed: int = Field(0, description="Of the records' order and shards.")
