@@ -13,8 +13,11 @@ Final = npt.NDArray[np.int16]
 _DTYPE = np.dtype("<i2")
 _CRC_BYTES = 4
 
+EXACT_DUPLICATE = "exact duplicate"
+NEAR_DUPLICATE = "near-duplicate"
+
 # The rules that leave records out once all are known, as the books name them. The first has the code -1.
-RULES = (OVER_LIMIT,)
+RULES = (OVER_LIMIT, EXACT_DUPLICATE, NEAR_DUPLICATE)
 
 
 def code_of(rule: str) -> int:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.build import RunSummary
+from beam_jobs.duplicates.decide import decide_duplicates
 from beam_jobs.gather import Gather
 from beam_jobs.placed import RULES, Final, code_of, write_placement
 from beam_jobs.plan import JobPlan
@@ -119,7 +120,7 @@ def decide_limits(plan: JobPlan, runs: Runs) -> Limits | None:
 
 
 # In this order; `JobSpec.placed_late` says whether a job has any of them.
-_DECIDERS: tuple[Decider, ...] = (decide_limits,)
+_DECIDERS: tuple[Decider, ...] = (decide_limits, decide_duplicates)
 
 
 @for_runners

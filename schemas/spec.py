@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from schemas.columns import indexed_by_default, why_no_column
-from schemas.features import ClassLabelFeature, Feature, Model
+from schemas.duplicates import Duplicates
+from schemas.features import ClassLabelFeature, Feature, ImageFeature, Model, TextFeature
 from schemas.hashing import fingerprint
 from schemas.rules import Rule
 from schemas.sources import Source
@@ -166,6 +167,10 @@ class JobSpec(Model):
     statistics: bool = Field(
         True, description="Write statistics of every feature: statistics.json, and files that TFX tools read."
     )
+    duplicates: Duplicates | None = Field(
+        None,
+        description="Compare all records with each other, and leave out those that hold the same as others.",
+    )
     split: Split = Split()
     write: Write = Write()
     seed: int = Field(0, description="Of the records' order and shards.")
@@ -223,6 +228,30 @@ class JobSpec(Model):
                 raise ValueError(f"index: {name!r} is listed more than once")
         return self
 
+    @model_validator(mode="after")
+    def _comparable(self) -> JobSpec:
+        for check in self.duplicates.checks if self.duplicates is not None else []:
+            for name in check.exact or ([check.near.feature] if check.near is not None else []):
+                if name not in self.features:
+                    raise ValueError(
+                        f"duplicates: no feature is called {name!r}; there are {sorted(self.features)}"
+                    )
+            near = check.near
+            if near is None:
+                continue
+            feature, given = self.features[near.feature], near.model_fields_set
+            image, text = isinstance(feature, ImageFeature), isinstance(feature, TextFeature)
+            if not image and not text:
+                raise ValueError(
+                    f"duplicates: {near.feature!r} is neither an image nor a text; compare it by `exact`"
+                )
+            wrong = {"similarity", "shingle", "size"} if image else {"distance"}
+            if wrong & given:
+                raise ValueError(
+                    f"duplicates: {sorted(wrong & given)} is not for {feature.type} features such as {near.feature!r}"
+                )
+        return self
+
     @property
     def members(self) -> list[Member]:
         """The sources whose records are written, in order."""
@@ -244,7 +273,7 @@ class JobSpec(Model):
     @property
     def placed_late(self) -> bool:
         """Whether where records go, or whether they are left out, is known only once all are read."""
-        return any(member.limit is not None for member in self.members)
+        return self.duplicates is not None or any(member.limit is not None for member in self.members)
 
     @property
     def fingerprint(self) -> str:

@@ -46,9 +46,7 @@ def main() -> None:
     for name in dict.fromkeys(run.contender.removesuffix(" without") for run in runs):
         for kind, unit in (("cpu_seconds", "processor time"), ("seconds", "time")):
             share = table[name][kind] / table[f"{name} without"][kind] - 1
-            goals.append(
-                common.Goal(f"{name}: {unit} on top of a job without", 100 * share, 25, False, "%")
-            )
+            goals.append(common.Goal(f"{name}: {unit} on top of a job without", 100 * share, 25, False, "%"))
     if "memory" in args.only:
         goals += _memory(args.rows)
     common.report(args, runs, goals)
@@ -98,7 +96,9 @@ def _memory(rows: int) -> list[common.Goal]:
         count = min(_SHARD_ROWS, rows - start)
         words = np.minimum(rng.zipf(1.2, count), _WORDS) * 7919 % _WORDS
         columns = {
-            "word": pa.array([f"word {n}" for n in words.tolist()], pa.large_string()).cast(pa.large_binary()),
+            "word": pa.array([f"word {n}" for n in words.tolist()], pa.large_string()).cast(
+                pa.large_binary()
+            ),
             "id": pa.array([f"row {n}" for n in range(start, start + count)], pa.large_string()).cast(
                 pa.large_binary()
             ),

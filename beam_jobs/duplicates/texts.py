@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_jobs.buckets import Keys, mixed
+from beam_jobs.duplicates.buckets import Keys, mixed
 from beam_jobs.runs import offsets_of
 
 HASHES = 128

@@ -19,6 +19,7 @@ Pairs = tuple[Numbers, Numbers]
 
 _ENTRY = np.dtype([("key", "<u8"), ("number", "<i8"), ("asks", "?")])
 _PART_ENTRIES = 4_000_000  # sorted at a time, 17 bytes each, and a few times that while they are
+_MOST_PARTS = 512  # files that are open
 _LEADERS = 64  # of a bucket, that every member is compared with
 
 
@@ -27,10 +28,8 @@ class Buckets:
 
     def __init__(self, expected: int) -> None:
         """`expected` is about how many keys there will be."""
-        self._files: list[IO[bytes]] = [
-            tempfile.TemporaryFile()
-            for _ in range(1 + expected // _PART_ENTRIES)  # noqa: SIM115
-        ]
+        parts = min(_MOST_PARTS, 1 + expected // _PART_ENTRIES)
+        self._files: list[IO[bytes]] = [tempfile.TemporaryFile() for _ in range(parts)]  # noqa: SIM115
 
     def add(self, keys: Keys, numbers: Numbers, *, asks: bool | None = None) -> None:
         """Files things under their keys. Those that ask are compared with those that do not; with None all with all."""

@@ -146,7 +146,7 @@ def _whole(found: Floats) -> Floats:
 
 def _sides() -> tuple[tuple[float, float], ...]:
     """What the windows leave out at the two sides of one direction; the whole comes first."""
-    return tuple(itertools.product(_STEPS, repeat=2))
+    return tuple(itertools.product(_STEPS, _STEPS))
 
 
 def _fine_count() -> int:
@@ -155,7 +155,7 @@ def _fine_count() -> int:
 
 def _fine_sides() -> list[tuple[float, float]]:
     steps = [place * _FINE for place in range(_fine_count())]
-    return list(itertools.product(steps, repeat=2))
+    return list(itertools.product(steps, steps))
 
 
 @cache
