@@ -1,4 +1,4 @@
-"""Duplicates: what is planted is found, one of each cluster survives, and books, bytes and later versions stay right."""
+"""Duplicates: what is planted is found, one of each cluster survives; books, bytes and later versions stay right."""
 
 from __future__ import annotations
 
@@ -47,11 +47,18 @@ def varied(image: Image.Image, how: str, rng: np.random.Generator) -> bytes:
         left, top, right, bottom = rng.uniform(0.02, 0.1, 4)
         width, height = image.size
         image = image.crop(
-            (round(left * width), round(top * height), round(width - right * width), round(height - bottom * height))
+            (
+                round(left * width),
+                round(top * height),
+                round(width - right * width),
+                round(height - bottom * height),
+            )
         )
     if how == "resized":
         scale = rng.uniform(0.5, 2)
-        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+        image = image.resize(
+            (round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC
+        )
     sink = io.BytesIO()
     image.save(sink, "JPEG", quality=90 if how == "same" else int(rng.integers(30, 80)))
     return sink.getvalue()
@@ -98,12 +105,14 @@ def test_all_planted_are_found_and_only_they(first: Result, planted: tuple[Path,
     assert all(row["left_out"] for row in rows)
     kinds = {row["origin"]: row["kind"] for row in rows}
     assert kinds == {
-        again: "exact: image" if number % 4 == 0 else "near: image" for number, again in enumerate(sorted(pairs))
+        again: "exact: image" if number % 4 == 0 else "near: image"
+        for number, again in enumerate(sorted(pairs))
     }
     assert any(row["split"] != row["survivor_split"] for row in rows)
     books = first.manifest.books["photos"]
     assert books.dropped == {"exact duplicate": 4, "near-duplicate": 12}
-    assert books.written == PICTURES and books.balanced
+    assert books.written == PICTURES
+    assert books.balanced
     found = first.manifest.duplicates
     assert found is not None
     assert (found.records, found.clusters, found.left_out) == (PICTURES + 16, 16, 16)
