@@ -20,14 +20,15 @@ Pairs = tuple[Numbers, Numbers]
 _ENTRY = np.dtype([("key", "<u8"), ("number", "<i8"), ("asks", "?")])
 _PART_ENTRIES = 4_000_000  # sorted at a time, 17 bytes each, and a few times that while they are
 _MOST_PARTS = 512  # files that are open
-_LEADERS = 64  # of a bucket, that every member is compared with
+_LEADERS = 256  # of a bucket, that every member is compared with
 
 
 class Buckets:
     """Keys of numbered things, in temporary files by ranges of a hash of the key."""
 
-    def __init__(self, expected: int) -> None:
-        """`expected` is about how many keys there will be."""
+    def __init__(self, expected: int, *, bits: int = 64, slack: int = 0) -> None:
+        """Of `expected` keys, about. Two meet if their lowest `bits` are the same, and of the others all but `slack`."""
+        self._mask, self._slack = np.uint64(2**bits - 1), slack
         parts = min(_MOST_PARTS, 1 + expected // _PART_ENTRIES)
         self._files: list[IO[bytes]] = [tempfile.TemporaryFile() for _ in range(parts)]  # noqa: SIM115
 
@@ -35,7 +36,7 @@ class Buckets:
         """Files things under their keys. Those that ask are compared with those that do not; with None all with all."""
         entries = np.zeros(len(keys), _ENTRY)
         entries["key"], entries["number"], entries["asks"] = keys, numbers, bool(asks)
-        parts = (mixed(keys) >> np.uint64(32)) % np.uint64(len(self._files))
+        parts = (mixed(keys & self._mask) >> np.uint64(32)) % np.uint64(len(self._files))
         for part in np.unique(parts).tolist():
             self._files[part].write(entries[parts == part].tobytes())
 
@@ -47,32 +48,35 @@ class Buckets:
         for file in self._files:
             file.seek(0)
             entries = np.frombuffer(file.read(), _ENTRY)
-            entries = entries[np.lexsort((entries["number"], entries["asks"], entries["key"]))]
-            yield from _rounds(entries, among_all)
+            order = np.lexsort((entries["number"], entries["asks"], entries["key"] & self._mask))
+            yield from self._rounds(entries[order], among_all)
+
+    def _rounds(self, entries: npt.NDArray[np.void], among_all: bool) -> Iterator[Pairs]:
+        keys, numbers = np.ascontiguousarray(entries["key"]), np.ascontiguousarray(entries["number"])
+        buckets = keys & self._mask
+        begins = np.ones(len(keys), np.bool_)
+        begins[1:] = buckets[1:] != buckets[:-1]
+        starts, bucket = np.flatnonzero(begins), np.cumsum(begins) - 1
+        # Those that do not ask come first in their bucket.
+        led = np.ones(len(keys), np.int64) if among_all else (~entries["asks"]).astype(np.int64)
+        leaders = np.add.reduceat(led, starts)[bucket] if len(keys) else led
+        first = starts[bucket]
+        asking = np.arange(len(keys)) if among_all else np.flatnonzero(entries["asks"])
+        for step in range(_LEADERS):
+            asking = asking[leaders[asking] > step]
+            if not len(asking):
+                return
+            asked = first[asking] + step
+            near = np.bitwise_count((keys[asking] ^ keys[asked]) & ~self._mask) <= self._slack
+            some, others = numbers[asking[near]], numbers[asked[near]]
+            pairs = np.stack([np.minimum(some, others), np.maximum(some, others)], axis=1)[some != others]
+            pairs = np.unique(pairs, axis=0)
+            yield pairs[:, 0], pairs[:, 1]
 
     def close(self) -> None:
         """Gives the files back."""
         for file in self._files:
             file.close()
-
-
-def _rounds(entries: npt.NDArray[np.void], among_all: bool) -> Iterator[Pairs]:
-    keys, numbers = entries["key"], entries["number"]
-    first = np.searchsorted(keys, keys, side="left")
-    # Those that do not ask come first in their bucket.
-    led = np.ones(len(entries), np.bool_) if among_all else ~entries["asks"]
-    before = np.concatenate([[0], np.cumsum(led)])
-    last = np.searchsorted(keys, keys, side="right")
-    leaders = before[last] - before[first]
-    asking = np.arange(len(entries)) if among_all else np.flatnonzero(entries["asks"])
-    for step in range(_LEADERS):
-        asking = asking[leaders[asking] > step]
-        if not len(asking):
-            return
-        some, others = numbers[asking], numbers[first[asking] + step]
-        low, high = np.minimum(some, others), np.maximum(some, others)
-        pairs = np.unique(np.stack([low, high], axis=1)[low != high], axis=0)
-        yield pairs[:, 0], pairs[:, 1]
 
 
 def mixed(keys: Keys) -> Keys:

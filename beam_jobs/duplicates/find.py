@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from beam_jobs.duplicates.buckets import Buckets, Clusters, Numbers, link
 from beam_jobs.duplicates.gathered import Gathered
-from beam_jobs.duplicates.images import NO_KEY, distances, window_keys
+from beam_jobs.duplicates.images import KEY_BITS, NO_KEY, SLACK, distances, window_keys
 from beam_jobs.duplicates.signatures import fact_of
 from beam_jobs.duplicates.texts import EMPTY, HASHES, band_keys, bands_for, equal_minima
 from schemas.duplicates import Check, Duplicates
@@ -92,7 +92,7 @@ def _bucketed(gathered: Gathered, check: Compared) -> Buckets:
             content = np.ascontiguousarray(rows[check.fact])
             buckets.add(content.view("<u8")[:, 0], numbers)
     elif check.image:
-        buckets = Buckets(97 * len(gathered))
+        buckets = Buckets(97 * len(gathered), bits=KEY_BITS, slack=SLACK)
         for numbers, rows in gathered.chunks():
             filed, asked = window_keys(rows[check.fact])
             for keys, asks in ((filed, False), (asked, True)):
