@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from beam_jobs.assemble import Shard
 from beam_jobs.batch import DEAD_LETTER_SCHEMA, DeadLetter
 from beam_jobs.build import RunSummary
+from beam_jobs.data_schema.gate import pass_gate
 from beam_jobs.duplicates.decide import describe_duplicates
 from beam_jobs.duplicates.shards import signature_files
 from beam_jobs.gather import Gather
@@ -55,8 +56,8 @@ def commit(
     """Makes the staged shards a version.
 
     Raises:
-      HeadraceError: the books do not balance, a key lies in two splits, or another job has committed the version
-        meanwhile.
+      HeadraceError: the books do not balance, a key lies in two splits, the data are not what the job's schema
+        expects, or another job has committed the version meanwhile.
     """
     shards = sorted(shards, key=lambda shard: (shard.split, shard.number))
     summaries = sorted(summaries, key=lambda summary: summary.ordinal)
@@ -75,7 +76,8 @@ def commit(
         splits=splits,
     )
     if plan.spec.statistics:
-        others |= statistics_files(gather(plan, splits))
+        statistics = gather(plan, splits)
+        others |= statistics_files(statistics) | pass_gate(plan, statistics)
     signed = [path for shard in shards for path in signature_files(plan, shard.entry.path)]
     duplicates = None
     if plan.spec.duplicates is not None:
@@ -249,5 +251,6 @@ def _write_notes(
         fingerprint=manifest.fingerprint,
         taken_over=taken_over,
         placed=bool(settled.placed),
+        expected="" if plan.expectations is None else plan.expectations.fingerprint,
     )
     plan.workspace.inputs.write(json.dumps(vars(note)).encode(), durable=True)

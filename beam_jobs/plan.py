@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from beam_jobs.clean import columns_after
+from beam_jobs.data_schema.expect import Expectations, expect
 from beam_jobs.duplicates.signatures import signature_facts
 from beam_jobs.expressions import engine_version
 from beam_jobs.facts import Fact, describe, row_of
@@ -156,6 +157,16 @@ class Workspace:
         """Dead letters of a job that was not committed."""
         return self.work / f"dead_letters-{self.version}.parquet"
 
+    @property
+    def anomalies(self) -> StorePath:
+        """Anomalies of a job that was not committed."""
+        return self.work / f"anomalies-{self.version}.json"
+
+    @property
+    def drift(self) -> StorePath:
+        """How far the committed version lies from the one that was there before."""
+        return self.work / f"drift-{self.version}.json"
+
 
 @dataclass(frozen=True)
 class Previous:
@@ -188,7 +199,8 @@ class JobPlan:
       code: fingerprint of Headrace and the libraries that make the bytes.
       records: fingerprint of all that changes a record, but for the record itself and the tables.
       basis: fingerprint of all that changes a run, but for the partition itself.
-      inputs: fingerprint of the user's side of the version: spec, functions, sources.
+      inputs: fingerprint of the user's side of the version: spec, functions, sources, schema.
+      expectations: what statistics are compared with before the commit, if the job has a schema.
       previous: the version of which unchanged records are taken over, if there is one.
       against: directory and fingerprint of each version that records are compared with, by how the job names it.
       attempt: which run of the job it is; it changes no bytes. See `beam_jobs.wire.end_attempt`.
@@ -204,6 +216,7 @@ class JobPlan:
     records: str
     basis: str
     inputs: str
+    expectations: Expectations | None = None
     previous: Previous | None = None
     against: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     attempt: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -267,6 +280,12 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
       HeadraceError: a source is missing, unreadable or empty, or the spec asks for what it does not have.
     """
     spec = job.spec
+    workspace = Workspace(StorePath(open_store(out, spec.name), ""), spec.version)
+    expectations = None
+    if spec.expected is not None:
+        expectations = expect(
+            spec.expected, job.variables, spec.split.fractions, lambda other: str(workspace.of(other).dataset)
+        )
     roots = {
         name: fill_variables(source.path, job.variables, f"sources.{name}.path")
         for name, source in spec.sources.items()
@@ -281,7 +300,6 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
     partitions = {name: list(found) for name, found in listed.items()}
     features = _resolve(spec, roots, main)
     code, functions = code_fingerprint(), function_fingerprints(spec)
-    workspace = Workspace(StorePath(open_store(out, spec.name), ""), spec.version)
     # Only of a source whose records can be read singly will a later version ask what each found in a table.
     digested = any(
         isinstance(open_source(name, spec.sources[name], roots[name]), Selective) for name in spec.main_names
@@ -307,9 +325,22 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
     every = itertools.chain(main, *partitions.values())
     identities = [[partition.source, partition.identity] for partition in every]
     against = _against(spec, job.variables, workspace)
-    inputs = fingerprint(spec.fingerprint, functions, identities, list(against.values()))
+    # Without a schema, and without versions to compare with, as it ever was.
+    further = [] if expectations is None else [expectations.fingerprint]
+    inputs = fingerprint(spec.fingerprint, functions, identities, *further, *map(list, against.values()))
     plan = JobPlan(
-        spec, features, roots, tables, partitions, workspace, code, records, basis, inputs, against=against
+        spec,
+        features,
+        roots,
+        tables,
+        partitions,
+        workspace,
+        code,
+        records,
+        basis,
+        inputs,
+        expectations,
+        against=against,
     )
     _check_columns(plan)
     return plan, main

@@ -35,6 +35,7 @@ class Note:
       fingerprint: of the version's manifest.
       taken_over: partitions, records and shards of the version before, for the summary.
       placed: whether files beside its runs say where its records are; see `beam_jobs.placement`.
+      expected: fingerprint of what its statistics were compared with; see `Expectations`.
     """
 
     inputs: str
@@ -44,6 +45,7 @@ class Note:
     fingerprint: str = ""
     taken_over: Mapping[str, int] | None = None
     placed: bool = False
+    expected: str = ""
 
 
 def read_note(path: StorePath) -> Note | None:

@@ -31,13 +31,17 @@ def sweep(workspace: Workspace) -> None:
     for directory in (workspace.tables, workspace.rows, workspace.shard_notes):
         directory.delete_tree()
     workspace.dead_letters.delete()
+    workspace.anomalies.delete()
     for name in workspace.work.names():
         kind, _, rest = name.partition("-")
         version = rest.rpartition(".")[0]
-        if kind in ("partitions", "inputs", "repeated") and "/" not in name and version not in versions:
+        if (
+            kind in ("partitions", "inputs", "repeated", "drift")
+            and "/" not in name
+            and version not in versions
+        ):
             (workspace.work / name).delete()
         version, _, run = rest.partition("/")
-        if kind == "placements" and (version not in versions or run not in committed):
-            (workspace.work / name).delete()
-        if kind == "statistics" and rest.partition("/")[0] not in versions:
+        gone = version not in versions
+        if (kind == "placements" and (gone or run not in committed)) or (kind == "statistics" and gone):
             (workspace.work / name).delete()

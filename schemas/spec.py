@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from schemas.checks import SchemaCheck
 from schemas.columns import indexed_by_default, why_no_column
 from schemas.duplicates import Duplicates
 from schemas.features import ClassLabelFeature, Feature, ImageFeature, Model, TextFeature
@@ -172,6 +173,12 @@ class JobSpec(Model):
         description="Compare all records with each other, and leave out those that hold the same as others.",
     )
     split: Split = Split()
+    # Not `schema`, which pydantic's models have already.
+    expected: SchemaCheck | None = Field(
+        None,
+        alias="schema",
+        description="A schema that statistics are compared with before anything is committed.",
+    )
     write: Write = Write()
     seed: int = Field(0, description="Of the records' order and shards.")
 
@@ -218,6 +225,15 @@ class JobSpec(Model):
         return self
 
     @model_validator(mode="after")
+    def _comparable(self) -> JobSpec:
+        if self.expected is not None and not self.statistics:
+            raise ValueError("schema: what is compared are statistics; remove `statistics: false`")
+        drift = None if self.expected is None else self.expected.drift
+        if drift is not None and drift.against == self.version:
+            raise ValueError(f"schema.drift: version {self.version} cannot be compared with itself")
+        return self
+
+    @model_validator(mode="after")
     def _indexable(self) -> JobSpec:
         for name in self.index or []:
             if name not in self.features:
@@ -229,7 +245,7 @@ class JobSpec(Model):
         return self
 
     @model_validator(mode="after")
-    def _comparable(self) -> JobSpec:
+    def _deduplicable(self) -> JobSpec:
         for check in self.duplicates.checks if self.duplicates is not None else []:
             for name in check.exact or ([check.near.feature] if check.near is not None else []):
                 if name not in self.features:

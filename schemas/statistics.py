@@ -21,10 +21,10 @@ from schemas.storage import Place, open_place
 
 STATISTICS_FORMAT_VERSION = 1
 QUANTILES = 101  # the minimum, 99 percentiles, the maximum
-BINS = 20  # of a histogram
+BINS = 20  # of a histogram, at most
 TOP_VALUES = 100
 MAX_TOP_BYTES = 256  # of a text that is counted as a top value
-_MAX_BYTES = 1 << 28
+MAX_STATISTICS_BYTES = 1 << 28
 _MAX_LIST = 1 << 20
 
 Number = Int64 | float
@@ -32,7 +32,10 @@ Rate = Annotated[float, Field(ge=0, le=1)]
 
 
 class Histogram(Model):
-    """Bins of equal width: counts[i] values lie in [edges[i], edges[i + 1]), the last edge included."""
+    """Bins of equal width: counts[i] values lie in [edges[i], edges[i + 1]), the last edge included.
+
+    Those of whole numbers hold as many of them each; the last may reach beyond the maximum.
+    """
 
     edges: list[float] = Field(min_length=2, max_length=_MAX_LIST)
     counts: list[Count] = Field(min_length=1, max_length=_MAX_LIST)
@@ -113,7 +116,11 @@ class Images(Model):
     height: Numbers | None = Field(None, description="Pixels.")
     width: Numbers | None = Field(None, description="Pixels.")
     channels: Numbers | None = None
-    brightness: Numbers | None = Field(None, description="Mean of a coarse grid of pixels, 0 to 255.")
+    brightness: Numbers | None = Field(
+        None,
+        description="Mean of an image's pixels, 0 to 255, of a sample: 8 images of 8 MiB. `count` says how "
+        "many; none where the job decodes no image.",
+    )
 
 
 class FeatureStatistics(Model):
@@ -172,7 +179,7 @@ def read_statistics(directory: str | Path | Place) -> Statistics:
     place = open_place(directory)
     where = place.where(STATISTICS)
     try:
-        data = place.read_bytes(STATISTICS, _MAX_BYTES)
+        data = place.read_bytes(STATISTICS, MAX_STATISTICS_BYTES)
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ class Buckets:
     """Keys of numbered things, in temporary files by ranges of a hash of the key."""
 
     def __init__(self, expected: int, *, bits: int = 64, slack: int = 0) -> None:
-        """Of `expected` keys, about. Two meet if their lowest `bits` are the same, and of the others all but `slack`."""
+        """Of about `expected` keys. Two meet if their lowest `bits` are the same, and all but `slack` of the others."""
         self._mask, self._slack = np.uint64(2**bits - 1), slack
         parts = min(_MOST_PARTS, 1 + expected // _PART_ENTRIES)
         self._files: list[IO[bytes]] = [tempfile.TemporaryFile() for _ in range(parts)]  # noqa: SIM115
@@ -73,8 +73,10 @@ class Buckets:
             pairs = np.unique(pairs, axis=0)
             yield pairs[:, 0], pairs[:, 1]
 
-    def close(self) -> None:
-        """Gives the files back."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for file in self._files:
             file.close()
 

@@ -76,11 +76,8 @@ def find_clusters(gathered: Gathered, checks: Sequence[Compared]) -> Clusters:
     """What belongs together by any of the checks. Time grows as the number of records does; see `buckets`."""
     clusters = Clusters(len(gathered))
     for check in checks:
-        buckets = _bucketed(gathered, check)
-        try:
+        with _bucketed(gathered, check) as buckets:
             link(clusters, buckets.pairs(among_all=not check.image), partial(check.are_alike, gathered))
-        finally:
-            buckets.close()
     return clusters
 
 

@@ -131,7 +131,7 @@ def _coefficients(thumbnails: Thumbnails, sides: tuple[tuple[float, float], ...]
     count, flat = len(waves), waves.reshape(-1, SIDE)
     found = np.matmul(np.matmul(flat, thumbnails.astype(np.float64)), flat.T)
     found = found.reshape(-1, count, _FREQUENCIES, count, _FREQUENCIES).transpose(0, 1, 3, 2, 4)
-    return _whole(found.reshape(len(thumbnails), count * count, -1))
+    return _whole(found.reshape(len(thumbnails), count * count, _FREQUENCIES**2))
 
 
 def _around(thumbnails: Thumbnails, rows: Floats, columns: Floats) -> Floats:
@@ -142,11 +142,15 @@ def _around(thumbnails: Thumbnails, rows: Floats, columns: Floats) -> Floats:
     pick = []
     for sides in (rows, columns):
         near = np.rint(np.maximum(sides[:, None] + moves, 0) / _FINE).astype(np.int64)
-        pick.append(waves[near[..., 0] * _fine_count() + near[..., 1]].reshape(len(sides), -1, SIDE))
+        pick.append(
+            waves[near[..., 0] * _fine_count() + near[..., 1]].reshape(
+                len(sides), len(moves) * _FREQUENCIES, SIDE
+            )
+        )
     found = np.matmul(np.matmul(pick[0], thumbnails.astype(np.float64)), pick[1].transpose(0, 2, 1))
     shape = (len(thumbnails), len(moves), _FREQUENCIES, len(moves), _FREQUENCIES)
     found = found.reshape(shape).transpose(0, 1, 3, 2, 4)
-    return _whole(found.reshape(len(thumbnails), len(moves) ** 2, -1))
+    return _whole(found.reshape(len(thumbnails), len(moves) ** 2, _FREQUENCIES**2))
 
 
 def _whole(found: Floats) -> Floats:

@@ -83,16 +83,19 @@ def _shingles(lower: pa.LargeStringArray, shingle: Shingle, size: int) -> tuple[
     """The hashes of the shingles of all texts, one text after the other, and where each text's begin (n + 1,)."""
     codes, starts = _characters(lower)
     kept = _is_word(codes)
-    if shingle == "characters":
-        # Runs of what is no letter count as one space between words, so that layout does not matter.
-        first = np.ones(len(codes), np.bool_)
-        first[1:] = kept[:-1]
-        first[starts[:-1][starts[:-1] < len(codes)]] = True
-        codes = np.where(kept, codes, 32)
-        chosen = kept | first
-        before = np.concatenate([[0], np.cumsum(chosen)])
-        return _joined(mixed(codes[chosen].astype(np.uint64) + _BASE), before[starts], size)
-    return _joined(*_words(codes, kept, starts), size)
+    begins, before = _begins(kept, starts)
+    if shingle == "words":
+        return _joined(_words(codes, kept, begins), before[starts], size)
+    # One space between words, whatever lies there, so that layout does not matter.
+    later = np.ones(len(begins), np.bool_)
+    firsts = before[starts[:-1]]
+    later[firsts[firsts < len(begins)]] = False
+    chosen = kept.copy()
+    chosen[begins[later] - 1] = True
+    codes = np.where(kept, codes, 32)[chosen]
+    return _joined(
+        mixed(codes.astype(np.uint64) + _BASE), np.concatenate([[0], np.cumsum(chosen)])[starts], size
+    )
 
 
 def _characters(texts: pa.LargeStringArray) -> tuple[npt.NDArray[np.uint32], Offsets]:
@@ -114,25 +117,22 @@ def _is_word(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
     return result
 
 
-def _words(
-    codes: npt.NDArray[np.uint32], kept: npt.NDArray[np.bool_], starts: Offsets
-) -> tuple[Keys, Offsets]:
-    """The hash of each word, and where each text's words begin (n + 1,)."""
+def _begins(kept: npt.NDArray[np.bool_], starts: Offsets) -> tuple[Offsets, Offsets]:
+    """Where each word begins, and how many have begun before each character (n + 1,)."""
     first = kept.copy()
     first[1:] &= ~kept[:-1]
-    texts = starts[:-1][starts[:-1] < len(codes)]
+    texts = starts[:-1][starts[:-1] < len(kept)]
     first[texts] = kept[texts]
-    begins = np.flatnonzero(first)
-    number = np.cumsum(first)  # of words begun, up to and with each character
-    place = (
-        np.arange(len(codes)) - begins[np.maximum(number - 1, 0)] if len(begins) else np.zeros(0, np.int64)
-    )
+    return np.flatnonzero(first), np.concatenate([[0], np.cumsum(first)])
+
+
+def _words(codes: npt.NDArray[np.uint32], kept: npt.NDArray[np.bool_], begins: Offsets) -> Keys:
+    """The hash of each word: of the sum of what each character at its place gives."""
+    word = np.searchsorted(begins, np.arange(len(codes)), side="right") - 1
+    place = np.arange(len(codes)) - begins[np.maximum(word, 0)] if len(begins) else word
     shares = mixed(codes.astype(np.uint64) * _BASE + place.astype(np.uint64))
-    sums = np.concatenate([[np.uint64(0)], np.cumsum(np.where(kept, shares, np.uint64(0)), dtype=np.uint64)])
-    ends = np.append(begins[1:], len(codes))
-    words = mixed(sums[ends] - sums[begins])
-    before = np.concatenate([[0], number])
-    return words, before[starts]
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(np.where(kept, shares, 0), dtype=np.uint64)])
+    return mixed(sums[np.append(begins[1:], len(codes))[: len(begins)]] - sums[begins])
 
 
 def _joined(parts: Keys, starts: Offsets, size: int) -> tuple[Keys, Offsets]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.image_headers import ImageProblemError, read_header, true_format
 from beam_jobs.statistics.canonical import Column, Spans
 from beam_jobs.statistics.distinct import DistinctCount, number_hashes
+from beam_jobs.statistics.pictures import look_at
 from beam_jobs.statistics.quantiles import Quantiles, Summary, compress, summarise, tally
 from beam_jobs.statistics.sums import Sums
 from beam_jobs.statistics.texts import hashes_and_characters
@@ -42,6 +43,7 @@ from schemas.statistics import (
 
 State = dict[str, Any]  # JSON-able, but for arrays
 _BIAS = np.uint64(1 << 63)  # makes the order of int64 that of uint64
+_SIZES = ("height", "width", "channels")
 _FEW = 64  # distinct numbers that are summed one by one
 
 
@@ -156,17 +158,25 @@ class NumberStatistics:
 
 
 def _histogram(summary: Summary, low: float, high: float) -> Histogram:
-    """Bins of equal width, of one value around it."""
-    first, last = float(low), float(high)
-    if first == last:
-        first, last = first - 0.5, last + 0.5
-    # Written out rather than np.linspace: each edge is a few operations that every processor rounds alike.
-    edges = [first + (last - first) * (step / BINS) for step in range(BINS)]
-    edges.append(last)
-    edges = [max(edge, edges[0]) for edge in edges]
+    edges = _whole_edges(low, high) if isinstance(low, int) and isinstance(high, int) else _edges(low, high)
     below = summary.ranks(np.array(edges))
     below[0], below[-1] = 0, summary.weights.sum()
     return Histogram(edges=edges, counts=np.diff(below).tolist())
+
+
+def _edges(first: float, last: float) -> list[float]:
+    """Bins of equal width from the first value to the last; of one value, around it."""
+    if first == last:
+        return [first - 0.5, last + 0.5]
+    # Written out rather than np.linspace: each edge is a few operations that every processor rounds alike.
+    return [*(first + (last - first) * (step / BINS) for step in range(BINS)), last]
+
+
+def _whole_edges(first: int, last: int) -> list[float]:
+    """Bins of as many whole numbers each, with edges between them."""
+    width = -(-(last - first + 1) // BINS)
+    bins = -(-(last - first + 1) // width)
+    return [(2 * (first + width * step) - 1) / 2 for step in range(bins + 1)]
 
 
 class FeatureAccumulator:
@@ -190,8 +200,9 @@ class FeatureAccumulator:
             case Float32Feature():
                 self.numbers["numbers"] = NumberStatistics(np.float32, self.distinct)
             case ImageFeature():
-                for name in ("bytes", "height", "width", "channels"):
+                for name in ("bytes", *_SIZES):
                     self.numbers[name] = NumberStatistics(np.int64)
+                self.numbers["brightness"] = NumberStatistics(np.float32)
             case TextFeature():
                 self.numbers["bytes"], self.numbers["characters"] = (
                     NumberStatistics(np.int64) for _ in range(2)
@@ -244,8 +255,7 @@ class FeatureAccumulator:
         top = state["top"]
         self.top.merge(TopValues(top["keys"], top["counts"], top["error"], texts))
         self.labels = self.labels + state["labels"]
-        for name, images in state["formats"].items():
-            self.formats[name] = self.formats.get(name, 0) + images
+        self._add_formats(state["formats"])
         for name, numbers in state["numbers"].items():
             self.numbers[name].merge(numbers)
 
@@ -261,7 +271,7 @@ class FeatureAccumulator:
         if isinstance(self.feature, Int64Feature | TextFeature):
             found["top"] = self._top_values()
         if isinstance(self.feature, ImageFeature):
-            sizes = {name: self.numbers[name].result() for name in ("height", "width", "channels")}
+            sizes = {name: self.numbers[name].result() for name in (*_SIZES, "brightness")}
             found["images"] = Images(formats=dict(sorted(self.formats.items())), **sizes)
         elif not len(self.labels):
             estimate, error = self.distinct.estimate
@@ -302,19 +312,18 @@ class FeatureAccumulator:
             self.top.add(keys, counts, text_of)
 
     def _add_images(self, spans: Spans) -> None:
-        sizes = []
-        for start, size in zip(spans.starts.tolist(), spans.sizes.tolist(), strict=True):
-            data = spans.data[start : start + size].tobytes()
-            kind = true_format(data) or "unknown"
-            self.formats[kind] = self.formats.get(kind, 0) + 1
-            try:
-                header = read_header(data, kind)
-            except ImageProblemError:
-                continue
-            sizes.append((header.height, header.width, header.channels))
-        table = np.array(sizes, np.int64).reshape(-1, 3)
-        for place, name in enumerate(("height", "width", "channels")):
-            self.numbers[name].add(table[:, place])
+        assert isinstance(self.feature, ImageFeature)
+        # A job that decodes no image does not begin to do so for its statistics.
+        decode = self.feature.check == "decode" or self.feature.encode is not None
+        pictures = look_at(spans, decode)
+        self._add_formats(pictures.formats)
+        for place, name in enumerate(_SIZES):
+            self.numbers[name].add(pictures.sizes[:, place])
+        self.numbers["brightness"].add(pictures.brightness)
+
+    def _add_formats(self, formats: Mapping[str, int]) -> None:
+        for name, images in formats.items():
+            self.formats[name] = self.formats.get(name, 0) + images
 
     def _top_values(self) -> Top:
         is_text = isinstance(self.feature, TextFeature)

@@ -2,7 +2,7 @@
 
 Every record has the same features in the order of their names, and nothing else, so one gather for each feature takes
 what all records have at that place, and compares what must be the same in all of them. Where anything is otherwise, the
-records are read as those of any writer (`beam_jobs.sources._example`).
+records are read as those of any writer (`beam_jobs.sources._sets.example`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_jobs.sources._example import BYTES_LIST, FLOAT_LIST, INT64_LIST, find_features, values_of
+from beam_jobs.sources._sets.example import BYTES_LIST, FLOAT_LIST, INT64_LIST, find_features, values_of
 from schemas import HeadraceError
 from schemas.features import Feature, Float32Feature, Int64Feature
 from schemas.packing import FLOAT32, Packing
@@ -208,7 +208,7 @@ def _column(spans: Spans, form: Stored) -> Column:
 def gathered(spans: Spans) -> Bytes:
     """The bytes of all spans, back to back."""
     widest = int(spans.sizes.max(initial=0))
-    if widest > PADDING or not len(spans.sizes):
+    if widest > PADDING or not widest:
         bounds = zip(spans.starts.tolist(), (spans.starts + spans.sizes).tolist(), strict=True)
         return np.concatenate([spans.data[:0], *(spans.data[start:end] for start, end in bounds)])
     rows = _take(spans.data, spans.starts, widest)

@@ -88,7 +88,11 @@ class Scan:
     def __init__(self, statistics: ShardStatistics, lengths: npt.NDArray[np.int64], where: str) -> None:
         self.statistics, self._where = statistics, where
         self._blocks = [lengths[start:stop] for start, stop in pairwise(_bounds(lengths))]
-        self._buffer = np.zeros(0, np.uint8)
+        # One buffer for all blocks: new pages cost more than the bytes that are copied to them.
+        self._memory = np.zeros(
+            max((int(block.sum()) for block in self._blocks), default=0) + PADDING, np.uint8
+        )
+        self._buffer = self._memory[:PADDING]
         self._filled = self._next = 0
         self._open()
 
@@ -111,8 +115,7 @@ class Scan:
     def _open(self) -> None:
         self._filled = 0
         size = int(self._blocks[self._next].sum()) if self._next < len(self._blocks) else 0
-        if len(self._buffer) != size + PADDING:
-            self._buffer = np.zeros(size + PADDING, np.uint8)
+        self._buffer = self._memory[: size + PADDING]
 
 
 def _bounds(lengths: npt.NDArray[np.int64]) -> list[int]:

@@ -94,7 +94,8 @@ def _memory(rows: int) -> list[common.Goal]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for start in range(0, rows, _SHARD_ROWS):
         count = min(_SHARD_ROWS, rows - start)
-        words = np.minimum(rng.zipf(1.2, count), _WORDS) * 7919 % _WORDS
+        common_words = np.minimum(rng.zipf(1.2, count), _WORDS) * 7919 % _WORDS
+        words = np.where(rng.random(count) < 0.5, common_words, rng.integers(0, _WORDS, count))
         columns = {
             "word": pa.array([f"word {n}" for n in words.tolist()], pa.large_string()).cast(
                 pa.large_binary()

@@ -7,8 +7,8 @@ many of them are near-duplicates without being planted. Where each comes from is
 judged: it is wrong if the two show different photos (one mirrored is another photo), or if what both show is less
 than 60 % of what they show together; a crop of a tenth at each side leaves 64 %.
 
-The cost is the processor time of finding clusters among signatures that have the spectra of real ones, but other phases:
-pictures that have nothing in common but what all photos have.
+The cost is the processor time of finding clusters among signatures that have the spectra of real ones, but other
+phases: pictures that have nothing in common but what all photos have.
 
 Examples:
   python scripts/bench/near_duplicates.py
@@ -128,8 +128,8 @@ def _quality(
         common.note(f"{kind:<14} {recall:.4f} found")
     of_sources = near[:, 1] < count
     common.note(
-        f"{len(pairs):,} pairs met, {len(near):,} are near-duplicates, {of_sources.sum():,} of them among the images "
-        f"themselves; of {(~right).sum():,} wrong ones {(~right & ~of_sources).sum():,} are with planted images; {seconds:.1f} s"
+        f"{len(pairs):,} pairs met, {len(near):,} are near-duplicates, {of_sources.sum():,} of them among the images; "
+        f"{(~right).sum():,} are wrong, {(~right & ~of_sources).sum():,} with a planted one; {seconds:.1f} s"
     )
     return [
         common.Goal(f"recall of {len(planted):,} planted pairs", len(found) / len(planted), 0.95, True, ""),
@@ -140,12 +140,11 @@ def _quality(
 def _meeting(every: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """All pairs with a key in common, (n, 2): what a job compares, but for those that are in one cluster by then."""
     filed, asked = window_keys(every)
-    buckets = Buckets(filed.size + asked.size, bits=KEY_BITS, slack=SLACK)
-    for keys, asks in ((filed, False), (asked, True)):
-        owners = np.repeat(np.arange(len(every)), keys.shape[1])[keys.ravel() != NO_KEY]
-        buckets.add(keys.ravel()[keys.ravel() != NO_KEY], owners, asks=asks)
-    found = [np.stack(pairs, axis=1) for pairs in buckets.pairs(among_all=False)]
-    buckets.close()
+    with Buckets(filed.size + asked.size, bits=KEY_BITS, slack=SLACK) as buckets:
+        for keys, asks in ((filed, False), (asked, True)):
+            owners = np.repeat(np.arange(len(every)), keys.shape[1])[keys.ravel() != NO_KEY]
+            buckets.add(keys.ravel()[keys.ravel() != NO_KEY], owners, asks=asks)
+        found = [np.stack(pairs, axis=1) for pairs in buckets.pairs(among_all=False)]
     return np.unique(np.concatenate(found), axis=0)
 
 
