@@ -187,7 +187,8 @@ def _with_other_phases(some: Floats, rng: np.random.Generator) -> npt.NDArray[np
     means = some.mean(axis=(1, 2), keepdims=True)
     phases = np.angle(np.fft.rfft2(rng.normal(size=some.shape)))
     found = np.fft.irfft2(np.abs(np.fft.rfft2(some - means)) * np.exp(1j * phases), s=some.shape[1:])
-    return np.clip(np.rint(found + means), 0, 255).astype(np.uint8)
+    thumbnails: npt.NDArray[np.uint8] = np.clip(np.rint(found + means), 0, 255).astype(np.uint8)
+    return thumbnails
 
 
 if __name__ == "__main__":
