@@ -195,7 +195,7 @@ def test_buckets_pair_what_has_a_key_in_common(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_bucket_of_any_size_costs_no_square() -> None:
     """All keys alike: each is compared with the first few, whether or not they are alike."""
-    count, calls = 20_000, []
+    count, calls = 5_000, []
     clusters = Clusters(count)
 
     def alike(some: np.ndarray, _: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ Pairs = tuple[Numbers, Numbers]
 _ENTRY = np.dtype([("key", "<u8"), ("number", "<i8"), ("asks", "?")])
 _PART_ENTRIES = 4_000_000  # sorted at a time, 17 bytes each, and a few times that while they are
 _MOST_PARTS = 512  # files that are open
-_LEADERS = 256  # of a bucket, that every member is compared with
+_LEADERS = 1024  # of a bucket, that every member is compared with
 
 
 class Buckets:
@@ -69,9 +69,10 @@ class Buckets:
             asked = first[asking] + step
             near = np.bitwise_count((keys[asking] ^ keys[asked]) & ~self._mask) <= self._slack
             some, others = numbers[asking[near]], numbers[asked[near]]
-            pairs = np.stack([np.minimum(some, others), np.maximum(some, others)], axis=1)[some != others]
-            pairs = np.unique(pairs, axis=0)
-            yield pairs[:, 0], pairs[:, 1]
+            # As one number each, which is sorted ten times as fast; there are less than 2**31 things.
+            both = np.minimum(some, others) << 32 | np.maximum(some, others)
+            both = np.unique(both[some != others])
+            yield both >> 32, both & (2**32 - 1)
 
     def __enter__(self) -> Self:
         return self

@@ -255,9 +255,10 @@ def test_a_stopped_job_goes_on_to_the_same_bytes(
         raise RuntimeError("stopped")
 
     for place in ("beam_jobs.duplicates.decide.write_report", "beam_jobs.assemble.sign_shard"):
-        with monkeypatch.context() as patch, pytest.raises(Exception, match="stopped"):
-            patch.setattr(place, fail)
+        monkeypatch.setattr(place, fail)
+        with pytest.raises(Exception, match="stopped"):
             run(make_job(planted[0], JOB), tmp_path, options("in_memory", 1))
+        monkeypatch.undo()
     result = run(make_job(planted[0], JOB), tmp_path, options("in_memory", 1))
     assert result.partitions_reused == result.partitions
     assert digests(result.path) == digests(first.path)
