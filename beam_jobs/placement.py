@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.build import RunSummary, complete_run
+from beam_jobs.duplicates.decide import decide_duplicates
 from beam_jobs.gather import Gather
 from beam_jobs.place_splits import decide_caps, decide_fractions
 from beam_jobs.placed import RULES, code_of, write_placement
@@ -61,7 +62,7 @@ def decide_limits(plan: JobPlan, runs: Runs) -> Limits | None:
 
 
 # In this order; `JobSpec.placed_late` says whether a job has any of them.
-_DECIDERS: tuple[Decider, ...] = (decide_limits, decide_fractions, decide_caps)
+_DECIDERS: tuple[Decider, ...] = (decide_limits, decide_duplicates, decide_fractions, decide_caps)
 
 
 @for_runners

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import platform
+import re
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +18,7 @@ import numpy as np
 
 from beam_jobs.clean import columns_after
 from beam_jobs.data_schema.expect import Expectations, expect
+from beam_jobs.duplicates.signatures import signature_facts
 from beam_jobs.expressions import engine_version
 from beam_jobs.facts import Fact, describe, row_of
 from beam_jobs.functions import function_fingerprint
@@ -29,11 +31,12 @@ from beam_jobs.sources.base import Materialized, Partition, Selective, Source
 from beam_jobs.sources.files import Files
 from beam_jobs.split_lists import Entries, Lists, read_lists
 from beam_jobs.splits import split_facts
+from beam_jobs.statistics.defaults import default_facts
 from beam_jobs.store import Store, open_store
 from beam_jobs.store_lock import WORK
 from beam_jobs.store_path import StorePath
 from beam_jobs.union import check_shapes
-from schemas import HeadraceError, JobSpec, __version__, load_spec
+from schemas import HeadraceError, JobSpec, __version__, load_spec, read_manifest
 from schemas.errors import shorten
 from schemas.features import ClassLabelFeature, Feature, ImageFeature
 from schemas.hashing import fingerprint
@@ -203,6 +206,7 @@ class JobPlan:
       expectations: what statistics are compared with before the commit, if the job has a schema.
       previous: the version of which unchanged records are taken over, if there is one.
       lists: what the job's lists of splits say, if it has any.
+      against: directory and fingerprint of each version that records are compared with, by how the job names it.
       attempt: which run of the job it is; it changes no bytes. See `beam_jobs.wire.end_attempt`.
     """
 
@@ -219,6 +223,7 @@ class JobPlan:
     expectations: Expectations | None = None
     previous: Previous | None = None
     lists: Lists | None = None
+    against: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     attempt: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def held(self, store: Store) -> JobPlan:
@@ -327,9 +332,11 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
     basis = fingerprint(records, [files.name for files in tables.values()])
     every = itertools.chain(main, *partitions.values())
     identities = [[partition.source, partition.identity] for partition in every]
-    schema = [] if expectations is None else [expectations.fingerprint]  # without one as it ever was
-    listed_splits = [] if lists is None else [lists.digest]
-    inputs = fingerprint(spec.fingerprint, functions, identities, *schema, *listed_splits)
+    against = _against(spec, job.variables, workspace)
+    # Without a schema, lists and versions to compare with, as it ever was.
+    further = [] if expectations is None else [expectations.fingerprint]
+    further += [] if lists is None else [lists.digest]
+    inputs = fingerprint(spec.fingerprint, functions, identities, *further, *map(list, against.values()))
     plan = JobPlan(
         spec,
         features,
@@ -343,13 +350,28 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
         inputs,
         expectations,
         lists=lists,
+        against=against,
     )
     _check_columns(plan)
     return plan, main
 
 
+def _against(spec: JobSpec, variables: Mapping[str, str], workspace: Workspace) -> dict[str, tuple[str, str]]:
+    found = {}
+    for name in spec.duplicates.against if spec.duplicates is not None else []:
+        directory = fill_variables(name, variables, "duplicates.against")
+        if re.fullmatch(r"\d+\.\d+\.\d+", directory):
+            directory = str(workspace.of(directory).dataset)
+        found[name] = (directory, read_manifest(directory).fingerprint)
+    return found
+
+
 # Who wants facts of a job's records: a line for each.
-_WANTED: list[Callable[[JobSpec, Mapping[str, Feature]], list[Fact]]] = [split_facts]
+_WANTED: list[Callable[[JobSpec, Mapping[str, Feature]], list[Fact]]] = [
+    default_facts,
+    split_facts,
+    signature_facts,
+]
 
 
 def facts_of(spec: JobSpec, features: Mapping[str, Feature]) -> list[Fact]:

@@ -8,7 +8,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from schemas.checks import SchemaCheck
 from schemas.columns import indexed_by_default, why_no_column
-from schemas.features import ClassLabelFeature, Feature, Model
+from schemas.duplicates import Duplicates
+from schemas.features import ClassLabelFeature, Feature, ImageFeature, Model, TextFeature
 from schemas.hashing import fingerprint
 from schemas.rules import Rule
 from schemas.sources import Source
@@ -75,6 +76,19 @@ class Member(Model):
     limit: int | None = Field(
         None, ge=1, description="Most records of it to write: those with the smallest hashes of their keys."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_weight(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        share = value.get("weight", value.get("sample"))
+        if share is not None and ("weight" in value or (isinstance(share, int | float) and share > 1)):
+            raise ValueError(
+                "a data set holds a record once, so that `sample` is less than or equal to 1 and there is no `weight`; "
+                "for more of a source prepare it as a data set of its own, and mix: `load([…, …], weights=[3, 1])`"
+            )
+        return value
 
 
 def _member_kind(value: object) -> str:
@@ -146,6 +160,10 @@ class JobSpec(Model):
     statistics: bool = Field(
         True, description="Write statistics of every feature: statistics.json, and files that TFX tools read."
     )
+    duplicates: Duplicates | None = Field(
+        None,
+        description="Compare all records with each other, and leave out those that hold the same as others.",
+    )
     split: Split = Split()
     # Not `schema`, which pydantic's models have already.
     expected: SchemaCheck | None = Field(
@@ -208,6 +226,19 @@ class JobSpec(Model):
         return self
 
     @model_validator(mode="after")
+    def _splits_of_duplicates(self) -> JobSpec:
+        if (
+            self.split.ranked
+            and self.duplicates is not None
+            and self.duplicates.action == "keep_within_split"
+        ):
+            raise ValueError(
+                "duplicates: `keep_within_split` needs splits that each record's own row decides, not `exact` or "
+                "`stratify`; use `drop`"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _indexable(self) -> JobSpec:
         for name in self.index or []:
             if name not in self.features:
@@ -216,6 +247,30 @@ class JobSpec(Model):
                 raise ValueError(f"index: {name!r} cannot be in an index: {why}")
             if self.indexed.count(name) > 1:
                 raise ValueError(f"index: {name!r} is listed more than once")
+        return self
+
+    @model_validator(mode="after")
+    def _deduplicable(self) -> JobSpec:
+        for check in self.duplicates.checks if self.duplicates is not None else []:
+            for name in check.exact or ([check.near.feature] if check.near is not None else []):
+                if name not in self.features:
+                    raise ValueError(
+                        f"duplicates: no feature is called {name!r}; there are {sorted(self.features)}"
+                    )
+            near = check.near
+            if near is None:
+                continue
+            feature, given = self.features[near.feature], near.model_fields_set
+            image, text = isinstance(feature, ImageFeature), isinstance(feature, TextFeature)
+            if not image and not text:
+                raise ValueError(
+                    f"duplicates: {near.feature!r} is neither an image nor a text; compare it by `exact`"
+                )
+            wrong = {"similarity", "shingle", "size"} if image else {"distance"}
+            if wrong & given:
+                raise ValueError(
+                    f"duplicates: {sorted(wrong & given)} is not for {feature.type} features such as {near.feature!r}"
+                )
         return self
 
     @property
@@ -240,7 +295,8 @@ class JobSpec(Model):
     def placed_late(self) -> bool:
         """Whether where records go, or whether they are left out, is known only once all are read."""
         limited = any(member.limit is not None for member in self.members)
-        return limited or self.split.ranked or self.split.cap is not None
+        capped = self.split.cap is not None
+        return limited or self.duplicates is not None or self.split.ranked or capped
 
     @property
     def fingerprint(self) -> str:

@@ -306,7 +306,9 @@ def test_planted_leaks_are_all_found(workers: int, data: Path, tmp_path: Path) -
 
 def test_a_group_column_beside_the_one_to_split_by(data: Path, tmp_path: Path) -> None:
     split = "split: {fractions: {train: 0.5, test: 0.5}, by: patient, leaks: [label]}\n"
-    with pytest.raises(HeadraceError, match="Values of 'label' that have records in two splits: 3 of 3") as caught:
+    with pytest.raises(
+        HeadraceError, match="Values of 'label' that have records in two splits: 3 of 3"
+    ) as caught:
         run(make_job(data, JOB + split), tmp_path / "out")
     assert str(caught.value.value).count("is in train") == 2
 
