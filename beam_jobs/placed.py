@@ -47,4 +47,6 @@ def read_placement(path: StorePath) -> Final | None:
 def read_places(path: StorePath, start: int, stop: int) -> Final:
     """Where the records `start` to `stop` of a run go, int16 (n,), from a file that this job has written."""
     size = _DTYPE.itemsize
+    if stop == start:
+        return np.zeros(0, _DTYPE)  # nothing to ask a store for
     return np.frombuffer(path.read_range(start * size, (stop - start) * size), _DTYPE)

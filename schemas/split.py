@@ -28,8 +28,14 @@ def _as_text(value: object) -> object:
 
 
 Moment = Annotated[str, BeforeValidator(_as_text)]
-Value = Annotated[str, BeforeValidator(_as_text)]
-Values = Annotated[list[Value], BeforeValidator(lambda value: value if isinstance(value, list) else [value])]
+Value = Annotated[str, BeforeValidator(_as_text, json_schema_input_type=str | int | bool)]
+Values = Annotated[
+    list[Value],
+    BeforeValidator(
+        lambda value: value if isinstance(value, list) else [value],
+        json_schema_input_type=str | int | bool | list[str | int | bool],
+    ),
+]
 
 
 def parse_zone(text: str) -> timezone:

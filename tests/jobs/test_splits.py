@@ -18,7 +18,7 @@ from beam_jobs.inspect_dataset import inspect
 from beam_jobs.job import Result
 from beam_jobs.preview import preview
 from beam_jobs.verify import verify
-from schemas import HeadraceError
+from schemas import HeadraceError, JobSpec
 from tests.jobs.small_job import digests, encoded_image, make_job, options
 
 JOB = """
@@ -406,3 +406,19 @@ def test_limits_then_fractions(data: Path, tmp_path: Path) -> None:
     labels = Counter(row["label"] for row in held(result)["train"].values())
     assert max(labels.values()) == 20
     assert dropped["over the cap"] == 333 - sum(sizes(result))
+
+
+def test_runs_without_a_record(data: Path, tmp_path: Path) -> None:
+    rows = [{**row, "x": row["x"] if 100 < row["x"] < 400 else "none"} for row in make_rows()]
+    write_rows(data, rows)
+    job = make_job(data, JOB.replace("10%", "60%") + PLACED)
+    result = run(job, tmp_path / "out")
+    assert result.manifest.dead_letters == {"validate.wrong_type": 301}
+    assert verify(result.path).ok
+
+
+def test_spec_of_the_manifest_is_the_job(data: Path, tmp_path: Path) -> None:
+    for number, split in enumerate([*KINDS, PLACED]):
+        spec = make_job(data, JOB + split).spec
+        dumped = spec.model_dump(by_alias=True, mode="json", exclude={"vars"}, exclude_unset=True)
+        assert JobSpec.model_validate(dumped).fingerprint == spec.fingerprint, number
