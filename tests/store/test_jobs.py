@@ -165,3 +165,15 @@ def test_a_schema_is_kept_to_in_a_bucket(data: Path, tmp_path: Path, bucket: Buc
         later(out_of(bucket), "1.2.0")
     with pytest.raises(HeadraceError, match="There is no data set here"):
         read_manifest(f"{out_of(bucket)}/cells/1.2.0")
+
+
+def test_placed_in_a_bucket(data: Path, tmp_path: Path, bucket: Bucket) -> None:
+    """Where all records decide about splits, the files beside the runs lie in the bucket too."""
+    exact = JOB.replace("by: module}", "by: module, stratify: label, cap: {by: label, most: 15}}")
+    run(make_job(data, exact), out_of(bucket), THREADS)
+    next(path for path in (data / "photos/a").iterdir() if path.stat().st_size > 1000).unlink()
+    job = make_job(data, exact.replace("version: 1.0.0", "version: 2.0.0"))
+    updated = run(job, out_of(bucket), THREADS)
+    assert updated.taken_over["records"] > RECORDS / 2
+    assert "over the cap" in updated.manifest.books["photos"].dropped
+    assert objects(str(updated.path)) == digests(run(job, tmp_path / "out", THREADS).path)
