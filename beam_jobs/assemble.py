@@ -18,14 +18,14 @@ import numpy.typing as npt
 
 from beam_jobs.build import RunSummary
 from beam_jobs.duplicates.shards import sign_shard, signature_files, take_signatures_along
+from beam_jobs.finished import open_finished, partition_of
 from beam_jobs.indexed import to_columns
 from beam_jobs.merge import Merge, Range, locate, merged_indexed, merged_records, plan_merge
 from beam_jobs.placed import read_places
 from beam_jobs.plan import JobPlan
 from beam_jobs.previous import OldShards
-from beam_jobs.runs import RUN_SUFFIX, Run, read_index, read_kept, read_section
-from beam_jobs.settle import Settled, open_finished
-from beam_jobs.sources.base import Partition
+from beam_jobs.runs import RUN_SUFFIX, Run, read_index, read_kept
+from beam_jobs.settle import Settled
 from beam_jobs.statistics.kept import keep, scan_shard, take_along
 from beam_jobs.wire import for_runners
 from schemas.hashing import KEY_HASH_BYTES, fingerprint, shard_bounds
@@ -263,15 +263,11 @@ def _write_shard(plan: JobPlan, name: str, merge: Merge, old: OldShards | None) 
     return entry
 
 
-def _partition(run: Run) -> Partition:
-    return Partition(**json.loads(read_section(run, "partition")))
-
-
 def _describe_duplicates(plan: JobPlan, merge: Merge) -> list[tuple[str, str, str, str]]:
     """Key hash, source, origin, and origin of the record that stays, for every record that repeats a key."""
     if not merge.repeated.any():
         return []
-    partitions = [_partition(part.run) for part in merge.ranges]
+    partitions = [partition_of(part.run) for part in merge.ranges]
     sources = {name: plan.source(name) for name in plan.spec.main_names}
 
     def origin(place: int) -> str:

@@ -20,12 +20,13 @@ from beam_jobs.listing import Listed, write_partitions
 from beam_jobs.lookup import close_tables
 from beam_jobs.materialize import materialize
 from beam_jobs.pipeline import build_pipeline
-from beam_jobs.plan import Job, JobPlan, Workspace, import_from_here, plan_job
+from beam_jobs.plan import Job, JobPlan, Workspace, import_from_here, list_entries, plan_job
 from beam_jobs.previous import find_previous, list_partitions, read_note
 from beam_jobs.progress import observe, shown
 from beam_jobs.runners import check_output, parse_options, run_pipeline
 from beam_jobs.runs import open_run
 from beam_jobs.settle import BUDGET_FIELD, read_letters
+from beam_jobs.split_lists import write_lists
 from beam_jobs.sweep import strip, sweep
 from beam_jobs.wire import end_attempt
 from schemas import HeadraceError, Manifest, read_manifest
@@ -142,6 +143,8 @@ def run(
         watched = shown(plan, runs.keys()) if show_progress else nullcontext()
         try:
             with watched:
+                if plan.lists is not None:
+                    write_lists(plan.lists, *list_entries(job))
                 materialize(plan, beam_options)
                 run_pipeline(
                     lambda pipeline: build_pipeline(pipeline, plan, refs), beam_options, store.lock_file

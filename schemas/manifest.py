@@ -86,6 +86,13 @@ class DuplicatesEntry(Model):
     )
 
 
+class LeakProof(Model):
+    """What a check for leaks between splits has looked at. A version with a leak is not committed."""
+
+    groups: Count = Field(description="Groups looked at: values of the column in any split.")
+    in_two_splits: Count = 0
+
+
 class Manifest(Model):
     """A data set version."""
 
@@ -108,6 +115,10 @@ class Manifest(Model):
     )
     splits: dict[str, SplitEntry]
     books: dict[str, Books]
+    leaks: dict[str, LeakProof] = Field(
+        default_factory=dict,
+        description="Columns no value of which lies in two splits, and how that was found.",
+    )
     dead_letters: dict[str, int] = Field(description="Dead letters by `stage.rule`.")
     duplicates: DuplicatesEntry | None = None
     files: list[FileEntry] = Field(description="Every other file of the version.")
@@ -126,8 +137,10 @@ class Manifest(Model):
 
     def to_json(self) -> str:
         """The canonical text of the manifest file, with a seal: the content hash of all the rest."""
-        unasked = {"duplicates"} if self.duplicates is None else set()
-        data = self.model_dump(by_alias=True, mode="json", exclude=unasked)
+        asked = {"leaks": bool(self.leaks), "duplicates": self.duplicates is not None}
+        data = self.model_dump(
+            by_alias=True, mode="json", exclude={name for name, told in asked.items() if not told}
+        )
         return _text({**data, "seal": fingerprint(data)})
 
 

@@ -13,10 +13,8 @@ from schemas.features import ClassLabelFeature, Feature, ImageFeature, Model, Te
 from schemas.hashing import fingerprint
 from schemas.rules import Rule
 from schemas.sources import Source
+from schemas.split import Name, Split
 from schemas.units import ByteSize, Share
-
-_NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
-Name = Annotated[str, Field(pattern=_NAME, max_length=100)]
 
 
 class Join(Model):
@@ -99,25 +97,6 @@ _Main = Annotated[
     Annotated[Name, Tag("str")] | Annotated[_Members, Field(min_length=1), Tag("list[]")],
     Discriminator(_main_kind),
 ]
-
-
-class Split(Model):
-    """How records are dealt to named splits: by a hash, so that adding data moves none."""
-
-    fractions: dict[Name, Share] = Field(default_factory=lambda: {"train": 1.0}, min_length=1)
-    by: str | None = Field(None, description="Column whose equal values stay together; the key where absent.")
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _whole(self) -> Split:
-        if "all" in self.fractions:
-            raise ValueError(
-                "no split may be called 'all': to TFDS that means every split; choose another name"
-            )
-        total = sum(self.fractions.values())
-        if abs(total - 1) > 1e-9:
-            raise ValueError(f"fractions must add up to 1, not {total:g}")
-        return self
 
 
 class Write(Model):
@@ -211,9 +190,9 @@ class JobSpec(Model):
         if self.label is not None and self.label not in self.features:
             raise ValueError(f"label: no feature is called {self.label!r}; there are {sorted(self.features)}")
         if isinstance(self.write.shards, dict):
-            unknown = sorted(set(self.write.shards) ^ set(self.split.fractions))
+            unknown = sorted(set(self.write.shards) ^ set(self.split.names))
             if unknown:
-                raise ValueError(f"write.shards and split.fractions must name the same splits; see {unknown}")
+                raise ValueError(f"write.shards and split must name the same splits; see {unknown}")
         for name, feature in self.features.items():
             folders = isinstance(feature, ClassLabelFeature) and feature.names == "folders"
             if folders and any(
@@ -246,7 +225,14 @@ class JobSpec(Model):
 
     @model_validator(mode="after")
     def _deduplicable(self) -> JobSpec:
-        for check in self.duplicates.checks if self.duplicates is not None else []:
+        if self.duplicates is None:
+            return self
+        if self.duplicates.action == "keep_within_split" and self.split.ranked:
+            raise ValueError(
+                "duplicates: `keep_within_split` needs splits that records know by themselves; with exact or stratified"
+                " fractions use `drop`"
+            )
+        for check in self.duplicates.checks:
             for name in check.exact or ([check.near.feature] if check.near is not None else []):
                 if name not in self.features:
                     raise ValueError(
@@ -289,7 +275,8 @@ class JobSpec(Model):
     @property
     def placed_late(self) -> bool:
         """Whether where records go, or whether they are left out, is known only once all are read."""
-        return self.duplicates is not None or any(member.limit is not None for member in self.members)
+        limited = any(member.limit is not None for member in self.members)
+        return limited or self.duplicates is not None or self.split.ranked or self.split.cap is not None
 
     @property
     def fingerprint(self) -> str:

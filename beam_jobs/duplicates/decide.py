@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from beam_jobs.duplicates.report import Findings, Named, write_report
 from beam_jobs.duplicates.signatures import read_signatures, signature_facts
 from beam_jobs.facts import Fact, row_of
 from beam_jobs.placed import EXACT_DUPLICATE, NEAR_DUPLICATE, read_placement
+from beam_jobs.placing import Placing, Runs
 from beam_jobs.plan import JobPlan
 from beam_jobs.previous import is_among
 from beam_jobs.runs import read_facts
@@ -28,14 +29,9 @@ from schemas.hashing import KEY_HASH_DTYPE, as_sortable, fingerprint
 from schemas.manifest import DuplicatesEntry
 from schemas.storage import open_place
 
-if TYPE_CHECKING:
-    from beam_jobs.placement import Placing
-
 _OUT = np.dtype([("place", "<i8"), ("exact", "?")])
 _LEFT = np.dtype([("run", "<i4"), ("place", "<i8"), ("cluster", "<i8")])
 _DONE, _REPORT, _STAYING = "done.json", "report.parquet", "staying.bin"
-
-Runs = Callable[[], "Iterator[Placing]"]
 
 
 @dataclass(frozen=True)

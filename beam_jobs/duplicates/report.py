@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,9 +13,8 @@ import pyarrow.parquet as pq
 
 from beam_jobs.duplicates.find import Members
 from beam_jobs.duplicates.gathered import Gathered
+from beam_jobs.finished import open_finished, partition_of
 from beam_jobs.plan import JobPlan
-from beam_jobs.runs import read_section
-from beam_jobs.settle import open_finished
 from beam_jobs.sources.base import Partition
 from beam_jobs.store_path import StorePath
 
@@ -77,12 +75,13 @@ def write_report(path: StorePath, plan: JobPlan, found: Findings) -> None:
 
     @lru_cache(maxsize=1024)
     def partition(run: int) -> Partition:
-        return Partition(**json.loads(read_section(open_finished(plan, found.runs[run]), "partition")))
+        return partition_of(open_finished(plan, found.runs[run]))
 
     def described(number: int) -> tuple[str, str, str, str]:
         record = gathered.records[number]
         split = int(record["split"])
-        known = plan.split_names[split] if split < len(plan.split_names) else ""
+        # Exact fractions deal the records when all duplicates have gone.
+        known = "" if plan.spec.split.ranked or split >= len(plan.split_names) else plan.split_names[split]
         key = record["hash"].tobytes().hex()
         if record["run"] < 0:
             return versions[-1 - int(record["run"])], "", key, known
