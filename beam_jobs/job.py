@@ -283,6 +283,11 @@ def summary_lines(result: Result) -> list[str]:
         lines.append(
             f"  {'resumed':<12} {result.partitions_reused:,} of {result.partitions:,} partitions were finished before"
         )
+    if (found := manifest.duplicates) is not None:
+        lines.append(
+            f"  {'duplicates':<12} {found.clusters:,} clusters in {found.records:,} records: {found.left_out:,} left out, "
+            f"{found.pairs_across_splits:,} pairs in two splits; see duplicates/duplicates.parquet"
+        )
     if manifest.dead_letters:
         letters = ", ".join(f"{count:,} {rule}" for rule, count in manifest.dead_letters.items())
         lines.append(f"  {'see':<12} dead_letters/dead_letters.parquet: {letters}")
