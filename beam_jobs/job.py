@@ -285,8 +285,8 @@ def summary_lines(result: Result) -> list[str]:
         )
     if (found := manifest.duplicates) is not None:
         lines.append(
-            f"  {'duplicates':<12} {found.clusters:,} clusters in {found.records:,} records: {found.left_out:,} left out, "
-            f"{found.pairs_across_splits:,} pairs in two splits; see duplicates/duplicates.parquet"
+            f"  {'duplicates':<12} {found.clusters:,} clusters in {found.records:,} records, "
+            f"{found.left_out:,} left out, {found.pairs_across_splits:,} pairs in two splits; see duplicates/duplicates.parquet"
         )
     if manifest.dead_letters:
         letters = ", ".join(f"{count:,} {rule}" for rule, count in manifest.dead_letters.items())

@@ -88,8 +88,9 @@ def write_report(path: StorePath, plan: JobPlan, found: Findings) -> None:
         of = partition(int(record["run"]))
         return of.source, sources[of.source].origin(of, int(record["row"])), key, known
 
-    wanted = np.flatnonzero((members.numbers != members.survivors) & (members.numbers < gathered.own))
-    wanted = wanted[np.argsort(members.numbers[wanted], kind="stable")]
+    wanted = np.flatnonzero(members.numbers != members.survivors)
+    records = gathered.records[members.numbers[wanted]]
+    wanted = wanted[np.lexsort((members.numbers[wanted], records["row"], records["run"]))]
     with path.writing(durable=False) as file, pq.ParquetWriter(file, REPORT_SCHEMA) as writer:
         for start in range(0, len(wanted), _ROWS):
             rows = []
