@@ -30,8 +30,9 @@ from beam_jobs.split_lists import write_lists
 from beam_jobs.sweep import strip, sweep
 from beam_jobs.wire import end_attempt
 from schemas import HeadraceError, Manifest, read_manifest
-from schemas.anomalies import Anomaly
+from schemas.anomalies import Anomaly, anomalies_json
 from schemas.errors import shorten
+from schemas.naming import DUPLICATES
 from schemas.units import format_bytes
 
 _SHOWN_ANOMALIES = 5
@@ -84,9 +85,7 @@ class Result:
             },
             "books": {name: books.model_dump() for name, books in self.manifest.books.items()},
             "dead_letters": self.manifest.dead_letters,
-            "anomalies": [
-                {"severity": each.severity, **each.model_dump(exclude_none=True)} for each in self.anomalies
-            ],
+            "anomalies": anomalies_json(self.anomalies),
         }
 
 
@@ -192,6 +191,7 @@ def _existing(plan: JobPlan) -> tuple[Manifest, bool]:
     """The manifest of the version that exists, if it was made from the same inputs; whether by other code."""
     manifest = read_manifest(str(plan.workspace.dataset))
     note = read_note(plan.workspace.inputs)
+    hint = "Give the job a new `version:`, or remove the directory to prepare it again."
     if note is None:
         changed = "what it was made from is not known here"
     else:
@@ -202,12 +202,13 @@ def _existing(plan: JobPlan) -> tuple[Manifest, bool]:
             changed = "its job changed since"
         elif note.expected != expected:
             changed = "its schema, or the version that it is compared with, changed since"
+            hint = f"{hint[:-1]}; or compare it as it is with `headrace schema check`."
         else:
             changed = "its sources or functions changed since"
     raise HeadraceError(
         f"Version {plan.spec.version} exists already, and {changed}. It was left as it is.",
         where=str(plan.workspace.dataset),
-        hint="Give the job a new `version:`, or remove the directory to prepare it again.",
+        hint=hint,
     )
 
 
@@ -286,7 +287,7 @@ def summary_lines(result: Result) -> list[str]:
     if (found := manifest.duplicates) is not None:
         lines.append(
             f"  {'duplicates':<12} {found.clusters:,} clusters in {found.records:,} records, "
-            f"{found.left_out:,} left out, {found.pairs_across_splits:,} pairs in two splits; see duplicates/duplicates.parquet"
+            f"{found.left_out:,} left out, {found.pairs_across_splits:,} pairs in two splits: see {DUPLICATES}"
         )
     if manifest.dead_letters:
         letters = ", ".join(f"{count:,} {rule}" for rule, count in manifest.dead_letters.items())

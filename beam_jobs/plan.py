@@ -31,6 +31,7 @@ from beam_jobs.sources.base import Materialized, Partition, Selective, Source
 from beam_jobs.sources.files import Files
 from beam_jobs.split_lists import Entries, Lists, read_lists
 from beam_jobs.splits import split_facts
+from beam_jobs.statistics.defaults import default_facts
 from beam_jobs.store import Store, open_store
 from beam_jobs.store_lock import WORK
 from beam_jobs.store_path import StorePath
@@ -204,8 +205,8 @@ class JobPlan:
       inputs: fingerprint of the user's side of the version: spec, functions, sources, schema.
       expectations: what statistics are compared with before the commit, if the job has a schema.
       previous: the version of which unchanged records are taken over, if there is one.
-      against: directory and fingerprint of each version that records are compared with, by how the job names it.
       lists: what the job's lists of splits say, if it has any.
+      against: directory and fingerprint of each version that records are compared with, by how the job names it.
       attempt: which run of the job it is; it changes no bytes. See `beam_jobs.wire.end_attempt`.
     """
 
@@ -221,8 +222,8 @@ class JobPlan:
     inputs: str
     expectations: Expectations | None = None
     previous: Previous | None = None
-    against: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     lists: Lists | None = None
+    against: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     attempt: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def held(self, store: Store) -> JobPlan:
@@ -332,7 +333,7 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
     every = itertools.chain(main, *partitions.values())
     identities = [[partition.source, partition.identity] for partition in every]
     against = _against(spec, job.variables, workspace)
-    # Without a schema, lists, and versions to compare with, as it ever was.
+    # Without a schema, lists and versions to compare with, as it ever was.
     further = [] if expectations is None else [expectations.fingerprint]
     further += [] if lists is None else [lists.digest]
     inputs = fingerprint(spec.fingerprint, functions, identities, *further, *map(list, against.values()))
@@ -348,8 +349,8 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
         basis,
         inputs,
         expectations,
-        against=against,
         lists=lists,
+        against=against,
     )
     _check_columns(plan)
     return plan, main
@@ -366,7 +367,11 @@ def _against(spec: JobSpec, variables: Mapping[str, str], workspace: Workspace) 
 
 
 # Who wants facts of a job's records: a line for each.
-_WANTED: list[Callable[[JobSpec, Mapping[str, Feature]], list[Fact]]] = [split_facts, signature_facts]
+_WANTED: list[Callable[[JobSpec, Mapping[str, Feature]], list[Fact]]] = [
+    default_facts,
+    split_facts,
+    signature_facts,
+]
 
 
 def facts_of(spec: JobSpec, features: Mapping[str, Feature]) -> list[Fact]:

@@ -46,11 +46,11 @@ def split_facts(spec: JobSpec, _features: Mapping[str, Feature]) -> list[Fact]:
     names += [STRATUM] if split.stratify is not None else []
     names += [CLASS] if split.cap is not None else []
     names += map(leak_fact, split.groups)
-    return [Fact(name, _HASH, of_columns=partial(_noted, name)) for name in names]
+    return [Fact(name, _HASH, of_records=partial(_noted, name)) for name in names]
 
 
-def _noted(name: str, columns: Mapping[str, pa.Array]) -> npt.NDArray[np.uint64]:
-    found: npt.NDArray[np.uint64] = columns[OWN_PREFIX + name].to_numpy()
+def _noted(name: str, records: pa.RecordBatch) -> npt.NDArray[np.uint64]:
+    found: npt.NDArray[np.uint64] = records.column(OWN_PREFIX + name).to_numpy()
     return found
 
 

@@ -69,6 +69,13 @@ class Books(Model):
         return self.read + self.added == self.written + gone
 
 
+class LeakProof(Model):
+    """What a check for leaks between splits has looked at. A version with a leak is not committed."""
+
+    groups: Count = Field(description="Groups looked at: values of the column in any split.")
+    in_two_splits: Count = 0
+
+
 class DuplicatesEntry(Model):
     """What was found when the records were compared with each other; duplicates.parquet lists them.
 
@@ -84,13 +91,6 @@ class DuplicatesEntry(Model):
     against: dict[str, str] = Field(
         default_factory=dict, description="Fingerprints of the versions that they were compared with too."
     )
-
-
-class LeakProof(Model):
-    """What a check for leaks between splits has looked at. A version with a leak is not committed."""
-
-    groups: Count = Field(description="Groups looked at: values of the column in any split.")
-    in_two_splits: Count = 0
 
 
 class Manifest(Model):
@@ -137,10 +137,9 @@ class Manifest(Model):
 
     def to_json(self) -> str:
         """The canonical text of the manifest file, with a seal: the content hash of all the rest."""
-        asked = {"leaks": bool(self.leaks), "duplicates": self.duplicates is not None}
-        data = self.model_dump(
-            by_alias=True, mode="json", exclude={name for name, told in asked.items() if not told}
-        )
+        unasked = {"duplicates"} if self.duplicates is None else set()
+        unasked |= set() if self.leaks else {"leaks"}
+        data = self.model_dump(by_alias=True, mode="json", exclude=unasked)
         return _text({**data, "seal": fingerprint(data)})
 
 

@@ -77,6 +77,19 @@ class Member(Model):
         None, ge=1, description="Most records of it to write: those with the smallest hashes of their keys."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_weight(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        share = value.get("weight", value.get("sample"))
+        if share is not None and ("weight" in value or (isinstance(share, int | float) and share > 1)):
+            raise ValueError(
+                "a data set holds a record once, so that `sample` is less than or equal to 1 and there is no `weight`; "
+                "for more of a source prepare it as a data set of its own, and mix: `load([…, …], weights=[3, 1])`"
+            )
+        return value
+
 
 def _member_kind(value: object) -> str:
     return "source" if isinstance(value, dict | Member) else "str"
@@ -213,6 +226,19 @@ class JobSpec(Model):
         return self
 
     @model_validator(mode="after")
+    def _splits_of_duplicates(self) -> JobSpec:
+        if (
+            self.split.ranked
+            and self.duplicates is not None
+            and self.duplicates.action == "keep_within_split"
+        ):
+            raise ValueError(
+                "duplicates: `keep_within_split` needs splits that each record's own row decides, not `exact` or "
+                "`stratify`; use `drop`"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _indexable(self) -> JobSpec:
         for name in self.index or []:
             if name not in self.features:
@@ -276,7 +302,8 @@ class JobSpec(Model):
     def placed_late(self) -> bool:
         """Whether where records go, or whether they are left out, is known only once all are read."""
         limited = any(member.limit is not None for member in self.members)
-        return limited or self.duplicates is not None or self.split.ranked or self.split.cap is not None
+        capped = self.split.cap is not None
+        return limited or self.duplicates is not None or self.split.ranked or capped
 
     @property
     def fingerprint(self) -> str:
