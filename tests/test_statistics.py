@@ -481,13 +481,13 @@ def encoded(pixels: np.ndarray[Any, Any], kind: str) -> bytes:
 
 def test_images_are_measured_and_bad_ones_only_counted() -> None:
     rng = generator()
-    ramp = np.broadcast_to(np.linspace(0, 250, 90).astype(np.uint8)[:, None, None], (90, 70, 3))
+    ramp = np.broadcast_to(np.linspace(0, 250, 96).astype(np.uint8)[:, None, None], (96, 72, 3))
     noise = rng.integers(0, 256, (40, 50, 4), dtype=np.uint8)
     jpeg, png = encoded(ramp, "jpeg"), encoded(noise, "png")
     cut = jpeg[:-60] + b"\xff\xd9"
     found = look_at(spans_of([jpeg, png, cut, b"", b"no image", jpeg[:30]]), decode=True)
     assert found.formats == {"jpeg": 3, "png": 1, "unknown": 2}
-    assert found.sizes.tolist() == [[90, 70, 3], [40, 50, 4], [90, 70, 3]]
+    assert found.sizes.tolist() == [[96, 72, 3], [40, 50, 4], [96, 72, 3]]
     expected = [np.asarray(Image.open(io.BytesIO(data)).convert("L")).mean() for data in (jpeg, png)]
     assert found.brightness[:2] == pytest.approx(expected, abs=2)
     assert not len(look_at(spans_of([jpeg]), decode=False).brightness)
