@@ -81,8 +81,9 @@ class Member(Model):
     @model_validator(mode="before")
     @classmethod
     def _no_weight(cls, value: object) -> object:
-        share = value.get("weight", value.get("sample")) if isinstance(value, dict) else None
-        if share is not None and ("weight" in value or (isinstance(share, int | float) and share > 1)):
+        given = value if isinstance(value, dict) else {}
+        share = given.get("sample")
+        if "weight" in given or (isinstance(share, int | float) and share > 1):
             raise ValueError(
                 "a data set holds a record once, so that `sample` is less than or equal to 1 and there is no `weight`; "
                 "for more of a source prepare it as a data set of its own, and mix: `load([…, …], weights=[3, 1])`"

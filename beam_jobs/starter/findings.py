@@ -101,9 +101,8 @@ def find(data: Sequence[str]) -> Findings:
         if any(name in place.files for name in HUGGINGFACE):
             families.append(_huggingface(place))
             continue
-        table = tabbed(place)
-        if table is not None:
-            families.append(table)
+        if (text := tabbed(place)) is not None:
+            families.append(text)
             continue
         families += families_of(place, place.files, unused)
         media += media_in(place, place.files).values()
