@@ -22,6 +22,7 @@ from beam_jobs.outcomes import Outcomes, digests_at
 from beam_jobs.plan import JobPlan
 from beam_jobs.runs import RunContent, open_run, write_run
 from beam_jobs.sources.base import Selective
+from beam_jobs.surveyed import needs_survey
 from beam_jobs.take_over import is_finished, is_taken_over, take_over
 from beam_jobs.union import take_sample, with_prefix
 from beam_jobs.validate import to_features
@@ -30,6 +31,7 @@ from schemas import HeadraceError
 from schemas.hashing import as_sortable, key_hashes, split_of, split_positions
 from schemas.spec import Member
 
+SPLIT = f"{OWN_PREFIX}split"  # in which split a record is, where a cleaning rule has to know
 _JOINED = f"{OWN_PREFIX}joined:"
 _GROUP = f"{OWN_PREFIX}group"  # the key before a join made several records of one: they stay in one split
 
@@ -45,6 +47,7 @@ class RunSummary:
       read, dead_lettered: records.
       added: records that joins made of one, beyond the first.
       dropped: records dropped, by rule.
+      repaired: records of which a rule mended a value, by rule.
       splits: records and bytes of each split.
       kept: source records that were taken over from the version before, not read again.
       committed: whether the version before was made of this very run.
@@ -57,6 +60,7 @@ class RunSummary:
     added: int
     dead_lettered: int
     dropped: dict[str, int]
+    repaired: dict[str, int]
     splits: list[tuple[int, int]]
     kept: int
     committed: bool
@@ -119,6 +123,7 @@ def build_run(ref: PartitionRef, plan: JobPlan, _tables_ready: object = None) ->
         added=summary["added"],
         dead_lettered=summary["dead_lettered"],
         dropped=summary["dropped"],
+        repaired=summary["repaired"],
         splits=run.splits,
         kept=summary["read"] if committed else summary["kept"],
         committed=committed,
@@ -133,19 +138,24 @@ class BuildRuns(beam.PTransform):
 
     def expand(self, partitions: beam.PCollection[PartitionRef]) -> beam.PCollection[RunSummary]:
         """PartitionRef → RunSummary."""
-        waited_for: list[beam.pvalue.AsSideInput] = []
-        begin, plan = partitions.pipeline, self.plan
-        if parts := list_parts(plan):
-            done = begin | "Parts" >> Deal(parts) | "Prepare part" >> beam.Map(prepare_part, plan=plan)
-            waited_for = [beam.pvalue.AsList(done)]
-        if buckets := list_buckets(plan):
-            done = (
-                begin
-                | "Buckets of tables" >> Deal(buckets)
-                | "Prepare table" >> beam.Map(prepare_bucket, plan, *waited_for)
-            )
-            waited_for = [beam.pvalue.AsList(done)]
-        return partitions | "Build run" >> beam.Map(build_run, self.plan, *waited_for)
+        tables = prepare_tables(partitions.pipeline, self.plan)
+        return partitions | "Build run" >> beam.Map(build_run, self.plan, *tables)
+
+
+def prepare_tables(begin: beam.Pipeline, plan: JobPlan) -> list[beam.pvalue.AsSideInput]:
+    """Adds what prepares all tables to a pipeline; gives what those who use the tables wait for."""
+    waited_for: list[beam.pvalue.AsSideInput] = []
+    if parts := list_parts(plan):
+        done = begin | "Parts" >> Deal(parts) | "Prepare part" >> beam.Map(prepare_part, plan=plan)
+        waited_for = [beam.pvalue.AsList(done)]
+    if buckets := list_buckets(plan):
+        done = (
+            begin
+            | "Buckets of tables" >> Deal(buckets)
+            | "Prepare table" >> beam.Map(prepare_bucket, plan, *waited_for)
+        )
+        waited_for = [beam.pvalue.AsList(done)]
+    return waited_for
 
 
 def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
@@ -182,11 +192,13 @@ def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
     for table in tables:
         content.sections |= making.used_rows(table, ranked=member.limit is not None)
     dropped = {rule: np.concatenate(rows) for rule, rows in sorted(ledger.dropped.items())}
+    repaired = {rule: np.unique(np.concatenate(rows)) for rule, rows in sorted(ledger.repaired.items())}
     content.summary = {
         "read": ledger.read,
         "added": ledger.added,
         "dead_lettered": len(letters),
         "dropped": {rule: len(rows) for rule, rows in dropped.items()},
+        "repaired": {rule: len(rows) for rule, rows in repaired.items()},
         "kept": kept,
     }
     # In a section of its own, since only duplicates need it and every shard reads the summary.
@@ -194,7 +206,7 @@ def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
     if making.outcomes is not None:
         taken = [] if content.kept is None else [content.kept.index["row"]]
         rows = np.concatenate([*content.rows, *taken, np.zeros(0, np.int64)]).astype(np.int64)
-        making.outcomes.settle(rows, dropped)
+        making.outcomes.settle(rows, dropped, repaired)
         content.sections["outcomes"] = making.outcomes.encode()
     return content
 
@@ -202,6 +214,31 @@ def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
 def _add_batch(batch: Batch, making: Making, member: Member) -> None:
     """Takes one batch through all stages and adds what is left of it to the run."""
     plan, ledger, content = making.plan, making.ledger, making.content
+    batch = prepared(batch, making, member, len(plan.spec.clean))
+    if not len(batch):
+        return
+    batch, columns = to_features(batch, plan.features, ledger)
+    if not len(batch):
+        return
+    keys = batch.keys.to_pylist()
+    records, _ = encode_records(pack_columns(columns, plan.packing))
+    content.records.append(records)
+    hashes = as_sortable(key_hashes(keys, plan.spec.seed))
+    content.hashes.append(hashes)
+    content.splits.append(_splits_now(batch, keys, plan))
+    content.rows.append(batch.rows)
+    if plan.index_row.names:
+        content.indexed.append(to_rows(columns, plan.index_row))
+    for join in plan.spec.join:
+        making.note_written(join.table, batch.records.column(_JOINED + join.table).to_numpy(), hashes)
+
+
+def prepared(batch: Batch, making: Making, member: Member, rules: int) -> Batch:
+    """A batch of a source's records after the joins and the first `rules` cleaning rules.
+
+    From the first rule on that needs the train split it says in which split each record is.
+    """
+    plan, ledger = making.plan, making.ledger
     batch = ledger.refuse(batch, "read", _missing_keys(batch))
     batch = take_sample(batch, member, plan.spec.seed, ledger)
     for join in plan.spec.join:
@@ -215,26 +252,14 @@ def _add_batch(batch: Batch, making: Making, member: Member) -> None:
         batch, places = join_table(batch, join, table, asked, ledger)
         batch = batch.with_column(_JOINED + join.table, pa.array(places))
         making.matched[join.table].append(places)
-    for rule in plan.spec.clean:
+    for number, rule in enumerate(plan.spec.clean[: rules + 1]):
         if not len(batch):
-            return  # a user's function adds its columns only where there are records
-        batch = apply_rule(batch, rule, ledger)
-    if not len(batch):
-        return
-    batch, columns = to_features(batch, plan.features, ledger)
-    if not len(batch):
-        return
-    keys = batch.keys.to_pylist()
-    records, _ = encode_records(pack_columns(columns, plan.packing))
-    content.records.append(records)
-    hashes = as_sortable(key_hashes(keys, plan.spec.seed))
-    content.hashes.append(hashes)
-    content.splits.append(_splits(batch, keys, plan))
-    content.rows.append(batch.rows)
-    if plan.index_row.names:
-        content.indexed.append(to_rows(columns, plan.index_row))
-    for join in plan.spec.join:
-        making.note_written(join.table, batch.records.column(_JOINED + join.table).to_numpy(), hashes)
+            break  # a user's function adds its columns only where there are records
+        if needs_survey(rule) and SPLIT not in batch.records.schema.names:
+            batch = batch.with_column(SPLIT, pa.array(_splits(batch, batch.keys.to_pylist(), plan)))
+        if number < rules:
+            batch = apply_rule(batch, rule, ledger, plan.found[number])
+    return batch
 
 
 def _missing_keys(batch: Batch) -> list[Problem]:
@@ -244,6 +269,25 @@ def _missing_keys(batch: Batch) -> list[Problem]:
         Problem(place, "missing_key", "the key has no value")
         for place in np.flatnonzero(batch.keys.is_null().to_numpy(zero_copy_only=False)).tolist()
     ]
+
+
+def _splits_now(batch: Batch, keys: list[bytes], plan: JobPlan) -> Any:
+    """The number of each record's split, which must be what rules that need the train split went by.
+
+    Raises:
+      HeadraceError: it is not.
+    """
+    splits = _splits(batch, keys, plan)
+    if SPLIT in batch.records.schema.names:
+        changed = np.flatnonzero(splits != batch.records.column(SPLIT).to_numpy())
+        if len(changed):
+            raise HeadraceError(
+                "A cleaning rule changes the column to split by behind a rule that needs to know the train split.",
+                where="clean",
+                value=f"{plan.spec.split.by} of {keys[changed[0]].decode('utf-8', 'backslashreplace')}",
+                hint="Put the rules that change it before those of `impute`, `outliers` and `weights`.",
+            )
+    return splits
 
 
 def _splits(batch: Batch, keys: list[bytes], plan: JobPlan) -> Any:

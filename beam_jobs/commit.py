@@ -22,10 +22,11 @@ from beam_jobs.plan import JobPlan
 from beam_jobs.previous import Note, notes
 from beam_jobs.settle import Settled, open_runs, read_letters, table_books
 from beam_jobs.store_path import StorePath
+from beam_jobs.surveyed import needs_survey, title
 from beam_jobs.wire import for_runners
 from schemas import Books, HeadraceError, Manifest, __version__
 from schemas.hashing import fingerprint
-from schemas.manifest import FileEntry, SplitEntry, all_files
+from schemas.manifest import FileEntry, SplitEntry, Surveyed, all_files
 from schemas.naming import DEAD_LETTERS
 from schemas.packing import stored_features
 
@@ -90,6 +91,11 @@ def commit(
         splits=splits,
         books=books,
         dead_letters=letters,
+        surveyed=[
+            Surveyed(rule=n, name=title(rule), found=found)
+            for n, (rule, found) in enumerate(zip(plan.spec.clean, plan.found, strict=True))
+            if needs_survey(rule)
+        ],
         files=[_file_entry(stage, path) for path in sorted([*others, DEAD_LETTERS])],
     )
     _remove_strays(stage, manifest)

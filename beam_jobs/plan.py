@@ -12,14 +12,17 @@ from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from beam_jobs.clean import columns_after
+from beam_jobs.clean import columns_after, constants
+from beam_jobs.conditions import has_expression
 from beam_jobs.expressions import engine_version
 from beam_jobs.functions import function_fingerprint
 from beam_jobs.indexed import row_type
 from beam_jobs.join import TableFiles, columns_after_join, count_buckets
+from beam_jobs.languages import version as model_version
 from beam_jobs.listing import PartitionList
 from beam_jobs.runs import RUN_SUFFIX
 from beam_jobs.sources import open_source
@@ -28,6 +31,7 @@ from beam_jobs.sources.files import Files
 from beam_jobs.store import Store, open_store
 from beam_jobs.store_lock import WORK
 from beam_jobs.store_path import StorePath
+from beam_jobs.surveyed import needs_survey
 from beam_jobs.union import check_shapes
 from schemas import HeadraceError, JobSpec, __version__, load_spec
 from schemas.errors import shorten
@@ -37,8 +41,9 @@ from schemas.load import fill_variables
 from schemas.naming import MANIFEST
 from schemas.packing import pack
 from schemas.remote_errors import redacted
-from schemas.rules import ComputeRule, MapRule, WhereRule
+from schemas.rules import MapRule
 from schemas.spec import Join, Member
+from schemas.value_rules import TagLanguageRule
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,15 @@ class Workspace:
         return self.work / "rows"
 
     @property
+    def survey(self) -> StorePath:
+        """What was found in each partition for rules that need the train split."""
+        return self.work / "survey"
+
+    def surveyed(self, number: int) -> StorePath:
+        """The list of the partitions of the survey of that number, and of what each left."""
+        return self.work / f"survey{number}-{self.version}.jsonl"
+
+    @property
     def stage(self) -> StorePath:
         """The version while it is being written."""
         return StorePath(self.root.store, self.root.store.stage(self.version))
@@ -176,6 +190,7 @@ class JobPlan:
       records: fingerprint of all that changes a record, but for the record itself and the tables.
       basis: fingerprint of all that changes a run, but for the partition itself.
       inputs: fingerprint of the user's side of the version: spec, functions, sources.
+      found: what each cleaning rule needs that was found beforehand, None for most; see `beam_jobs.surveyed`.
       previous: the version of which unchanged records are taken over, if there is one.
       attempt: which run of the job it is; it changes no bytes. See `beam_jobs.wire.end_attempt`.
     """
@@ -190,6 +205,7 @@ class JobPlan:
     records: str
     basis: str
     inputs: str
+    found: tuple[Any, ...] = ()
     previous: Previous | None = None
     attempt: str = field(default_factory=lambda: secrets.token_hex(8))
 
@@ -201,6 +217,12 @@ class JobPlan:
             for name, files in self.tables.items()
         }
         return replace(self, workspace=workspace, tables=tables)
+
+    def with_found(self, number: int, found: Any) -> JobPlan:
+        """The same with what a survey found for a cleaning rule: records made with something else are others."""
+        every = (*self.found[:number], found, *self.found[number + 1 :])
+        records = fingerprint(self.records, number, found)
+        return replace(self, found=every, records=records, basis=_basis(records, self.tables))
 
     def source(self, name: str) -> Source:
         """The source of that name, opened."""
@@ -230,6 +252,25 @@ class JobPlan:
         return pack(self.features) if self.spec.pack else {}
 
     @property
+    def train_split(self) -> int:
+        """The number of the split that rules may learn from: the one called train, or the only one.
+
+        Raises:
+          HeadraceError: there is none.
+        """
+        names = self.split_names
+        if "train" in names:
+            return names.index("train")
+        if len(names) > 1:
+            raise HeadraceError(
+                "Rules that learn from the data need to know which split is for training.",
+                where="split.fractions",
+                value=", ".join(names),
+                allowed="one of them called train",
+            )
+        return 0
+
+    @property
     def split_names(self) -> list[str]:
         """The splits in the order of the spec, which is the order of their numbers."""
         return list(self.spec.split.fractions)
@@ -255,7 +296,8 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
     main = PartitionList(replace(partition, ordinal=ordinal) for ordinal, partition in enumerate(mains))
     partitions = {name: list(found) for name, found in listed.items()}
     features = _resolve(spec, roots, main)
-    code, functions = code_fingerprint(), function_fingerprints(spec)
+    found = tuple(constants(rule) for rule in spec.clean)
+    code, functions = code_fingerprint(), function_fingerprints(spec, found)
     workspace = Workspace(StorePath(open_store(out, spec.name), ""), spec.version)
     # Only of a source whose records can be read singly will a later version ask what each found in a table.
     digested = any(
@@ -277,11 +319,11 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
         {name: feature.model_dump(by_alias=True, mode="json") for name, feature in features.items()},
         [sorted(spec.indexed), spec.pack],
     )
-    basis = fingerprint(records, [files.name for files in tables.values()])
+    basis = _basis(records, tables)
     every = itertools.chain(main, *partitions.values())
     identities = [[partition.source, partition.identity] for partition in every]
     inputs = fingerprint(spec.fingerprint, functions, identities)
-    plan = JobPlan(spec, features, roots, tables, partitions, workspace, code, records, basis, inputs)
+    plan = JobPlan(spec, features, roots, tables, partitions, workspace, code, records, basis, inputs, found)
     _check_columns(plan)
     return plan, main
 
@@ -293,16 +335,18 @@ def import_from_here() -> None:
         sys.path.insert(0, here)
 
 
-def function_fingerprints(spec: JobSpec) -> dict[str, str]:
-    """Content hash of the code of each of the user's functions, and what computes expressions, if there are any."""
-    found = {
+def function_fingerprints(spec: JobSpec, found: Iterable[Any]) -> dict[str, str]:
+    """Content hash of the code of each of the user's functions, and what else the rules use: engines, tables."""
+    functions = {
         rule.map: function_fingerprint(rule.map, f"clean, map {rule.map}")
         for rule in spec.clean
         if isinstance(rule, MapRule)
     }
-    if any(isinstance(rule, ComputeRule | WhereRule) for rule in spec.clean):
-        found["expressions"] = f"duckdb=={engine_version()}"
-    return found
+    if any(has_expression(rule) for rule in spec.clean):
+        functions["expressions"] = f"duckdb=={engine_version()}"
+    if any(isinstance(rule, TagLanguageRule) for rule in spec.clean):
+        functions["languages"] = model_version()
+    return functions | {f"clean {n}": fingerprint(each) for n, each in enumerate(found) if each is not None}
 
 
 @cache
@@ -316,6 +360,10 @@ def code_fingerprint() -> str:
     libraries = [f"{name}=={version(name)}" for name in ("numpy", "pillow", "pyarrow")]
     digest.update("\0".join([__version__, *libraries, *platform.python_version_tuple()[:2]]).encode())
     return digest.hexdigest()
+
+
+def _basis(records: str, tables: Mapping[str, TableFiles]) -> str:
+    return fingerprint(records, [files.name for files in tables.values()])
 
 
 def _partition_fingerprint(basis: str, partition: Partition) -> str:
@@ -364,6 +412,10 @@ def _check_columns(plan: JobPlan) -> None:
         columns = columns_after_join(join, columns, plan.source(join.table).columns())
     known: list[str] | None = columns
     for rule in spec.clean:
+        if needs_survey(rule):
+            assert plan.train_split >= 0
+            if spec.split.by is not None and known is not None:
+                _known(spec.split.by, known, "split.by")
         known = columns_after(rule, known)
     if known is None:
         return

@@ -147,14 +147,17 @@ def cut_of(plan: JobPlan, summary: RunSummary, bounds: Mapping[str, int]) -> lis
 def main_books(summaries: Sequence[RunSummary], cut: int = 0) -> Books:
     """The books of a main source as the runs have them, less what is over its limit; duplicates are known later."""
     dropped: Counter[str] = Counter()
+    repaired: Counter[str] = Counter()
     for summary in summaries:
         dropped.update(summary.dropped)
+        repaired.update(summary.repaired)
     return Books(
         read=sum(summary.read for summary in summaries),
         added=sum(summary.added for summary in summaries),
         written=sum(records for summary in summaries for records, _ in summary.splits) - cut,
         dead_lettered=sum(summary.dead_lettered for summary in summaries),
         dropped=dict(sorted({**dropped, **({OVER_LIMIT: cut} if cut else {})}.items())),
+        repaired=dict(sorted(repaired.items())),
     )
 
 
