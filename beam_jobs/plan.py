@@ -7,7 +7,7 @@ import itertools
 import platform
 import secrets
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -18,7 +18,9 @@ import numpy as np
 
 from beam_jobs.clean import columns_after, constants
 from beam_jobs.conditions import has_expression
+from beam_jobs.data_schema.expect import Expectations, expect
 from beam_jobs.expressions import engine_version
+from beam_jobs.facts import Fact, describe, row_of
 from beam_jobs.functions import function_fingerprint
 from beam_jobs.indexed import row_type
 from beam_jobs.join import TableFiles, columns_after_join, count_buckets
@@ -143,9 +145,19 @@ class Workspace:
         return self.work / f"shards-{self.version}"
 
     @property
+    def statistics(self) -> StorePath:
+        """The statistics of each shard of the version."""
+        return self.work / f"statistics-{self.version}"
+
+    @property
     def inputs(self) -> StorePath:
         """What is noted of the committed version; see `previous.Note`."""
         return self.work / f"inputs-{self.version}.json"
+
+    @property
+    def placements(self) -> StorePath:
+        """Where records of each run go, by the run's name, where not only their own rows told that."""
+        return self.work / f"placements-{self.version}"
 
     @property
     def repeated(self) -> StorePath:
@@ -157,6 +169,16 @@ class Workspace:
         """Dead letters of a job that was not committed."""
         return self.work / f"dead_letters-{self.version}.parquet"
 
+    @property
+    def anomalies(self) -> StorePath:
+        """Anomalies of a job that was not committed."""
+        return self.work / f"anomalies-{self.version}.json"
+
+    @property
+    def drift(self) -> StorePath:
+        """How far the committed version lies from the one that was there before."""
+        return self.work / f"drift-{self.version}.json"
+
 
 @dataclass(frozen=True)
 class Previous:
@@ -166,13 +188,13 @@ class Previous:
       version: its version.
       fingerprint: of its manifest.
       shards: how many each split has.
-      bounds: of the ranks of the records that it holds, by source with a limit.
+      placed: whether files beside its runs say where its records are; see `beam_jobs.placement`.
     """
 
     version: str
     fingerprint: str
     shards: list[int]
-    bounds: dict[str, int] = field(default_factory=dict)
+    placed: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,8 +211,9 @@ class JobPlan:
       code: fingerprint of Headrace and the libraries that make the bytes.
       records: fingerprint of all that changes a record, but for the record itself and the tables.
       basis: fingerprint of all that changes a run, but for the partition itself.
-      inputs: fingerprint of the user's side of the version: spec, functions, sources.
+      inputs: fingerprint of the user's side of the version: spec, functions, sources, schema.
       found: what each cleaning rule needs that was found beforehand, None for most; see `beam_jobs.surveyed`.
+      expectations: what statistics are compared with before the commit, if the job has a schema.
       previous: the version of which unchanged records are taken over, if there is one.
       attempt: which run of the job it is; it changes no bytes. See `beam_jobs.wire.end_attempt`.
     """
@@ -206,6 +229,7 @@ class JobPlan:
     basis: str
     inputs: str
     found: tuple[Any, ...] = ()
+    expectations: Expectations | None = None
     previous: Previous | None = None
     attempt: str = field(default_factory=lambda: secrets.token_hex(8))
 
@@ -247,6 +271,16 @@ class JobPlan:
         return row_type(self.features, self.spec.indexed)
 
     @cached_property
+    def facts(self) -> list[Fact]:
+        """What is noted of every record beside it."""
+        return facts_of(self.spec, self.features)
+
+    @cached_property
+    def fact_row(self) -> np.dtype[np.void]:
+        """The type of a row of facts."""
+        return row_of(self.facts)
+
+    @cached_property
     def packing(self) -> dict[str, list[str]]:
         """The features that each vector of a record holds."""
         return pack(self.features) if self.spec.pack else {}
@@ -283,6 +317,12 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
       HeadraceError: a source is missing, unreadable or empty, or the spec asks for what it does not have.
     """
     spec = job.spec
+    workspace = Workspace(StorePath(open_store(out, spec.name), ""), spec.version)
+    expectations = None
+    if spec.expected is not None:
+        expectations = expect(
+            spec.expected, job.variables, spec.split.fractions, lambda other: str(workspace.of(other).dataset)
+        )
     roots = {
         name: fill_variables(source.path, job.variables, f"sources.{name}.path")
         for name, source in spec.sources.items()
@@ -298,7 +338,6 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
     features = _resolve(spec, roots, main)
     found = tuple(constants(rule) for rule in spec.clean)
     code, functions = code_fingerprint(), function_fingerprints(spec, found)
-    workspace = Workspace(StorePath(open_store(out, spec.name), ""), spec.version)
     # Only of a source whose records can be read singly will a later version ask what each found in a table.
     digested = any(
         isinstance(open_source(name, spec.sources[name], roots[name]), Selective) for name in spec.main_names
@@ -318,14 +357,38 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
         ),
         {name: feature.model_dump(by_alias=True, mode="json") for name, feature in features.items()},
         [sorted(spec.indexed), spec.pack],
+        describe(facts_of(spec, features)),
     )
     basis = _basis(records, tables)
     every = itertools.chain(main, *partitions.values())
     identities = [[partition.source, partition.identity] for partition in every]
-    inputs = fingerprint(spec.fingerprint, functions, identities)
-    plan = JobPlan(spec, features, roots, tables, partitions, workspace, code, records, basis, inputs, found)
+    schema = [] if expectations is None else [expectations.fingerprint]  # without one as it ever was
+    inputs = fingerprint(spec.fingerprint, functions, identities, *schema)
+    plan = JobPlan(
+        spec,
+        features,
+        roots,
+        tables,
+        partitions,
+        workspace,
+        code,
+        records,
+        basis,
+        inputs,
+        found,
+        expectations,
+    )
     _check_columns(plan)
     return plan, main
+
+
+# Who wants facts of a job's records: a line for each.
+_WANTED: list[Callable[[JobSpec, Mapping[str, Feature]], list[Fact]]] = []
+
+
+def facts_of(spec: JobSpec, features: Mapping[str, Feature]) -> list[Fact]:
+    """What a job notes of every record beside it, in the order of the fields of a row."""
+    return [fact for wanted in _WANTED for fact in wanted(spec, features)]
 
 
 def import_from_here() -> None:

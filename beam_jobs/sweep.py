@@ -40,10 +40,15 @@ def sweep(workspace: Workspace) -> None:
     for directory in (workspace.tables, workspace.rows, workspace.shard_notes):
         directory.delete_tree()
     workspace.dead_letters.delete()
+    workspace.anomalies.delete()
     for name in workspace.work.names():
-        kind = name.partition("-")[0]
-        noted = kind in ("partitions", "inputs", "repeated") or kind.startswith("survey")
+        kind, _, rest = name.partition("-")
+        noted = kind in ("partitions", "inputs", "repeated", "drift") or kind.startswith("survey")
         if noted and "/" not in name and _version_of(name) not in versions:
+            (workspace.work / name).delete()
+        version, _, run = rest.partition("/")
+        gone = version not in versions
+        if (kind == "placements" and (gone or run not in committed)) or (kind == "statistics" and gone):
             (workspace.work / name).delete()
 
 
