@@ -23,7 +23,7 @@ from beam_jobs.outcomes import Outcomes, digests_at
 from beam_jobs.plan import JobPlan
 from beam_jobs.runs import RunContent, open_run, write_run
 from beam_jobs.sources.base import Selective
-from beam_jobs.surveyed import needs_survey
+from beam_jobs.survey.apply import needs_survey
 from beam_jobs.take_over import is_finished, is_taken_over, take_over
 from beam_jobs.union import take_sample, with_prefix
 from beam_jobs.validate import to_features

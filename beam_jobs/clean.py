@@ -10,11 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs.batch import Batch, Ledger, Problem
-from beam_jobs.conditions import condition, drop_where, keep_where, refuse_where, repair_where, repairs
 from beam_jobs.expressions import Expression, check_columns
 from beam_jobs.functions import load_function
-from beam_jobs.languages import Languages
-from beam_jobs.numbers import convert_units, parse_numbers, unit_factors
 from beam_jobs.reshape import (
     cast_columns,
     columns_after_rename,
@@ -26,11 +23,14 @@ from beam_jobs.reshape import (
     rename_columns,
     select_columns,
 )
-from beam_jobs.spellings import map_spellings
-from beam_jobs.surveyed import add_weights, impute, treat_outliers
-from beam_jobs.texts import normalize_texts, tag_language
-from beam_jobs.times import parse_times, patterns
-from beam_jobs.zones import zone_table
+from beam_jobs.rules.conditions import condition, drop_where, keep_where, refuse_where, repair_where, repairs
+from beam_jobs.rules.languages import Languages
+from beam_jobs.rules.numbers import convert_units, parse_numbers, unit_factors
+from beam_jobs.rules.spellings import map_spellings
+from beam_jobs.rules.texts import normalize_texts, tag_language
+from beam_jobs.rules.times import parse_times, patterns
+from beam_jobs.rules.zones import zone_table
+from beam_jobs.survey.apply import add_weights, impute, treat_outliers
 from schemas import HeadraceError
 from schemas.errors import shorten
 from schemas.rules import (

@@ -24,7 +24,7 @@ from beam_jobs.previous import Note, notes
 from beam_jobs.settle import Settled, open_runs, read_letters, table_books
 from beam_jobs.statistics.kept import gather, statistics_files
 from beam_jobs.store_path import StorePath
-from beam_jobs.surveyed import needs_survey, title
+from beam_jobs.survey.apply import needs_survey, title
 from beam_jobs.wire import for_runners
 from schemas import Books, HeadraceError, Manifest, __version__
 from schemas.hashing import fingerprint

@@ -26,7 +26,7 @@ from beam_jobs.progress import observe, shown
 from beam_jobs.runners import check_output, parse_options, run_pipeline
 from beam_jobs.runs import open_run
 from beam_jobs.settle import BUDGET_FIELD, read_letters
-from beam_jobs.survey import survey
+from beam_jobs.survey.run import survey
 from beam_jobs.sweep import strip, sweep
 from beam_jobs.wire import end_attempt
 from schemas import HeadraceError, Manifest, read_manifest

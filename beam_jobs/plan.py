@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 
 from beam_jobs.clean import columns_after, constants
-from beam_jobs.conditions import has_expression
 from beam_jobs.data_schema.expect import Expectations, expect
 from beam_jobs.expressions import engine_version
 from beam_jobs.facts import Fact, describe, row_of
 from beam_jobs.functions import function_fingerprint
 from beam_jobs.indexed import row_type
 from beam_jobs.join import TableFiles, columns_after_join, count_buckets
-from beam_jobs.languages import version as model_version
 from beam_jobs.listing import PartitionList
+from beam_jobs.rules.conditions import has_expression
+from beam_jobs.rules.languages import version as model_version
 from beam_jobs.runs import RUN_SUFFIX
 from beam_jobs.sources import open_source
 from beam_jobs.sources.base import Materialized, Partition, Selective, Source
@@ -33,7 +33,7 @@ from beam_jobs.sources.files import Files
 from beam_jobs.store import Store, open_store
 from beam_jobs.store_lock import WORK
 from beam_jobs.store_path import StorePath
-from beam_jobs.surveyed import needs_survey
+from beam_jobs.survey.apply import needs_survey
 from beam_jobs.union import check_shapes
 from schemas import HeadraceError, JobSpec, __version__, load_spec
 from schemas.errors import shorten
@@ -212,7 +212,7 @@ class JobPlan:
       records: fingerprint of all that changes a record, but for the record itself and the tables.
       basis: fingerprint of all that changes a run, but for the partition itself.
       inputs: fingerprint of the user's side of the version: spec, functions, sources, schema.
-      found: what each cleaning rule needs that was found beforehand, None for most; see `beam_jobs.surveyed`.
+      found: what each cleaning rule needs that was found beforehand, None for most; see `beam_jobs.survey.apply`.
       expectations: what statistics are compared with before the commit, if the job has a schema.
       previous: the version of which unchanged records are taken over, if there is one.
       attempt: which run of the job it is; it changes no bytes. See `beam_jobs.wire.end_attempt`.

@@ -16,7 +16,7 @@ from beam_jobs.runners import parse_options
 from beam_jobs.runs import open_run, read_section
 from beam_jobs.settle import shard_count
 from beam_jobs.sources.base import Selective
-from beam_jobs.survey import passes
+from beam_jobs.survey.run import passes
 from beam_jobs.take_over import is_finished
 from schemas.units import format_bytes
 

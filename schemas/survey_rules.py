@@ -1,4 +1,4 @@
-"""Cleaning rules that need to know the train split before they can be applied: see `beam_jobs.survey`."""
+"""Cleaning rules that need to know the train split before they can be applied: see `beam_jobs.survey.run`."""
 
 from __future__ import annotations
 

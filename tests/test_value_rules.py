@@ -20,9 +20,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from beam_jobs.batch import Batch, Ledger
 from beam_jobs.clean import apply_rule, columns_after, constants, verb
-from beam_jobs.languages import Languages
-from beam_jobs.texts import normalized, truncated
-from beam_jobs.zones import to_utc, zone_table
+from beam_jobs.rules.languages import Languages
+from beam_jobs.rules.texts import normalized, truncated
+from beam_jobs.rules.zones import to_utc, zone_table
 from schemas import HeadraceError
 from schemas.rules import VERBS, Rule
 from schemas.value_rules import NormalizeTextRule
@@ -587,7 +587,7 @@ def test_columns_of_nothing() -> None:
 
 
 def test_each_distinct_text_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from beam_jobs import texts
+    from beam_jobs.rules import texts
 
     seen: list[str] = []
     real = texts.normalized

@@ -13,10 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from beam_jobs import exact, run, survey
+from beam_jobs import run
 from beam_jobs.inspect_dataset import inspect
 from beam_jobs.plan import plan_job
 from beam_jobs.preview import preview
+from beam_jobs.survey import exact
+from beam_jobs.survey import run as survey
 from beam_jobs.verify import verify
 from schemas import HeadraceError, Manifest
 from schemas.hashing import split_of, split_positions

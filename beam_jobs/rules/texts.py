@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs.batch import Batch, Ledger, Problem
-from beam_jobs.distinct import as_mask, distinct_texts, map_texts, problems_at
-from beam_jobs.languages import Languages
+from beam_jobs.rules.distinct import as_mask, distinct_texts, map_texts, problems_at
+from beam_jobs.rules.languages import Languages
 from schemas.value_rules import NormalizeTextRule, TagLanguageRule
 
 # Control characters but for white space; then what is as invisible: zero-width spaces, byte order marks, and marks that

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs.batch import Batch, Ledger, Problem
-from beam_jobs.distinct import as_mask, distinct_texts, is_text, problems_at
+from beam_jobs.rules.distinct import as_mask, distinct_texts, is_text, problems_at
 from schemas import HeadraceError
 from schemas.errors import shorten
 from schemas.value_rules import OneOfRule

@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs.batch import Batch
-from beam_jobs.exact import Moments, moments
 from beam_jobs.reshape import known
-from beam_jobs.surveyed import as_classes, as_numbers, is_missing
+from beam_jobs.survey.apply import as_classes, as_numbers, is_missing
+from beam_jobs.survey.exact import Moments, moments
 from schemas.rules import Rule
 from schemas.survey_rules import ImputeRule, OutliersRule, WeightsRule
 

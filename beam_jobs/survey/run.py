@@ -23,12 +23,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_jobs import exact
-from beam_jobs.answers import Answers, Part, Question, questions
 from beam_jobs.batch import Batch, Ledger
 from beam_jobs.build import SPLIT, prepare_tables, prepared
 from beam_jobs.clean import columns_used
-from beam_jobs.exact import Moments
 from beam_jobs.gather import Deal
 from beam_jobs.listing import Listed, PartitionList, PartitionRef, read_partition, write_partitions
 from beam_jobs.making import Making
@@ -36,7 +33,10 @@ from beam_jobs.materialize import leave_rows, transforms_of
 from beam_jobs.plan import JobPlan, function_fingerprints
 from beam_jobs.runners import run_pipeline
 from beam_jobs.store_path import StorePath
-from beam_jobs.surveyed import needs_survey
+from beam_jobs.survey import exact
+from beam_jobs.survey.answers import Answers, Part, Question, questions
+from beam_jobs.survey.apply import needs_survey
+from beam_jobs.survey.exact import Moments
 from beam_jobs.union import with_prefix
 from beam_jobs.wire import for_runners
 from schemas import HeadraceError
@@ -170,7 +170,7 @@ class Parts:
 
 
 def answer(rule: Rule, parts: Parts, asked: list[Question], slot: int) -> dict[str, Any]:
-    """What was found for a rule; its questions are those from `slot` on. See `beam_jobs.surveyed`.
+    """What was found for a rule; its questions are those from `slot` on. See `beam_jobs.survey.apply`.
 
     Raises:
       HeadraceError: there is no value to go by, or there are too many classes or groups.

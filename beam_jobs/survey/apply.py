@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs.batch import Batch, Ledger
-from beam_jobs.distinct import as_mask, is_text, problems_at
+from beam_jobs.rules.distinct import as_mask, is_text, problems_at
 from schemas import HeadraceError
 from schemas.rules import Rule
 from schemas.survey_rules import ImputeRule, OutliersRule, WeightsRule

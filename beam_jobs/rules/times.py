@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs.batch import Batch, Ledger, Problem
-from beam_jobs.distinct import as_mask, distinct_texts, problems_at
-from beam_jobs.zones import FIRST_YEAR, LAST_YEAR, Mask, Numbers, to_utc
+from beam_jobs.rules.distinct import as_mask, distinct_texts, problems_at
+from beam_jobs.rules.zones import FIRST_YEAR, LAST_YEAR, Mask, Numbers, to_utc
 from schemas import HeadraceError
 from schemas.value_rules import ParseTimeRule
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs.batch import Batch, Ledger, Problem
-from beam_jobs.distinct import Mask, as_mask, distinct_texts, is_text, problems_at
+from beam_jobs.rules.distinct import Mask, as_mask, distinct_texts, is_text, problems_at
 from schemas import HeadraceError
 from schemas.value_rules import ConvertUnitsRule, ParseNumberRule
 

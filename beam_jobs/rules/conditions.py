@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from beam_jobs.batch import Batch, Ledger, Problem
-from beam_jobs.distinct import Mask, as_mask
 from beam_jobs.expressions import Expression, evaluate, parse_expression
 from beam_jobs.reshape import cast_or_places
+from beam_jobs.rules.distinct import Mask, as_mask
 from schemas import HeadraceError
 from schemas.errors import shorten
 from schemas.rules import ComputeRule, DeadLetterRule, DropRule, RepairRule, Rule, WhereRule
