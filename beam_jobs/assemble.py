@@ -18,14 +18,16 @@ import numpy.typing as npt
 
 from beam_jobs.build import RunSummary
 from beam_jobs.indexed import to_columns
-from beam_jobs.merge import Merge, Range, locate, merged_indexed, merged_records, plan_merge
+from beam_jobs.merge import Merge, Range, locate, merged_facts, merged_indexed, merged_records, plan_merge
 from beam_jobs.placed import read_places
 from beam_jobs.plan import JobPlan
 from beam_jobs.previous import OldShards
 from beam_jobs.runs import RUN_SUFFIX, Run, read_index, read_kept, read_section
 from beam_jobs.settle import Settled, open_finished
 from beam_jobs.sources.base import Partition
-from beam_jobs.statistics.kept import keep, scan_shard, take_along
+from beam_jobs.statistics.defaults import defaulted, has_default
+from beam_jobs.statistics.kept import is_kept, keep, scan_again, scan_shard, take_along
+from beam_jobs.statistics.shard import ShardStatistics
 from beam_jobs.wire import for_runners
 from schemas.hashing import KEY_HASH_BYTES, fingerprint, shard_bounds
 from schemas.index import encode_index
@@ -196,6 +198,8 @@ def _finished(plan: JobPlan, split: int, number: int, name: str, wanted: str) ->
     for file in (entry, entry.index):
         if (plan.workspace.stage / file.path).size() != file.bytes:
             return None
+    if plan.spec.statistics and not is_kept(plan, entry):
+        return None
     return Shard(split, number, entry, [tuple(duplicate) for duplicate in note["duplicates"]], note["linked"])
 
 
@@ -223,8 +227,8 @@ def _make_shard(plan: JobPlan, split: int, number: int, name: str, ranges: list[
         ):
             for file in (entry, entry.index):
                 (old.directory / file.path).copy_to(plan.workspace.stage / file.path)
-            if plan.spec.statistics:
-                take_along(plan, entry)
+            if plan.spec.statistics and not take_along(plan, entry):
+                _keep_statistics(plan, entry, merge, scan_again(plan, entry, old.directory))
             return Shard(split, number, entry, [], linked=True)
     entry = _write_shard(plan, name, merge, old)
     return Shard(split, number, entry, _describe_duplicates(plan, merge), linked=False)
@@ -254,8 +258,14 @@ def _write_shard(plan: JobPlan, name: str, merge: Merge, old: OldShards | None) 
         path=name, bytes=size, sha256=digest.hexdigest(), records=len(chosen), index=index_entry
     )
     if gathered is not None:
-        keep(plan, entry, gathered.statistics)
+        _keep_statistics(plan, entry, merge, gathered.statistics)
     return entry
+
+
+def _keep_statistics(plan: JobPlan, entry: ShardEntry, merge: Merge, statistics: ShardStatistics) -> None:
+    if any(has_default(feature) for feature in plan.features.values()):
+        statistics.note_defaults(defaulted(merged_facts(merge, plan.fact_row)))
+    keep(plan, entry, statistics)
 
 
 def _partition(run: Run) -> Partition:

@@ -233,7 +233,7 @@ def _add_batch(batch: Batch, making: Making, member: Member) -> None:
     if plan.index_row.names:
         content.indexed.append(to_rows(columns, plan.index_row))
     if plan.facts:
-        content.facts.append(make_facts(columns, plan.facts))
+        content.facts.append(make_facts(columns, plan.facts, batch.records))
     for join in plan.spec.join:
         making.note_written(join.table, batch.records.column(_JOINED + join.table).to_numpy(), hashes)
 

@@ -30,7 +30,7 @@ from beam_jobs.survey.run import survey
 from beam_jobs.sweep import strip, sweep
 from beam_jobs.wire import end_attempt
 from schemas import HeadraceError, Manifest, read_manifest
-from schemas.anomalies import Anomaly
+from schemas.anomalies import Anomaly, anomalies_json
 from schemas.errors import shorten
 from schemas.units import format_bytes
 
@@ -84,9 +84,7 @@ class Result:
             },
             "books": {name: books.model_dump() for name, books in self.manifest.books.items()},
             "dead_letters": self.manifest.dead_letters,
-            "anomalies": [
-                {"severity": each.severity, **each.model_dump(exclude_none=True)} for each in self.anomalies
-            ],
+            "anomalies": anomalies_json(self.anomalies),
         }
 
 
@@ -191,6 +189,7 @@ def _existing(plan: JobPlan) -> tuple[Manifest, bool]:
     """The manifest of the version that exists, if it was made from the same inputs; whether by other code."""
     manifest = read_manifest(str(plan.workspace.dataset))
     note = read_note(plan.workspace.inputs)
+    hint = "Give the job a new `version:`, or remove the directory to prepare it again."
     if note is None:
         changed = "what it was made from is not known here"
     else:
@@ -201,12 +200,13 @@ def _existing(plan: JobPlan) -> tuple[Manifest, bool]:
             changed = "its job changed since"
         elif note.expected != expected:
             changed = "its schema, or the version that it is compared with, changed since"
+            hint = f"{hint[:-1]}; or compare it as it is with `headrace schema check`."
         else:
             changed = "its sources or functions changed since"
     raise HeadraceError(
         f"Version {plan.spec.version} exists already, and {changed}. It was left as it is.",
         where=str(plan.workspace.dataset),
-        hint="Give the job a new `version:`, or remove the directory to prepare it again.",
+        hint=hint,
     )
 
 

@@ -30,6 +30,7 @@ from beam_jobs.runs import RUN_SUFFIX
 from beam_jobs.sources import open_source
 from beam_jobs.sources.base import Materialized, Partition, Selective, Source
 from beam_jobs.sources.files import Files
+from beam_jobs.statistics.defaults import default_facts
 from beam_jobs.store import Store, open_store
 from beam_jobs.store_lock import WORK
 from beam_jobs.store_path import StorePath
@@ -383,7 +384,7 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
 
 
 # Who wants facts of a job's records: a line for each.
-_WANTED: list[Callable[[JobSpec, Mapping[str, Feature]], list[Fact]]] = []
+_WANTED: list[Callable[[JobSpec, Mapping[str, Feature]], list[Fact]]] = [default_facts]
 
 
 def facts_of(spec: JobSpec, features: Mapping[str, Feature]) -> list[Fact]:

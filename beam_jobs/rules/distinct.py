@@ -1,4 +1,4 @@
-"""Distinct texts of a column, so that what is done to a text is done once for each that differs."""
+"""Columns as rules want them: numbers, masks, and texts once for each that differs."""
 
 from __future__ import annotations
 
@@ -48,6 +48,23 @@ def map_texts(column: pa.Array, function: Callable[[str], str | None], where: st
     """
     texts, places = distinct_texts(column, where)
     return pa.array([function(text) for text in texts.to_pylist()], texts.type).take(places)
+
+
+def as_numbers(column: pa.Array, where: str) -> pa.Array:
+    """A column of numbers as float64.
+
+    Raises:
+      HeadraceError: it holds something else.
+    """
+    kind = column.type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+        raise HeadraceError(
+            "The rule is for numbers.",
+            where=where,
+            value=str(kind),
+            hint="`parse_number`, `cast`, or `types:` of a csv source make numbers of texts.",
+        )
+    return pc.cast(column, pa.float64(), safe=False)
 
 
 def as_mask(values: pa.Array) -> Mask:

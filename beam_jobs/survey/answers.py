@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 
 from beam_jobs.batch import Batch
 from beam_jobs.reshape import known
-from beam_jobs.survey.apply import as_classes, as_numbers, is_missing
+from beam_jobs.rules.distinct import as_numbers
+from beam_jobs.survey.apply import as_classes, is_missing
 from beam_jobs.survey.exact import Moments, moments
 from schemas.rules import Rule
 from schemas.survey_rules import ImputeRule, OutliersRule, WeightsRule
@@ -140,8 +141,8 @@ class Answers:
             "count": pa.array(np.ones(len(groups), np.int64)),
         }
         tables = self._tables[number]
-        tables.append(_counted(pa.table(columns, schema=_SCHEMA)))
-        if len(tables) > 1 and sum(table.num_rows for table in tables[1:]) > _MAX_PENDING_ROWS:
+        tables.append(pa.table(columns, schema=_SCHEMA))
+        if sum(table.num_rows for table in tables[1:]) > _MAX_PENDING_ROWS:
             self._tables[number] = [_together(tables)]
 
     def _sum(self, number: int, groups: pa.Array, numbers: pa.Array) -> None:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs.batch import Batch, Ledger
-from beam_jobs.rules.distinct import as_mask, is_text, problems_at
+from beam_jobs.rules.distinct import as_mask, as_numbers, is_text, problems_at
 from schemas import HeadraceError
 from schemas.rules import Rule
 from schemas.survey_rules import ImputeRule, OutliersRule, WeightsRule
@@ -66,23 +66,6 @@ def as_classes(column: pa.Array, where: str) -> pa.Array:
             value=str(column.type),
             allowed="texts, numbers, bools or times",
         ) from error
-
-
-def as_numbers(column: pa.Array, where: str) -> pa.Array:
-    """A column of numbers as float64.
-
-    Raises:
-      HeadraceError: it holds something else.
-    """
-    kind = column.type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
-        raise HeadraceError(
-            "The rule is for numbers.",
-            where=where,
-            value=str(kind),
-            hint="`parse_number`, `cast`, or `types:` of a csv source make numbers of texts.",
-        )
-    return pc.cast(column, pa.float64(), safe=False)
 
 
 def impute(batch: Batch, rule: ImputeRule, ledger: Ledger, found: Found | None) -> Batch:
