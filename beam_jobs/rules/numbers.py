@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs.batch import Batch, Ledger, Problem
-from beam_jobs.rules.distinct import Mask, as_mask, distinct_texts, is_text, problems_at
+from beam_jobs.reshape import cast_or_places
+from beam_jobs.rules.distinct import Mask, as_mask, as_numbers, distinct_texts, problems_at
 from schemas import HeadraceError
 from schemas.value_rules import ConvertUnitsRule, ParseNumberRule
 
@@ -35,7 +36,10 @@ def parse_numbers(batch: Batch, rule: ParseNumberRule, ledger: Ledger) -> Batch:
     for name in rule.parse_number:
         column, where = batch.records.column(name), f"clean, parse_number {name}"
         if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-            batch = batch.with_column(name, pc.cast(column, kind))
+            numbers, lost = cast_or_places(column, kind, where)
+            batch = batch.with_column(name, numbers)
+            wrong = np.isin(np.arange(len(column)), lost)
+            problems += problems_at(wrong, "parse_number", name, column, f"is no {rule.type}")
             continue
         texts, places = distinct_texts(column, where)
         numbers, missing = numbers_of(texts, rule)
@@ -172,14 +176,7 @@ def convert_units(
     """
     where = f"clean, convert_units {rule.convert_units}"
     column = batch.records.column(rule.convert_units)
-    if is_text(column.type):
-        raise HeadraceError(
-            "Only numbers have a unit.",
-            where=where,
-            value=str(column.type),
-            hint="`parse_number` makes some.",
-        )
-    values = pc.cast(column, pa.float64())
+    values = as_numbers(column, where)
     problems: list[Problem] = []
     if rule.unit_column is None:
         a, b, c = factors[""]
