@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import shutil
@@ -14,7 +15,8 @@ import pandas as pd
 import pytest
 
 from beam_jobs import run
-from beam_jobs.inspect_dataset import inspect
+from beam_jobs.diff import diff
+from beam_jobs.inspect_dataset import inspect, print_inspection
 from beam_jobs.plan import plan_job
 from beam_jobs.preview import preview
 from beam_jobs.survey import exact
@@ -431,6 +433,54 @@ clean:""",
     assert found[0]["age"]["groups"] == {
         k: round(float(v)) for k, v in train.groupby("sex")["age"].median().items()
     }
+
+
+LINES = """
+name: lines
+version: 1.0.0
+vars: {data: unset}
+sources:
+  rows:
+    kind: beam
+    transform: tests.sources.beam_functions:Lines
+    path: "${data}/lines"
+    key: id
+    columns: {id: string, number: int64, words: list<string>}
+    partitions: 4
+clean:
+  - {outliers: number, quantiles: [0.1, 0.9]}
+features: {number: {type: int64}}
+"""
+
+
+def test_rows_of_a_transform_are_there_before_they_are_asked(tmp_path: Path) -> None:
+    (tmp_path / "lines").mkdir()
+    numbers = np.random.default_rng(0).integers(0, 1000, 300)
+    (tmp_path / "lines/a.txt").write_text(
+        "".join(f"k{n},word,{number}\n" for n, number in enumerate(numbers))
+    )
+    job = make_job(tmp_path, LINES)
+    first, second = (run(job, tmp_path / name) for name in ("one", "two"))
+    assert digests(first.path) == digests(second.path)
+    low, high = np.quantile(numbers, [0.1, 0.9])
+    assert found_of(first.manifest) == {0: {"low": low, "high": high}}
+    assert first.manifest.books["rows"].repaired == {
+        "outliers number": int(((numbers < low) | (numbers > high)).sum())
+    }
+
+
+def test_what_was_found_is_shown(data: Path, tmp_path: Path) -> None:
+    first = run(make_job(data, JOB), tmp_path / "out")
+    out = io.StringIO()
+    print_inspection(inspect(first.path, records=0), out)
+    text = out.getvalue()
+    assert "Learnt from the train split" in text
+    assert "impute age with median by sex" in text
+    assert "rows: impute age" in text
+    changed = JOB.replace("1.0.0", "2.0.0").replace("iqr: 1.5", "iqr: 2")
+    second = run(make_job(data, changed), tmp_path / "out")
+    fields = {change.field for change in diff(first.path, second.path).surveyed}
+    assert fields == {"outliers fare.high", "outliers fare.low"}
 
 
 def test_weights_of_classes() -> None:
