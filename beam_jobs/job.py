@@ -20,12 +20,13 @@ from beam_jobs.listing import Listed, write_partitions
 from beam_jobs.lookup import close_tables
 from beam_jobs.materialize import materialize
 from beam_jobs.pipeline import build_pipeline
-from beam_jobs.plan import Job, JobPlan, Workspace, import_from_here, plan_job
+from beam_jobs.plan import Job, JobPlan, Workspace, import_from_here, list_entries, plan_job
 from beam_jobs.previous import find_previous, list_partitions, read_note
 from beam_jobs.progress import observe, shown
 from beam_jobs.runners import check_output, parse_options, run_pipeline
 from beam_jobs.runs import open_run
 from beam_jobs.settle import BUDGET_FIELD, read_letters
+from beam_jobs.split_lists import write_lists
 from beam_jobs.survey.run import survey
 from beam_jobs.sweep import strip, sweep
 from beam_jobs.wire import end_attempt
@@ -134,6 +135,8 @@ def run(
         store.tidy()
         runs: dict[str, bool] = {}  # whether a committed version holds its records
         try:
+            if plan.lists is not None:
+                write_lists(plan.lists, *list_entries(job))
             plan = survey(plan, partitions, beam_options)
             if not from_scratch:
                 plan = dataclasses.replace(plan, previous=find_previous(plan))

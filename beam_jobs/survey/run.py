@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs.batch import Batch, Ledger
-from beam_jobs.build import SPLIT, prepare_tables, prepared
+from beam_jobs.build import prepare_tables, prepared
 from beam_jobs.clean import columns_used
 from beam_jobs.gather import Deal
 from beam_jobs.listing import Listed, PartitionList, PartitionRef, read_partition, write_partitions
@@ -32,6 +32,7 @@ from beam_jobs.making import Making
 from beam_jobs.materialize import leave_rows, transforms_of
 from beam_jobs.plan import JobPlan, function_fingerprints
 from beam_jobs.runners import run_pipeline
+from beam_jobs.splits import SPLIT
 from beam_jobs.store_path import StorePath
 from beam_jobs.survey import exact
 from beam_jobs.survey.answers import Answers, Part, Question, questions
@@ -350,4 +351,5 @@ def _basis(plan: JobPlan, rules: list[int]) -> str:
         rules,
         plan.train_split,
         [files.name for files in plan.tables.values()],
+        plan.lists and plan.lists.digest,
     )

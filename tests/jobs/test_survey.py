@@ -341,6 +341,10 @@ def parse(text: str) -> list[Any]:
     ("old", "new", "message"),
     [
         ("{train: 0.6, validation", "{a: 0.6, validation", "which split is for training"),
+        ("test: 0.2}}", "test: 0.2}, exact: true}", "only all records together tell"),
+        ("test: 0.2}}", "test: 0.2}, stratify: cabin}", "only all records together tell"),
+        ("test: 0.2}}", "test: 0.2}, cap: {by: cabin, most: 9}}", "only all records together tell"),
+        ("test: 0.2}}", "test: 0.2}, by: cabins}", "There is no such column"),
         ("{impute: age,", "{impute: ages,", "There is no such column"),
         ("by: sex", "by: sexes", "There is no such column"),
         ("{outliers: fare, iqr: 1.5}", "{outliers: fare}", "needs one of"),
@@ -385,7 +389,7 @@ def test_the_split_is_that_of_the_rule(frame: pd.DataFrame, tmp_path: Path) -> N
     result = run(make_job(tmp_path, grouped), tmp_path / "out")
     assert result.manifest.surveyed
     late = grouped.replace("features:", "  - compute: {cabin: cabin || fare}\nfeatures:", 1)
-    with pytest.raises(HeadraceError, match="changes the column to split by behind a rule"):
+    with pytest.raises(HeadraceError, match="changes what the split depends on, behind a rule"):
         run(make_job(tmp_path, late), tmp_path / "late")
     early = grouped.replace("clean:", "clean:\n  - compute: {cabin: upper(cabin)}", 1)
     assert run(make_job(tmp_path, early), tmp_path / "early").manifest.surveyed
