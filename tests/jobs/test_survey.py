@@ -395,6 +395,26 @@ def test_the_split_is_that_of_the_rule(frame: pd.DataFrame, tmp_path: Path) -> N
     assert run(make_job(tmp_path, early), tmp_path / "early").manifest.surveyed
 
 
+@pytest.mark.parametrize(
+    "split",
+    [
+        "{column: cabin, values: {train: [third], test: [first]}, otherwise: drop}",
+        "{lists: {train: '${data}/train.txt', test: '${data}/test.txt'}, otherwise: drop}",
+    ],
+)
+def test_splits_that_are_told(split: str, frame: pd.DataFrame, tmp_path: Path) -> None:
+    write_rows(frame, tmp_path)
+    for name, cabin in (("train", "third"), ("test", "first")):
+        (tmp_path / f"{name}.txt").write_text("\n".join(frame.loc[frame["cabin"] == cabin, "id"]) + "\n")
+    text = GROWING.replace("{fractions: {train: 0.6, test: 0.4}}", split)
+    first, second = (run(make_job(tmp_path, text), tmp_path / name) for name in ("one", "two"))
+    ages = frame[frame["cabin"] == "third"].groupby("sex")["age"].median()
+    found = found_of(first.manifest)[0]["age"]["groups"]
+    assert found == {sex: round(float(age)) for sex, age in ages.items()}
+    assert first.manifest.books["rows"].dropped == {"in no split": int((frame["cabin"] == "second").sum())}
+    assert digests(first.path) == digests(second.path)
+
+
 def test_too_many_groups(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(survey, "MAX_GROUPS", 5)
     with pytest.raises(HeadraceError, match="too many different groups"):
