@@ -107,7 +107,8 @@ class Answers:
             numbers = as_numbers(column, asked.where)
             there = pc.fill_null(pc.is_finite(numbers), False)
             if asked.kind == "numbers":
-                self._count(number, groups.filter(there), "number", numbers.filter(there))
+                both = pc.add(numbers.filter(there), 0.0)  # of the two zeros the one without a sign
+                self._count(number, groups.filter(there), "number", both)
             else:
                 self._sum(number, groups.filter(there), numbers.filter(there))
 

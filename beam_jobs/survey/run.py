@@ -313,7 +313,9 @@ def _commonest(counts: dict[str, int], kind: str) -> Any:
 def _typed(text: str, kind: str) -> Any:
     if kind == "bool":
         return text == "true"
-    return {"integer": int, "float": float}.get(kind, str)(text)
+    if kind == "float":
+        return float(text) + 0.0  # of the two zeros the one without a sign
+    return int(text) if kind == "integer" else text
 
 
 def _not_nothing(found: dict[Any, Any], question: Question) -> dict[Any, Any]:
