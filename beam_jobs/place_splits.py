@@ -118,13 +118,13 @@ def _units(placing: Placing, chosen: npt.NDArray[Any], positions: Hashes, strata
 
 
 def _positions(placing: Placing) -> Hashes:
-    return np.asarray(placing.facts[POSITION])
+    return placing.fact(POSITION)
 
 
 def _strata(placing: Placing, name: str) -> Hashes:
     """The fact of that name, or one stratum for all."""
     known = name in (placing.plan.fact_row.names or ())
-    return np.asarray(placing.facts[name]) if known else np.zeros(len(placing.final), np.uint64)
+    return placing.fact(name) if known else np.zeros(len(placing.final), np.uint64)
 
 
 def _of_groups(path: StorePath, positions: Hashes, strata: Hashes) -> Hashes:

@@ -50,10 +50,11 @@ class Placing:
         """The run's index, `INDEX_DTYPE` (n,)."""
         return read_index(self.run)
 
-    @cached_property
-    def facts(self) -> npt.NDArray[np.void]:
-        """What is noted of the records beside them, (n,); see `beam_jobs.facts`."""
-        return read_facts(self.run, self.plan.fact_row, 0, len(self.final))
+    def fact(self, name: str) -> npt.NDArray[Any]:
+        """What is noted of the records beside them, n values; see `beam_jobs.facts`. Other facts are not read."""
+        row = np.dtype([(name, self.plan.fact_row[name])])
+        values: npt.NDArray[Any] = read_facts(self.run, row, 0, len(self.final))[name]
+        return values
 
     @property
     def written(self) -> npt.NDArray[np.bool_]:

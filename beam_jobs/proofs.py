@@ -58,7 +58,7 @@ def _prove(plan: JobPlan, summaries: Sequence[RunSummary], column: str) -> LeakP
 
 def _pairs(placing: Placing, column: str) -> npt.NDArray[np.void]:
     """The groups of a run's written records, each once with every split that it has records in."""
-    values = placing.facts[leak_fact(column)]
+    values = placing.fact(leak_fact(column))
     chosen = placing.written & (values != 0)
     pairs = np.zeros(int(chosen.sum()), _PAIR)
     pairs["group"], pairs["split"] = values[chosen], placing.final[chosen]
@@ -70,7 +70,7 @@ def _example(plan: JobPlan, summaries: Sequence[RunSummary], column: str, group:
     found: dict[str, str] = {}
     for summary in summaries:
         placing = place_as_written(plan, summary)
-        here = np.flatnonzero((placing.facts[leak_fact(column)] == group) & placing.written)
+        here = np.flatnonzero((placing.fact(leak_fact(column)) == group) & placing.written)
         for place in here.tolist():
             name = plan.split_names[int(placing.final[place])]
             if name not in found:
