@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -86,4 +86,25 @@ class Decision(Protocol):
         """Places the records of one run: a function of the decision and the run alone."""
 
 
-Runs = Callable[[], Iterator[Placing]]
+@dataclass(frozen=True)
+class Runs:
+    """All runs of a job, in the order of their sources: called, it goes through them from the beginning.
+
+    Attributes:
+      plan: of the job.
+      summaries: of the runs, in order.
+      decisions: so far; what is seen is what they have left.
+    """
+
+    plan: JobPlan
+    summaries: Sequence[RunSummary]
+    decisions: Sequence[Decision]
+
+    def __call__(self) -> Iterator[Placing]:
+        """The runs, one at a time."""
+        return (Placing.of(self.plan, summary, self.decisions) for summary in self.summaries)
+
+    @property
+    def records(self) -> int:
+        """How many they hold together."""
+        return sum(records for summary in self.summaries for records, _ in summary.splits)

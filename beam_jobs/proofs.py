@@ -46,11 +46,11 @@ def _prove(plan: JobPlan, summaries: Sequence[RunSummary], column: str) -> LeakP
     straddling = np.concatenate(found)
     if len(straddling):
         raise HeadraceError(
-            f"{len(straddling):,} values of {column!r} have records in two splits, so the splits would leak. "
-            "Nothing was committed.",
+            f"Values of {column!r} that have records in two splits: {len(straddling):,} of {groups:,}. "
+            "The splits would leak, so nothing was committed.",
             where="split.by" if column == plan.spec.split.by else "split.leaks",
             value="; ".join(_example(plan, summaries, column, group) for group in straddling[:_EXAMPLES]),
-            allowed=f"each value in one split; {groups:,} were looked at",
+            allowed="each value in one split",
             hint="Split by that column (`by:`), or mend the column, the lists or the times.",
         )
     return LeakProof(groups=groups)
