@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from beam_jobs.build import RunSummary
 from beam_jobs.duplicates.shards import sign_shard, signature_files, take_signatures_along
+from beam_jobs.facts import row_of
 from beam_jobs.finished import open_finished, partition_of
 from beam_jobs.indexed import to_columns
 from beam_jobs.merge import Merge, Range, locate, merged_facts, merged_indexed, merged_records, plan_merge
@@ -26,7 +27,7 @@ from beam_jobs.plan import JobPlan
 from beam_jobs.previous import OldShards
 from beam_jobs.runs import RUN_SUFFIX, Run, read_index, read_kept
 from beam_jobs.settle import Settled
-from beam_jobs.statistics.defaults import defaulted, has_default
+from beam_jobs.statistics.defaults import default_facts, defaulted, has_default
 from beam_jobs.statistics.kept import is_kept, keep, scan_again, scan_shard, take_along
 from beam_jobs.statistics.shard import ShardStatistics
 from beam_jobs.wire import for_runners
@@ -269,7 +270,9 @@ def _write_shard(plan: JobPlan, name: str, merge: Merge, old: OldShards | None) 
 
 def _keep_statistics(plan: JobPlan, entry: ShardEntry, merge: Merge, statistics: ShardStatistics) -> None:
     if any(has_default(feature) for feature in plan.features.values()):
-        statistics.note_defaults(defaulted(merged_facts(merge, plan.fact_row)))
+        statistics.note_defaults(
+            defaulted(merged_facts(merge, row_of(default_facts(plan.spec, plan.features))))
+        )
     keep(plan, entry, statistics)
 
 

@@ -27,6 +27,7 @@ from beam_jobs.store_path import StorePath, fill
 
 Rows = npt.NDArray[Any]
 
+_FACT_ROWS = 1 << 14
 _WINDOW_BYTES = 16 << 20  # of records held at a time; more where one record is larger
 
 
@@ -159,8 +160,27 @@ def merged_indexed(merge: Merge, row: np.dtype[np.void]) -> Rows:
 
 
 def merged_facts(merge: Merge, row: np.dtype[np.void]) -> Rows:
-    """What is noted of the kept records beside them, in order."""
-    return _merged(merge, row, read_facts)
+    """What is noted of the kept records beside them, in order: the facts that `row` has fields for."""
+    return np.concatenate([np.zeros(0, row), *merged_fact_parts(merge, row)], dtype=row)
+
+
+def merged_fact_parts(merge: Merge, row: np.dtype[np.void]) -> Iterator[Rows]:
+    """The same, some thousand records at a time."""
+    chosen = merge.chosen
+    firsts = np.searchsorted(merge.owners, np.arange(len(merge.ranges)))
+    for start in range(0, len(chosen), _FACT_ROWS):
+        places = chosen[start : start + _FACT_ROWS]
+        owners, rows = merge.owners[places], np.zeros(len(places), row)
+        for owner in np.unique(owners).tolist():
+            # A range is sorted as we are, so what is wanted of it lies together.
+            part, wanted, inside = merge.ranges[owner], merge.wanted[owner], places[owners == owner]
+            inside = (
+                inside - firsts[owner] if wanted is None else np.flatnonzero(wanted)[inside - firsts[owner]]
+            )
+            low, high = int(inside.min()), int(inside.max()) + 1
+            found = read_facts(part.run, row, part.start + low, part.start + high)
+            rows[owners == owner] = found[inside - low]
+        yield rows
 
 
 def _merged(merge: Merge, row: np.dtype[np.void], read: Callable[..., Rows]) -> Rows:

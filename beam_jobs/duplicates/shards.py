@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.duplicates.signatures import encode_signatures, signature_facts
+from beam_jobs.duplicates.signatures import signature_facts, write_signatures
 from beam_jobs.facts import row_of
-from beam_jobs.merge import Merge, merged_facts
+from beam_jobs.merge import Merge, merged_fact_parts
 from beam_jobs.plan import JobPlan
 from beam_jobs.store_path import StorePath
 from schemas.naming import signatures_name
@@ -16,8 +16,8 @@ from schemas.naming import signatures_name
 def sign_shard(plan: JobPlan, name: str, hashes: npt.NDArray[np.uint8], merge: Merge) -> None:
     """Writes the signatures of a shard's records into the stage, if the job compares records."""
     if facts := signature_facts(plan.spec, plan.features):
-        data = encode_signatures(hashes, merged_facts(merge, row_of(facts)))
-        (plan.workspace.stage / signatures_name(name)).write(data, durable=True)
+        with (plan.workspace.stage / signatures_name(name)).writing(durable=True) as file:
+            write_signatures(file, hashes, merged_fact_parts(merge, row_of(facts)), facts)
 
 
 def signature_files(plan: JobPlan, name: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -14,6 +14,7 @@ from beam_jobs.duplicates.images import THUMBNAIL, thumbnail
 from beam_jobs.duplicates.texts import SIGNATURE, signatures
 from beam_jobs.encode import encode_records
 from beam_jobs.facts import Fact, row_of
+from beam_jobs.store import Sink
 from schemas import HeadraceError, JobSpec
 from schemas.duplicates import Check, Near
 from schemas.features import Feature, ImageFeature
@@ -67,16 +68,25 @@ def _text_signatures(columns: Mapping[str, pa.Array], near: Near) -> npt.NDArray
     return signatures(columns[near.feature], near.shingle, near.size)
 
 
-def encode_signatures(hashes: npt.NDArray[np.uint8], rows: Rows) -> bytes:
-    """The file of a shard: an Arrow IPC file with the key hash and the signatures of each record, in its order."""
-    columns = {_KEY: hashes, **{name: rows[name] for name in rows.dtype.names or ()}}
-    arrays = [_binary(values) for values in columns.values()]
-    fields = [pa.field(name, array.type, nullable=False) for name, array in zip(columns, arrays, strict=True)]
-    schema = pa.schema(fields, metadata=_METADATA)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(pa.record_batch(arrays, schema=schema))
-    return bytes(sink.getvalue())
+def write_signatures(
+    file: Sink, hashes: npt.NDArray[np.uint8], parts: Iterable[Rows], facts: Sequence[Fact]
+) -> None:
+    """Writes the file of a shard: an Arrow IPC file with the key hash and the signatures of each record, in its order.
+
+    Args:
+      file: the file.
+      hashes: uint8 (n, 16).
+      parts: of the n rows of `facts`.
+      facts: what the columns hold.
+    """
+    widths = {_KEY: KEY_HASH_BYTES, **{fact.name: fact.kind.itemsize for fact in facts}}
+    fields = [pa.field(name, pa.binary(width), nullable=False) for name, width in widths.items()]
+    schema, done = pa.schema(fields, metadata=_METADATA), 0
+    with pa.ipc.new_file(file, schema) as writer:
+        for rows in parts:
+            columns = [hashes[done : done + len(rows)], *(rows[fact.name] for fact in facts)]
+            writer.write_batch(pa.record_batch([_binary(values) for values in columns], schema=schema))
+            done += len(rows)
 
 
 def _binary(values: npt.NDArray[np.generic]) -> pa.FixedSizeBinaryArray:
@@ -107,11 +117,12 @@ def read_signatures(
         raise _damaged(place, name) from error
     if any(fact.name not in table.schema.names for fact in facts):
         raise _without(place, facts)
-    rows = np.zeros(shard.records, row_of(facts))
+    hashes = _matrix(table, _KEY, KEY_HASH_BYTES, shard, place)
+    rows = np.zeros(len(hashes), row_of(facts))
     for fact in facts:
         values = _matrix(table, fact.name, fact.kind.itemsize, shard, place)
         rows[fact.name] = values.view(fact.kind.base).reshape(-1, *fact.kind.shape)
-    return _matrix(table, _KEY, KEY_HASH_BYTES, shard, place), rows
+    return hashes, rows
 
 
 def _matrix(table: pa.Table, name: str, width: int, shard: ShardEntry, place: Place) -> npt.NDArray[np.uint8]:

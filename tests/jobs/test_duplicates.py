@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -409,3 +410,34 @@ def test_checks_that_cannot_be(old: str, new: str, message: str, tmp_path: Path)
     )
     with pytest.raises(HeadraceError, match=message):
         make_job(tmp_path, text)
+
+
+def test_exact_fractions_are_of_what_is_left(planted: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    text = changed(JOB, **{"test: 0.5}}": "test: 0.5}, exact: true}"})
+    result = run(make_job(planted[0], text), tmp_path)
+    assert [split.records for split in result.manifest.splits.values()] == [PICTURES // 2, PICTURES // 2]
+    assert {row["origin"]: row["survivor_origin"] for row in report(result.path)} == planted[1]
+    found = result.manifest.duplicates
+    assert found is not None
+    assert found.pairs_across_splits == 0
+    with pytest.raises(HeadraceError, match="not `exact` or `stratify`"):
+        make_job(tmp_path, changed(text, **{"split:": "  action: keep_within_split\nsplit:"}))
+    listed = run(
+        make_job(planted[0], changed(text, **{"split:": "  action: report\nsplit:"})), tmp_path / "listed"
+    )
+    assert listed.manifest.duplicates is not None
+    assert listed.manifest.duplicates.pairs_across_splits > 0
+
+
+def test_a_damaged_file_of_signatures_is_noticed(
+    first: Result, planted: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(first.path, old)
+    file = next((old / "signatures").iterdir())
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    text = changed(JOB, **{"split:": f"  against: [{old}]\nsplit:"})
+    with pytest.raises(HeadraceError, match="file of signatures is not as it was committed"):
+        run(make_job(planted[0], text), tmp_path)
