@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -20,19 +19,22 @@ from beam_jobs.join import ask, join_table, write_part, write_table_bucket
 from beam_jobs.listing import Listed, PartitionRef, read_partition
 from beam_jobs.making import Making
 from beam_jobs.outcomes import Outcomes, digests_at
+from beam_jobs.placed import Final
 from beam_jobs.plan import JobPlan
-from beam_jobs.runs import RunContent, open_run, write_run
+from beam_jobs.runs import Run, RunContent, open_run, write_run
 from beam_jobs.sources.base import Selective
-from beam_jobs.take_over import is_finished, is_taken_over, take_over
+from beam_jobs.splits import GROUP, SPLIT, assign_splits
+from beam_jobs.survey.apply import needs_survey
+from beam_jobs.take_over import is_finished, is_left_out, is_repeated, take_over
 from beam_jobs.union import take_sample, with_prefix
 from beam_jobs.validate import to_features
 from beam_jobs.wire import for_runners
 from schemas import HeadraceError
-from schemas.hashing import as_sortable, key_hashes, split_of, split_positions
+from schemas.hashing import as_sortable, key_hashes
 from schemas.spec import Member
 
+_LEARNT_BY = f"{OWN_PREFIX}learnt by"  # the split of a record where a cleaning rule had to know it
 _JOINED = f"{OWN_PREFIX}joined:"
-_GROUP = f"{OWN_PREFIX}group"  # the key before a join made several records of one: they stay in one split
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,11 @@ class RunSummary:
       read, dead_lettered: records.
       added: records that joins made of one, beyond the first.
       dropped: records dropped, by rule.
+      repaired: records of which a rule mended a value, by rule.
       splits: records and bytes of each split.
       kept: source records that were taken over from the version before, not read again.
-      committed: whether the version before was made of this very run.
+      committed: whether the version before was made of this very run, and holds all records of it that are written.
+      ref: where its partition is listed.
       placed: CRC of the file beside it that says where its records go, if there is one; see `beam_jobs.placement`.
     """
 
@@ -59,9 +63,11 @@ class RunSummary:
     added: int
     dead_lettered: int
     dropped: dict[str, int]
+    repaired: dict[str, int]
     splits: list[tuple[int, int]]
     kept: int
     committed: bool
+    ref: PartitionRef
     placed: str = ""
 
 
@@ -110,21 +116,45 @@ def build_run(ref: PartitionRef, plan: JobPlan, _tables_ready: object = None) ->
     listed = read_partition(plan.workspace.partitions, ref)
     path = plan.workspace.runs / listed.run
     run = open_run(path, check=True)
-    committed = run is not None and listed.committed and is_taken_over(plan, run)
+    committed = run is not None and listed.committed and not bool(is_repeated(plan, run).any())
     if run is None or not (committed or is_finished(plan, run)):
         run = write_run(path, _read_partition(listed, plan), len(plan.split_names))
+    return _summary(ref, listed, run, committed=committed)
+
+
+def complete_run(summary: RunSummary, plan: JobPlan, final: Final) -> RunSummary:
+    """Builds a run after all, of which the version before holds not every record that is now to be written.
+
+    Args:
+      summary: of a run that was taken over.
+      plan: of the job.
+      final: int16 (n,), where each of its records goes; negative where it is left out.
+    """
+    path = plan.workspace.runs / summary.run
+    run = open_run(path)
+    if run is not None and not bool((is_left_out(plan, run) & (final >= 0)).any()):
+        return summary
+    listed = read_partition(plan.workspace.partitions, summary.ref)
+    if run is None or not is_finished(plan, run):
+        run = write_run(path, _read_partition(listed, plan), len(plan.split_names))
+    return _summary(summary.ref, listed, run, committed=False)
+
+
+def _summary(ref: PartitionRef, listed: Listed, run: Run, *, committed: bool) -> RunSummary:
     summary = run.summary
     return RunSummary(
-        run=path.name,
+        run=run.path.name,
         source=listed.partition.source,
         ordinal=listed.partition.ordinal,
         read=summary["read"],
         added=summary["added"],
         dead_lettered=summary["dead_lettered"],
         dropped=summary["dropped"],
+        repaired=summary["repaired"],
         splits=run.splits,
         kept=summary["read"] if committed else summary["kept"],
         committed=committed,
+        ref=ref,
     )
 
 
@@ -136,19 +166,24 @@ class BuildRuns(beam.PTransform):
 
     def expand(self, partitions: beam.PCollection[PartitionRef]) -> beam.PCollection[RunSummary]:
         """PartitionRef → RunSummary."""
-        waited_for: list[beam.pvalue.AsSideInput] = []
-        begin, plan = partitions.pipeline, self.plan
-        if parts := list_parts(plan):
-            done = begin | "Parts" >> Deal(parts) | "Prepare part" >> beam.Map(prepare_part, plan=plan)
-            waited_for = [beam.pvalue.AsList(done)]
-        if buckets := list_buckets(plan):
-            done = (
-                begin
-                | "Buckets of tables" >> Deal(buckets)
-                | "Prepare table" >> beam.Map(prepare_bucket, plan, *waited_for)
-            )
-            waited_for = [beam.pvalue.AsList(done)]
-        return partitions | "Build run" >> beam.Map(build_run, self.plan, *waited_for)
+        tables = prepare_tables(partitions.pipeline, self.plan)
+        return partitions | "Build run" >> beam.Map(build_run, self.plan, *tables)
+
+
+def prepare_tables(begin: beam.Pipeline, plan: JobPlan) -> list[beam.pvalue.AsSideInput]:
+    """Adds what prepares all tables to a pipeline; gives what those who use the tables wait for."""
+    waited_for: list[beam.pvalue.AsSideInput] = []
+    if parts := list_parts(plan):
+        done = begin | "Parts" >> Deal(parts) | "Prepare part" >> beam.Map(prepare_part, plan=plan)
+        waited_for = [beam.pvalue.AsList(done)]
+    if buckets := list_buckets(plan):
+        done = (
+            begin
+            | "Buckets of tables" >> Deal(buckets)
+            | "Prepare table" >> beam.Map(prepare_bucket, plan, *waited_for)
+        )
+        waited_for = [beam.pvalue.AsList(done)]
+    return waited_for
 
 
 def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
@@ -185,11 +220,13 @@ def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
     for table in tables:
         content.sections |= making.used_rows(table)
     dropped = {rule: np.concatenate(rows) for rule, rows in sorted(ledger.dropped.items())}
+    repaired = {rule: np.unique(np.concatenate(rows)) for rule, rows in sorted(ledger.repaired.items())}
     content.summary = {
         "read": ledger.read,
         "added": ledger.added,
         "dead_lettered": len(letters),
         "dropped": {rule: len(rows) for rule, rows in dropped.items()},
+        "repaired": {rule: len(rows) for rule, rows in repaired.items()},
         "kept": kept,
     }
     # In a section of its own, since only duplicates need it and every shard reads the summary.
@@ -197,7 +234,7 @@ def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
     if making.outcomes is not None:
         taken = [] if content.kept is None else [content.kept.index["row"]]
         rows = np.concatenate([*content.rows, *taken, np.zeros(0, np.int64)]).astype(np.int64)
-        making.outcomes.settle(rows, dropped)
+        making.outcomes.settle(rows, dropped, repaired)
         content.sections["outcomes"] = making.outcomes.encode()
     return content
 
@@ -205,23 +242,10 @@ def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
 def _add_batch(batch: Batch, making: Making, member: Member) -> None:
     """Takes one batch through all stages and adds what is left of it to the run."""
     plan, ledger, content = making.plan, making.ledger, making.content
-    batch = ledger.refuse(batch, "read", _missing_keys(batch))
-    batch = take_sample(batch, member, plan.spec.seed, ledger)
-    for join in plan.spec.join:
-        table = making.table(join.table)
-        asked = ask(batch, join, table)
-        if making.outcomes is not None:
-            found = digests_at(table, asked.firsts)
-            making.outcomes.looked(join.table, batch.rows, asked.keys, found)
-        if join.many == "explode" and _GROUP not in batch.records.schema.names:
-            batch = batch.with_column(_GROUP, batch.keys)
-        batch, places = join_table(batch, join, table, asked, ledger)
-        batch = batch.with_column(_JOINED + join.table, pa.array(places))
-        making.matched[join.table].append(places)
-    for rule in plan.spec.clean:
-        if not len(batch):
-            return  # a user's function adds its columns only where there are records
-        batch = apply_rule(batch, rule, ledger)
+    batch = prepared(batch, making, member, len(plan.spec.clean))
+    if not len(batch):
+        return
+    batch = _in_splits(batch, plan, ledger)
     if not len(batch):
         return
     batch, columns = to_features(batch, plan.features, ledger)
@@ -232,14 +256,49 @@ def _add_batch(batch: Batch, making: Making, member: Member) -> None:
     content.records.append(records)
     hashes = as_sortable(key_hashes(keys, plan.spec.seed))
     content.hashes.append(hashes)
-    content.splits.append(_splits(batch, keys, plan))
+    own = {
+        name: batch.records.column(name) for name in batch.records.schema.names if name.startswith(OWN_PREFIX)
+    }
+    content.splits.append(own[SPLIT].to_numpy())
     content.rows.append(batch.rows)
     if plan.index_row.names:
         content.indexed.append(to_rows(columns, plan.index_row))
     if plan.facts:
         content.facts.append(make_facts(columns, plan.facts, batch.records))
     for join in plan.spec.join:
-        making.note_written(join.table, batch.records.column(_JOINED + join.table).to_numpy(), hashes)
+        making.note_written(join.table, own[_JOINED + join.table].to_numpy(), hashes)
+
+
+def prepared(batch: Batch, making: Making, member: Member, rules: int) -> Batch:
+    """A batch of a source's records after the joins and the first `rules` cleaning rules.
+
+    From the first rule on that needs the train split it says in which split each record is.
+    """
+    plan, ledger = making.plan, making.ledger
+    batch = ledger.refuse(batch, "read", _missing_keys(batch))
+    batch = take_sample(batch, member, plan.spec.seed, ledger)
+    for join in plan.spec.join:
+        table = making.table(join.table)
+        asked = ask(batch, join, table)
+        if making.outcomes is not None:
+            found = digests_at(table, asked.firsts)
+            making.outcomes.looked(join.table, batch.rows, asked.keys, found)
+        if join.many == "explode" and GROUP not in batch.records.schema.names:
+            batch = batch.with_column(GROUP, batch.keys)
+        batch, places = join_table(batch, join, table, asked, ledger)
+        batch = batch.with_column(_JOINED + join.table, pa.array(places))
+        making.matched[join.table].append(places)
+    for number, rule in enumerate(plan.spec.clean[: rules + 1]):
+        if not len(batch):
+            break  # a user's function adds its columns only where there are records
+        if needs_survey(rule) and _LEARNT_BY not in batch.records.schema.names:
+            batch = assign_splits(batch, plan.spec.split, plan.lists, ledger)
+            batch = batch.with_column(_LEARNT_BY, batch.records[SPLIT])
+            if not len(batch):
+                break
+        if number < rules:
+            batch = apply_rule(batch, rule, ledger, plan.found[number])
+    return batch
 
 
 def _missing_keys(batch: Batch) -> list[Problem]:
@@ -251,27 +310,22 @@ def _missing_keys(batch: Batch) -> list[Problem]:
     ]
 
 
-def _splits(batch: Batch, keys: list[bytes], plan: JobPlan) -> Any:
-    """The number of each record's split."""
-    split = plan.spec.split
-    if len(split.fractions) == 1 and split.by is None:
-        return np.zeros(len(keys), dtype=np.int64)
-    exploded = _GROUP in batch.records.schema.names
-    groups = batch.records.column(_GROUP).to_pylist() if exploded else keys
-    if split.by is not None:
-        if split.by not in batch.columns:
+def _in_splits(batch: Batch, plan: JobPlan, ledger: Ledger) -> Batch:
+    """The records with their splits, which must be what rules that need the train split went by.
+
+    Raises:
+      HeadraceError: they are not.
+    """
+    after = assign_splits(batch, plan.spec.split, plan.lists, ledger)
+    if _LEARNT_BY in batch.records.schema.names:
+        settled = len(after) == len(batch) and after.records[SPLIT].equals(after.records[_LEARNT_BY])
+        if not settled:
             raise HeadraceError(
-                "The column to split by does not exist.",
-                where="split.by",
-                value=split.by,
-                allowed=", ".join(batch.columns),
+                "A cleaning rule changes what the split depends on, behind a rule that needs to know the train split.",
+                where="clean",
+                hint="Put the rules that change it before those of `impute`, `outliers` and `weights`.",
             )
-        texts = batch.records.column(split.by).cast(pa.string()).to_pylist()
-        # Records without a group are each a group of their own; the mark keeps them apart from real groups.
-        groups = [
-            b"\0" + key if text is None else text.encode() for text, key in zip(texts, groups, strict=True)
-        ]
-    return split_of(split_positions(groups, split.seed), list(split.fractions.values()))
+    return after
 
 
 def encode_letters(letters: list[DeadLetter]) -> bytes:
