@@ -257,7 +257,7 @@ def _add_schema(commands: Any) -> None:
         commands,
         "schema",
         _schema,
-        "schemas of data: infer, check, export and import one; alone, print the JSON Schema of job files, for editors",
+        "infer, check, update, export or import a schema of data; alone: print the JSON Schema of jobs, for editors",
         [
             "headrace schema                                    # of job files",
             "headrace schema infer out/elpv/1.0.0               # writes schema.yaml",
@@ -297,6 +297,22 @@ def _add_schema(commands: Any) -> None:
         help="measure skew between the first and each of the others",
     )
     check.add_argument("--json", action="store_true", default=False, help="print the anomalies as JSON")
+    update = _add(
+        kinds,
+        "update",
+        _schema_update,
+        "widen the bounds of a schema that a version breaks; comments and all else stay as they are",
+        [
+            "headrace schema update schema.yaml out/elpv/1.1.0",
+            "headrace schema update schema.yaml DIR --output -",
+        ],
+    )
+    update.add_argument("schema_file", metavar="FILE", help="the schema")
+    update.add_argument("version", metavar="DIR", help="a version's directory or URL, or a statistics.json")
+    update.add_argument(
+        "-o", "--output", metavar="OTHER", help="to write, - for standard output (default: FILE)"
+    )
+    update.set_defaults(json=False)
     export = _add(
         kinds,
         "export",
@@ -504,6 +520,12 @@ def _schema_check(arguments: argparse.Namespace) -> int:
     return check_command(
         arguments.version, arguments.schema_file, arguments.against, arguments.skew, as_json=arguments.json
     )
+
+
+def _schema_update(arguments: argparse.Namespace) -> int:
+    from beam_jobs.data_schema.command import update_command
+
+    return update_command(arguments.schema_file, arguments.version, arguments.output)
 
 
 def _schema_export(arguments: argparse.Namespace) -> int:

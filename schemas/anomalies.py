@@ -48,6 +48,9 @@ class Anomaly(Model):
     feature: str | None = None
     split: str | None = Field(None, description="Absent where it is the same in all.")
     what: str = Field(description="One sentence.")
+    field: str | None = Field(
+        None, description="The field of the schema that does not allow it, such as features.age.max."
+    )
     found: str
     allowed: str
     hint: str = Field(description="What to do next.")

@@ -157,6 +157,11 @@ class _StrictLoader(yaml.SafeLoader):
         return node
 
 
+def compose_file(text: str) -> yaml.Node | None:
+    """The nodes of YAML text that has been read before, with their places, for changes that keep all else."""
+    return _compose(text, "YAML")
+
+
 def _compose(text: str, noun: str) -> yaml.Node | None:
     loader = _StrictLoader(text)
     loader.noun = noun

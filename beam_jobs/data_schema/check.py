@@ -99,19 +99,20 @@ def _splits(schema: DataSchema, statistics: Statistics) -> Iterator[Anomaly]:
 def _records(split: str, records: int, rules: SplitRules) -> Iterator[Anomaly]:
     low, high = rules.min_records, rules.max_records
     if low is not None and records < low:
-        kind, word, allowed = "too_few_records", "few", f"at least {low:,}"
+        kind, word, allowed, field = "too_few_records", "few", f"at least {low:,}", "min_records"
     elif high is not None and records > high:
-        kind, word, allowed = "too_many_records", "many", f"at most {high:,}"
+        kind, word, allowed, field = "too_many_records", "many", f"at most {high:,}", "max_records"
     else:
         return
     yield Anomaly(
         kind=kind,
         split=split,
         what=f"The split has too {word} records.",
+        field=f"splits.{split}.{field}",
         found=f"{records:,}",
         allowed=allowed,
         hint="The books say what was read, dropped and dead-lettered; if the number is right, "
-        f"change `splits.{split}` in the schema.",
+        f"change `splits.{split}.{field}` in the schema.",
     )
 
 
@@ -139,6 +140,7 @@ class _Subject:
             feature=self.name,
             split=self.split,
             what=what,
+            field=f"features.{self.name}.{field}",
             found=found,
             allowed=allowed,
             hint=f"{mend}; if the data are right, change `features.{self.name}.{field}` in the schema.",

@@ -1,4 +1,4 @@
-"""`headrace schema infer`, `check`, `export` and `import`."""
+"""`headrace schema infer`, `check`, `update`, `export` and `import`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from beam_jobs.data_schema.check import find_anomalies
 from beam_jobs.data_schema.differences import drift_from, skew_between
 from beam_jobs.data_schema.infer import infer_schema
 from beam_jobs.data_schema.tfmd import from_pbtxt_file, to_pbtxt
+from beam_jobs.data_schema.update import update_schema
 from beam_jobs.data_schema.versions import read_version
 from schemas.anomalies import Anomaly, anomalies_json
 from schemas.data_schema import load_data_schema
@@ -23,6 +24,22 @@ def infer_command(where: str, output: str, *, force: bool) -> int:
     version = read_version(where)
     _write(infer_schema(version.statistics, version.called), output, force=force)
     return 0
+
+
+def update_command(schema_file: str, where: str, output: str | None) -> int:
+    """Changes a schema so that a version fits it; 1 if anomalies remain."""
+    load_data_schema(schema_file)  # with its errors
+    text = Path(schema_file).read_text("utf-8")
+    changed, told, left = update_schema(text, schema_file, read_version(where).statistics)
+    if output == "-":
+        sys.stdout.write(changed)
+    else:
+        print("\n".join(told) or "Nothing to widen.")
+        if told or output is not None:
+            _write(changed, output or schema_file, force=True)
+        if left:
+            print("\n".join(check_lines("What remains", left)))
+    return int(bool(left))
 
 
 def export_command(schema_file: str, output: str, *, force: bool) -> int:

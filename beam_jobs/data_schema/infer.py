@@ -63,15 +63,15 @@ def _feature(page: Page, name: str, parts: Sequence[FeatureStatistics]) -> None:
 
 def _presence(page: Page, parts: Sequence[FeatureStatistics]) -> None:
     """Only of features that a record may lack: lists, and those with a default."""
-    records = sum(part.count + part.missing for part in parts)
-    lacking = sum(part.missing + (part.defaulted or 0) for part in parts)
     may_lack = any(part.lengths is not None or part.defaulted is not None for part in parts)
-    if records and may_lack:
-        share = 1 - lacking / records
-        page.add(
-            f"    min_presence: {_rounded(share * 0.95, ROUND_FLOOR)}",
-            f"{share:.2%} have a value of their own",
-        )
+    shares = [
+        (part.count - (part.defaulted or 0)) / (part.count + part.missing)
+        for part in parts
+        if part.count + part.missing
+    ]
+    if shares and may_lack:
+        why = f"{min(shares):.2%} have a value of their own"
+        page.add(f"    min_presence: {_rounded(min(shares) * 0.95, ROUND_FLOOR)}", why)
 
 
 def _image(page: Page, parts: Sequence[FeatureStatistics]) -> None:

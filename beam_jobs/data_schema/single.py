@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 def as_single(value: float) -> float:
     """The float32 nearest to a number."""
@@ -11,5 +13,6 @@ def as_single(value: float) -> float:
 
 
 def shortest(value: float) -> float:
-    """The number with the fewest digits whose nearest float32 is `value`."""
-    return float(str(np.float32(value)))
+    """The number with the fewest digits whose nearest float32 is `value`; none beyond the largest float32."""
+    found = float(str(np.float32(value)))
+    return found if abs(found) <= _LARGEST else value

@@ -221,6 +221,7 @@ def test_chance_alone_is_no_drift() -> None:
         (-(2**63), 2**63 - 1, True, (None, None)),
         (0.25, 0.75, False, (0, 1)),
         (-1e30, 1e38, False, (-6e37, 1.6e38)),
+        (3.4028234663852886e38, 3.4028234663852886e38, False, (3.4028234663852886e38, None)),
     ],
 )
 def test_bounds_are_half_as_wide_again(
