@@ -87,6 +87,7 @@ class Inspection:
                 for name, feature in features.items()
             },
             "books": {source: books.model_dump() for source, books in manifest.books.items()},
+            "leaks": {column: proof.model_dump() for column, proof in manifest.leaks.items()},
             "dead_letters": {
                 rule: {"count": count, "examples": self.letters.get(rule, [])}
                 for rule, count in manifest.dead_letters.items()
@@ -211,6 +212,14 @@ def _blocks(inspection: Inspection) -> Iterator[Block]:
     ]
     if dropped:
         yield Facts("Dropped on purpose", dropped)
+    if manifest.leaks:
+        yield Facts(
+            "Values in two splits",
+            [
+                (column, f"{proof.in_two_splits:,} of {proof.groups:,} looked at")
+                for column, proof in manifest.leaks.items()
+            ],
+        )
     repaired = [
         (f"{source}: {rule}", f"{count:,} repaired")
         for source, books in manifest.books.items()

@@ -33,6 +33,7 @@ from beam_jobs.wire import end_attempt
 from schemas import HeadraceError, Manifest, read_manifest
 from schemas.anomalies import Anomaly, anomalies_json
 from schemas.errors import shorten
+from schemas.naming import DUPLICATES
 from schemas.units import format_bytes
 
 _SHOWN_ANOMALIES = 5
@@ -285,6 +286,11 @@ def summary_lines(result: Result) -> list[str]:
     if not result.up_to_date and result.partitions_reused:
         lines.append(
             f"  {'resumed':<12} {result.partitions_reused:,} of {result.partitions:,} partitions were finished before"
+        )
+    if (found := manifest.duplicates) is not None:
+        lines.append(
+            f"  {'duplicates':<12} {found.clusters:,} clusters in {found.records:,} records, "
+            f"{found.left_out:,} left out, {found.pairs_across_splits:,} pairs in two splits: see {DUPLICATES}"
         )
     if manifest.dead_letters:
         letters = ", ".join(f"{count:,} {rule}" for rule, count in manifest.dead_letters.items())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,7 @@ from schemas.units import format_bytes
 MAX_PARTITION_BYTES = 512 << 20
 _KEY, _DIGEST = "headrace:key", "headrace:digest"
 _ORDER = [(RULE, "ascending"), (_KEY, "ascending"), (_DIGEST, "ascending")]
+_SAID = re.compile(r'"error": ?\{"code": ?\d+, ?"message": ?"((?:[^"\\]|\\.)*)"')
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,17 @@ def leave_rows(plan: JobPlan, options: PipelineOptions, name: str) -> None:
         raise HeadraceError(
             "A transform of yours failed.",
             where=f"sources.{name}",
-            value=str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__,
+            value=_reason(error),
         ) from error
     if read_counts(directory) is None:
         raise HeadraceError("The source holds no row.", where=f"sources.{name}")
+
+
+def _reason(error: RuntimeError) -> str:
+    """The last line of an error, or what Google's services say in it behind their request and its headers."""
+    text = str(error).strip()
+    said = _SAID.search(text)
+    return said[1] if said else text.splitlines()[-1] if text else type(error).__name__
 
 
 def transforms_of(plan: JobPlan) -> list[str]:
