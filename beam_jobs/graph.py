@@ -16,6 +16,7 @@ from beam_jobs.plan import Job, import_from_here, plan_job
 from beam_jobs.previous import list_partitions
 from beam_jobs.runners import parse_options, run_pipeline
 from beam_jobs.store_path import StorePath
+from beam_jobs.survey.run import build_survey, passes
 from schemas import HeadraceError
 from schemas.units import format_bytes
 
@@ -29,7 +30,7 @@ class Graph:
     Attributes:
       name, version: of the data set.
       partitions: of the main source.
-      transforms: nodes of the graph, composites among them; with those of pipelines that sources have of their own.
+      transforms: nodes of the graph, composites among them; with those of the pipelines of sources and surveys.
       bytes: size of its description, of the largest where there are several.
     """
 
@@ -61,6 +62,8 @@ def check_graph(job: Job, out: str | Path, options: Sequence[str]) -> Graph:
         refs = write_partitions(scratch, list_partitions(plan, partitions))
         builds = [partial(build_pipeline, plan=plan, partitions=refs)]
         builds += [partial(build_rows, plan=plan, name=name) for name in transforms_of(plan)]
+        surveys = range(len(passes(plan.spec.clean)))
+        builds += [partial(build_survey, plan=plan, number=number, refs=refs) for number in surveys]
         protos = [run_pipeline(build, beam_options).job.proto_pipeline for build in builds]
     graph = Graph(
         plan.spec.name,

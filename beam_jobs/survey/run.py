@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -69,7 +70,8 @@ def survey(plan: JobPlan, partitions: PartitionList, options: PipelineOptions) -
         if missing:
             for source in transforms_of(plan):
                 leave_rows(plan, options, source)
-            _ask(plan, number, missing, options)
+            build = partial(build_survey, plan=plan, number=number, refs=missing)
+            run_pipeline(build, options, plan.workspace.root.store.lock_file)
         parts = Parts([plan.workspace.survey / name for name in names])
         slot = 0
         for place in rules:
@@ -107,15 +109,11 @@ def passes(rules: Sequence[Rule]) -> list[list[int]]:
     return found
 
 
-def _ask(plan: JobPlan, number: int, refs: list[PartitionRef], options: PipelineOptions) -> None:
-    """Runs the pipeline of a survey."""
-
-    def build(pipeline: beam.Pipeline) -> None:
-        tables = prepare_tables(pipeline, plan)
-        partitions = pipeline | "Partitions" >> Deal(refs)
-        _ = partitions | "Survey" >> beam.Map(survey_partition, plan, number, *tables)
-
-    run_pipeline(build, options, plan.workspace.root.store.lock_file)
+def build_survey(pipeline: beam.Pipeline, plan: JobPlan, number: int, refs: list[PartitionRef]) -> None:
+    """Adds the survey of that number to `pipeline`."""
+    tables = prepare_tables(pipeline, plan)
+    partitions = pipeline | "Partitions" >> Deal(refs)
+    _ = partitions | "Survey" >> beam.Map(survey_partition, plan, number, *tables)
 
 
 @for_runners

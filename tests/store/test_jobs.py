@@ -147,6 +147,34 @@ def test_a_table_that_is_shuffled_in_a_bucket(
     assert objects(str(done.path)) == digests(run(job, tmp_path / "out", THREADS).path)
 
 
+@pytest.mark.parametrize("kind", REMOTE)
+def test_a_survey_in_a_bucket(
+    data: Path, tmp_path: Path, make_bucket: Callable[..., Bucket], kind: str
+) -> None:
+    """What rules learn lies in the bucket too, and a later version asks new partitions only."""
+    bucket = make_bucket(kind, BAD_DAY)
+    learning = JOB.replace(
+        "  - map:",
+        "  - {parse_number: probability, missing: [unknown]}\n"
+        "  - {outliers: probability, quantiles: [0.1, 0.9]}\n  - map:",
+    ).replace("fractions: {train: 0.6, validation: 0.2, test: 0.2}, by: module", "fractions: {train: 1}")
+    learning = learning.replace("{train: 3, validation: 1, test: 2}", "2")
+    local = run(make_job(data, learning), tmp_path / "out", THREADS)
+    done = run(make_job(data, learning), out_of(bucket), THREADS)
+    assert local.manifest.surveyed
+    assert objects(str(done.path)) == digests(local.path)
+    bucket.proxy.shares = {}
+    parts = objects(f"{out_of(bucket)}/cells/.headrace/survey")
+    assert len(parts) == done.partitions
+    next(path for path in (data / "photos/a").iterdir() if path.stat().st_size > 1000).unlink()
+    updated = run(
+        make_job(data, learning.replace("version: 1.0.0", "version: 2.0.0")), out_of(bucket), THREADS
+    )
+    kept = set(parts) & set(objects(f"{out_of(bucket)}/cells/.headrace/survey"))
+    assert kept == set(parts)
+    assert updated.manifest.surveyed
+
+
 def test_a_schema_is_kept_to_in_a_bucket(data: Path, tmp_path: Path, bucket: Bucket) -> None:
     """Drift is measured from the version before, which lies in the bucket too; what stops leaves nothing visible."""
     first = prepare(data, out_of(bucket))
