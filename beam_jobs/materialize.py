@@ -64,28 +64,34 @@ def materialize(plan: JobPlan, options: PipelineOptions) -> None:
       HeadraceError: a transform failed, or gave no rows.
     """
     for name in transforms_of(plan):
-        source = plan.source(name)
-        assert isinstance(source, TransformRows)
-        if not _is_wanted(plan, name):
-            continue
-        directory = source.directory(source.partitions()[0])
-        if read_counts(directory) is not None:
-            continue
-        directory.delete_tree()  # what a killed job left: its rows may be those of another state of the data
-        try:
-            run_pipeline(
-                lambda pipeline, name=name: build_rows(pipeline, plan, name),  # type: ignore[misc]
-                options,
-                plan.workspace.root.store.lock_file,
-            )
-        except RuntimeError as error:
-            raise HeadraceError(
-                "A transform of yours failed.",
-                where=f"sources.{name}",
-                value=_reason(error),
-            ) from error
-        if read_counts(directory) is None:
-            raise HeadraceError("The source holds no row.", where=f"sources.{name}")
+        if _is_wanted(plan, name):
+            leave_rows(plan, options, name)
+
+
+def leave_rows(plan: JobPlan, options: PipelineOptions, name: str) -> None:
+    """Leaves the rows of a source that is a transform in the work directory, unless they are there.
+
+    Raises:
+      HeadraceError: the transform failed, or gave no rows.
+    """
+    source = plan.source(name)
+    assert isinstance(source, TransformRows)
+    directory = source.directory(source.partitions()[0])
+    if read_counts(directory) is not None:
+        return
+    directory.delete_tree()  # what a killed job left: its rows may be those of another state of the data
+    try:
+        run_pipeline(
+            lambda pipeline: build_rows(pipeline, plan, name), options, plan.workspace.root.store.lock_file
+        )
+    except RuntimeError as error:
+        raise HeadraceError(
+            "A transform of yours failed.",
+            where=f"sources.{name}",
+            value=_reason(error),
+        ) from error
+    if read_counts(directory) is None:
+        raise HeadraceError("The source holds no row.", where=f"sources.{name}")
 
 
 def _reason(error: RuntimeError) -> str:

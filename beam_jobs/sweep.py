@@ -28,20 +28,30 @@ def sweep(workspace: Workspace) -> None:
     for name in workspace.runs.names():
         if name not in committed:
             (workspace.runs / name).delete()
+    answers = {
+        listed.run
+        for name in workspace.work.names()
+        if name.startswith("survey") and _version_of(name) in versions
+        for listed in read_partitions(workspace.work / name)
+    }
+    for name in workspace.survey.names():
+        if name not in answers:
+            (workspace.survey / name).delete()
     for directory in (workspace.tables, workspace.rows, workspace.shard_notes):
         directory.delete_tree()
     workspace.dead_letters.delete()
     workspace.anomalies.delete()
     for name in workspace.work.names():
         kind, _, rest = name.partition("-")
-        version = rest.rpartition(".")[0]
-        if (
-            kind in ("partitions", "inputs", "repeated", "drift")
-            and "/" not in name
-            and version not in versions
-        ):
+        noted = kind in ("partitions", "inputs", "repeated", "drift") or kind.startswith("survey")
+        if noted and "/" not in name and _version_of(name) not in versions:
             (workspace.work / name).delete()
         version, _, run = rest.partition("/")
         gone = version not in versions
         if (kind == "placements" and (gone or run not in committed)) or (kind == "statistics" and gone):
             (workspace.work / name).delete()
+
+
+def _version_of(name: str) -> str:
+    """The version that a file of the work directory is of: <kind>-<version>.<suffix>."""
+    return name.partition("-")[2].rpartition(".")[0]
