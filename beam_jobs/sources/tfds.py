@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_jobs.sources._batches import BATCH_BYTES, without, without_bad_text
+from beam_jobs.sources._batches import without, without_bad_text
 from beam_jobs.sources._keys import check_key, keys_of
 from beam_jobs.sources._places.listing import File, local_root, shown
 from beam_jobs.sources._places.stored import StoredFile, wanted_splits
@@ -22,14 +22,15 @@ from beam_jobs.sources._sets.example import (
     find_features,
     values_of,
 )
+from beam_jobs.sources._sets.frames import LOST, FrameBlock, frame_blocks, frame_starts
 from beam_jobs.sources._sets.meaning import understand
-from beam_jobs.sources._sets.tf_records import DamagedFileError, Record, read_records, walk_records
 from beam_jobs.sources._sets.tfds_info import Leaf, Shard, find_folder, find_leaves, find_names, find_shards
 from beam_jobs.sources.base import Fault, Partition, SourceBatch
 from schemas.errors import HeadraceError
 from schemas.sources import TfdsSource
 
-_MAX_ROWS = 16_384
+MAX_RECORD_BYTES = 256 << 20
+_READ_BYTES = 1 << 20
 _LISTS = {BYTES_LIST: "bytes_list", FLOAT_LIST: "float_list", INT64_LIST: "int64_list"}
 _TAGS = {name: tag for tag, name in _LISTS.items()}
 
@@ -89,20 +90,26 @@ class Tfds:
         names = find_names(folder, leaves, self._where)
         if _digest(leaves, names) != payload["features"]:
             raise stored.changed()
-        row, pending, size = payload["row"], [], 0
+        row, left = payload["row"], payload["end"] - payload["start"]
+
+        def read(size: int) -> bytes:
+            nonlocal left
+            data: bytes = opened.read(min(size, left))
+            left -= len(data)
+            return data
+
         with stored.open() as opened:
             try:
-                for record in read_records(opened, payload["start"], payload["end"]):
-                    pending.append(record)
-                    size += len(record.data or b"")
-                    if size > BATCH_BYTES // 2 or len(pending) == _MAX_ROWS:
-                        yield self._batch(pending, row, leaves, names, payload["split"])
-                        row, pending, size = row + len(pending), [], 0
-            except (DamagedFileError, OSError) as error:
+                opened.seek(payload["start"])
+                for block in frame_blocks(read, _READ_BYTES, MAX_RECORD_BYTES, payload["start"]):
+                    lost = [fault.reason for fault in block.faults if fault.rule in LOST]
+                    if lost:
+                        raise stored.unreadable(ValueError(lost[0]))
+                    if len(block.rows.blank):
+                        yield self._batch(block, row, leaves, names, payload["split"])
+                        row += len(block.rows.blank)
+            except OSError as error:
                 raise stored.unreadable(error) from None
-        if pending:
-            yield self._batch(pending, row, leaves, names, payload["split"])
-        row += len(pending)
         if row - payload["row"] != partition.records:
             raise _other_number(stored.where, row - payload["row"], partition.records)
         stored.check(file)
@@ -125,8 +132,10 @@ class Tfds:
         stored.check(shard.file)
         with stored.open() as opened:
             try:
-                starts = np.array(walk_records(opened, size), dtype=np.int64)
-            except (DamagedFileError, OSError) as error:
+                starts = np.array(
+                    frame_starts(lambda at, length: opened.read_at(length, at), size), dtype=np.int64
+                )
+            except (ValueError, OSError) as error:
                 raise stored.unreadable(error) from None
         if len(starts) - 1 != shard.records:
             raise _other_number(stored.where, len(starts) - 1, shard.records)
@@ -138,19 +147,14 @@ class Tfds:
             first = after
 
     def _batch(
-        self, records: list[Record], row: int, leaves: list[Leaf], names: dict[str, list[str]], split: str
+        self, block: FrameBlock, row: int, leaves: list[Leaf], names: dict[str, list[str]], split: str
     ) -> SourceBatch:
-        faults = [
-            Fault(number, *record.problem) for number, record in enumerate(records, row) if record.problem
-        ]
-        good = [(number, record) for number, record in enumerate(records, row) if record.data is not None]
-        ends = np.cumsum([len(record.data or b"") for _, record in good], dtype=np.int64)
-        starts = np.concatenate([[0], ends[:-1]]) if good else ends
+        good = block.places + row
         keys = frozenset(leaf.key.encode() for leaf in leaves)
-        data = memoryview(b"".join(record.data or b"" for _, record in good))
-        examples = find_features(data, starts, ends, keys)
+        examples = find_features(block.rows.data, block.starts, block.ends, keys)
+        offsets = block.rows.offset + block.rows.bounds[block.places]
         wrong = {
-            place: ("bad_example", f"the record at byte {good[place][1].start}: {reason}")
+            place: ("bad_example", f"the record at byte {offsets[place]}: {reason}")
             for place, reason in examples.bad.items()
         }
         columns = []
@@ -159,9 +163,10 @@ class Tfds:
             columns.append(column)
             for place, problem in problems.items():
                 wrong.setdefault(place, problem)
-        faults += [Fault(good[place][0], *problem) for place, problem in wrong.items()]
+        faults = [Fault(fault.row + row, fault.rule, fault.reason) for fault in block.faults]
+        faults += [Fault(int(good[place]), *problem) for place, problem in wrong.items()]
         batch = pa.RecordBatch.from_arrays(columns, schema=_schema(leaves))
-        batch, rows = without(batch, np.array([number for number, _ in good], dtype=np.int64), wrong)
+        batch, rows = without(batch, good, wrong)
         batch, rows, bad = without_bad_text(batch, rows)
         batch, rows, unknown = understand(batch, names, rows)
         faults = sorted([*faults, *bad, *unknown], key=lambda fault: fault.row)

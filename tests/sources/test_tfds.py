@@ -186,7 +186,7 @@ def test_reasons_of_faults(tmp_path: Path) -> None:
     suite.write(tmp_path, 2)
     suite.spoil(tmp_path)
     assert faults_of(folder(tmp_path)) == [
-        ("added-00000, record 0 (more[0])", "bad_crc", "the CRC of the record at byte 0 differs"),
+        ("added-00000, record 0 (more[0])", "bad_crc", "the CRC of its data differs, at byte 0"),
         ("added-00000, record 1 (more[1])", "bad_encoding", "column 'id' is not UTF-8"),
         ("added-00000, record 2 (more[2])", "unknown_class", "label: 2 is none of 2 classes"),
         ("added-00000, record 3 (more[3])", "wrong_value", "label holds 2 values, not one"),
@@ -221,7 +221,7 @@ def test_without_names_classes_are_numbers(tmp_path: Path) -> None:
 def test_large_records_are_faults_and_batches_are_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("beam_jobs.sources._sets.tf_records.MAX_RECORD_BYTES", 4 << 20)
+    monkeypatch.setattr("beam_jobs.sources.tfds.MAX_RECORD_BYTES", 4 << 20)
     sizes = [3, 3, 3, 5, 1, 1]
     records = [example({**row(i), "image": [bytes(size << 20)]}) for i, size in enumerate(sizes)]
     write_folder(tmp_path, {"train": [records]})
@@ -253,7 +253,7 @@ def test_damage_is_an_error_or_a_fault_and_never_a_crash(tmp_path: Path, partiti
     assert "0" not in outcomes
     texts = " ".join(outcomes)
     for expected in (
-        "so that nothing behind it can be found",
+        "and the rest of the file cannot be read",
         "the file ends within",
         "cannot hold as many records",
     ):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -25,6 +25,8 @@ _STEP = 4 << 10  # of compressed data; what of one step is damaged gives nothing
 _LENGTH = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
 _END = "the file ends"
+_BEHIND = "and the rest of the file cannot be read"
+LOST = ("bad_length", "truncated_record")  # faults behind which nothing is found
 Positions = npt.NDArray[np.int64]
 
 
@@ -182,9 +184,9 @@ def frame_blocks(
             break
         length = _length(walk.data, walk.place)
         if length is None:
-            walk.fault("bad_length", "the CRC of its length differs, and the rest of the file cannot be read")
+            walk.fault("bad_length", f"the CRC of its length differs, {_BEHIND}")
         elif length > max_bytes:
-            walk.fault("too_large", f"{length} bytes are more than max_record_bytes, {max_bytes}")
+            walk.fault("too_large", f"{length} bytes are more than the {max_bytes} that are read")
         else:
             if walk.rows and walk.left < FRAME_OVERHEAD + length:
                 yield walk.flush(walk.place)
@@ -201,6 +203,24 @@ def frame_blocks(
         walk.fault("truncated_record", f"{walk.ended} within its header")
     if walk.rows:
         yield walk.flush(len(walk.data))
+
+
+def frame_starts(read_at: Callable[[int, int], bytes], size: int) -> list[int]:
+    """Where each frame of a file of `size` bytes begins, and where the last one ends; `read_at` gets place and size.
+
+    Raises:
+      ValueError: the CRC of a length differs, or the file ends within a frame.
+    """
+    starts = [0]
+    while starts[-1] < size:
+        header = read_at(starts[-1], HEADER_BYTES)
+        length = _length(header, 0) if len(header) == HEADER_BYTES else size
+        if length is None:
+            raise ValueError(f"the CRC of the length at byte {starts[-1]} differs, {_BEHIND}")
+        starts.append(starts[-1] + FRAME_OVERHEAD + length)
+    if starts[-1] > size:
+        raise ValueError(f"the file ends within the record at byte {starts[-2]}")
+    return starts
 
 
 def _take(walk: _Walk, length: int, *, check: bool) -> None:
