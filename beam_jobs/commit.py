@@ -47,9 +47,13 @@ class Committed:
 
 @for_runners
 def commit(
-    shards: Sequence[Shard], plan: JobPlan, settled: Settled, summaries: Sequence[RunSummary]
+    shards: Sequence[Shard],
+    plan: JobPlan,
+    settled: Settled,
+    summaries: Sequence[RunSummary],
+    model: Sequence[FileEntry] = (),
 ) -> Committed:
-    """Makes the staged shards a version.
+    """Makes the staged shards a version; `model` are the files of its transform.
 
     Raises:
       HeadraceError: the books do not balance, a key lies in two splits, or another job has committed the version
@@ -81,6 +85,7 @@ def commit(
         fingerprint=fingerprint(
             plan.spec.fingerprint,
             {name: [shard.sha256 for shard in split.shards] for name, split in splits.items()},
+            *([entry.sha256 for entry in model],) * bool(model),
         ),
         spec_fingerprint=plan.spec.fingerprint,
         spec=plan.spec.model_dump(by_alias=True, mode="json", exclude={"vars"}, exclude_unset=True),
@@ -90,7 +95,10 @@ def commit(
         splits=splits,
         books=books,
         dead_letters=letters,
-        files=[_file_entry(stage, path) for path in sorted([*others, DEAD_LETTERS])],
+        files=sorted(
+            [*(_file_entry(stage, path) for path in [*others, DEAD_LETTERS]), *model],
+            key=lambda entry: entry.path,
+        ),
     )
     _remove_strays(stage, manifest)
     taken_over = {
@@ -111,6 +119,7 @@ class Commit(beam.PTransform):
     plan: JobPlan
     settled: beam.PCollection[Settled]
     summaries: beam.PCollection[RunSummary]
+    model: beam.PCollection[list[FileEntry]] | None = None
 
     def expand(self, shards: beam.PCollection[Shard]) -> beam.PCollection[Committed]:
         """Shard → Committed (one)."""
@@ -119,7 +128,11 @@ class Commit(beam.PTransform):
             | "Gather" >> Gather()
             | "Commit"
             >> beam.Map(
-                commit, self.plan, beam.pvalue.AsSingleton(self.settled), beam.pvalue.AsList(self.summaries)
+                commit,
+                self.plan,
+                beam.pvalue.AsSingleton(self.settled),
+                beam.pvalue.AsList(self.summaries),
+                *([] if self.model is None else [beam.pvalue.AsSingleton(self.model)]),
             )
         )
 

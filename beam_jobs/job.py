@@ -26,6 +26,7 @@ from beam_jobs.runners import check_output, parse_options, run_pipeline
 from beam_jobs.runs import open_run
 from beam_jobs.settle import BUDGET_FIELD, read_letters
 from beam_jobs.sweep import strip, sweep
+from beam_jobs.transform.plan import plan_transform
 from beam_jobs.wire import end_attempt
 from schemas import HeadraceError, Manifest, read_manifest
 from schemas.errors import shorten
@@ -118,6 +119,7 @@ def run(
                 sweep(workspace)  # its job was killed after the commit
             seconds = time.monotonic() - started
             return Result(_place(workspace), manifest, True, other_code, seconds, len(partitions), 0)
+        plan = plan_transform(plan)
         strip(workspace)
         if not from_scratch:
             plan = dataclasses.replace(plan, previous=find_previous(plan))

@@ -1,6 +1,7 @@
 """The Beam graph of a job. Wiring only.
 
 deal partitions → build runs → settle → find references → GroupByKey → assemble shards → commit
+                                                         with a transform: assemble shards → analyse → commit
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from beam_jobs.gather import Deal
 from beam_jobs.listing import PartitionRef
 from beam_jobs.plan import JobPlan
 from beam_jobs.settle import Settle
+from beam_jobs.transform.stages import WriteModel
 
 
 def build_pipeline(pipeline: beam.Pipeline, plan: JobPlan, partitions: list[PartitionRef]) -> None:
@@ -21,4 +23,5 @@ def build_pipeline(pipeline: beam.Pipeline, plan: JobPlan, partitions: list[Part
     summaries = pipeline | "Partitions" >> Deal(partitions) | "Build runs" >> BuildRuns(plan)
     settled = summaries | "Settle" >> Settle(plan)
     shards = summaries | "Assemble shards" >> AssembleShards(plan, settled)
-    _ = shards | "Commit" >> Commit(plan, settled, summaries)
+    model = None if plan.transform is None else shards | "Transform" >> WriteModel(plan)
+    _ = shards | "Commit" >> Commit(plan, settled, summaries, model)

@@ -17,7 +17,7 @@ import numpy as np
 
 from beam_jobs.clean import columns_after
 from beam_jobs.expressions import engine_version
-from beam_jobs.functions import function_fingerprint
+from beam_jobs.functions import function_fingerprint, source_fingerprint
 from beam_jobs.indexed import row_type
 from beam_jobs.join import TableFiles, columns_after_join, count_buckets
 from beam_jobs.listing import PartitionList
@@ -114,6 +114,16 @@ class Workspace:
         return self.work / "rows"
 
     @property
+    def analysis(self) -> StorePath:
+        """What transforms have found in shards."""
+        return self.work / "analysis"
+
+    @property
+    def analysed(self) -> StorePath:
+        """Which of it the version's transform was made of."""
+        return self.work / f"analysis-{self.version}.json"
+
+    @property
     def stage(self) -> StorePath:
         """The version while it is being written."""
         return StorePath(self.root.store, self.root.store.stage(self.version))
@@ -162,6 +172,21 @@ class Previous:
 
 
 @dataclass(frozen=True)
+class TransformPlan:
+    """What a job's transform comes to.
+
+    Attributes:
+      fingerprint: of all that changes what is made of a shard.
+      phases: how many passes over the records the analysis takes.
+      outputs: the features that the transformed records hold, where they are written.
+    """
+
+    fingerprint: str
+    phases: int
+    outputs: dict[str, Feature] | None
+
+
+@dataclass(frozen=True)
 class JobPlan:
     """All that a worker needs to know of a job; small, and the same for every worker.
 
@@ -176,6 +201,8 @@ class JobPlan:
       records: fingerprint of all that changes a record, but for the record itself and the tables.
       basis: fingerprint of all that changes a run, but for the partition itself.
       inputs: fingerprint of the user's side of the version: spec, functions, sources.
+      preprocessing: content hash of the code of the transform's function, if there is one.
+      transform: what the transform comes to; see `beam_jobs.transform.plan`.
       previous: the version of which unchanged records are taken over, if there is one.
       attempt: which run of the job it is; it changes no bytes. See `beam_jobs.wire.end_attempt`.
     """
@@ -190,6 +217,8 @@ class JobPlan:
     records: str
     basis: str
     inputs: str
+    preprocessing: str | None = None
+    transform: TransformPlan | None = None
     previous: Previous | None = None
     attempt: str = field(default_factory=lambda: secrets.token_hex(8))
 
@@ -280,8 +309,15 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
     basis = fingerprint(records, [files.name for files in tables.values()])
     every = itertools.chain(main, *partitions.values())
     identities = [[partition.source, partition.identity] for partition in every]
+    transform = spec.transforming
+    preprocessing = None
+    if transform is not None and transform.function is not None:
+        preprocessing = source_fingerprint(transform.function, "transform.function")
+        functions["transform"] = preprocessing
     inputs = fingerprint(spec.fingerprint, functions, identities)
-    plan = JobPlan(spec, features, roots, tables, partitions, workspace, code, records, basis, inputs)
+    plan = JobPlan(
+        spec, features, roots, tables, partitions, workspace, code, records, basis, inputs, preprocessing
+    )
     _check_columns(plan)
     return plan, main
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from beam_jobs.listing import read_partitions
 from beam_jobs.plan import Workspace
 from beam_jobs.previous import notes
@@ -22,6 +24,15 @@ def strip(workspace: Workspace) -> set[str]:
     return committed
 
 
+def _analysed(workspace: Workspace) -> list[str]:
+    """What the transform of a version was made of."""
+    try:
+        names: list[str] = json.loads(workspace.analysed.read())
+    except FileNotFoundError:
+        return []
+    return names
+
+
 def sweep(workspace: Workspace) -> None:
     """Leaves what later jobs take over from committed versions: their notes, and their runs without records."""
     committed, versions = strip(workspace), notes(workspace)
@@ -30,9 +41,17 @@ def sweep(workspace: Workspace) -> None:
             (workspace.runs / name).delete()
     for directory in (workspace.tables, workspace.rows, workspace.shard_notes):
         directory.delete_tree()
+    analysed = {name for version in versions for name in _analysed(workspace.of(version))}
+    for name in workspace.analysis.names():
+        if name not in analysed:
+            (workspace.analysis / name).delete()
     workspace.dead_letters.delete()
     for name in workspace.work.names():
         kind, _, rest = name.partition("-")
         version = rest.rpartition(".")[0]
-        if kind in ("partitions", "inputs", "repeated") and "/" not in name and version not in versions:
+        if (
+            kind in ("partitions", "inputs", "repeated", "analysis")
+            and "/" not in name
+            and version not in versions
+        ):
             (workspace.work / name).delete()
