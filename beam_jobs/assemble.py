@@ -176,7 +176,7 @@ def _finished(plan: JobPlan, split: int, number: int, name: str, wanted: str) ->
     entry = ShardEntry.model_validate(note["entry"])
     # Both files were flushed to the disk before the note was written, so a size that is right is enough.
     for file in (entry, entry.index):
-        if (plan.workspace.stage / file.path).size() != file.bytes:
+        if (plan.assembled / file.path).size() != file.bytes:
             return None
     return Shard(split, number, entry, [tuple(duplicate) for duplicate in note["duplicates"]], note["linked"])
 
@@ -205,7 +205,7 @@ def _make_shard(plan: JobPlan, split: int, number: int, name: str, ranges: list[
 
 
 def _write_shard(plan: JobPlan, name: str, merge: Merge, old: OldShards | None) -> ShardEntry:
-    stage = plan.workspace.stage
+    stage = plan.assembled
     digest, size = hashlib.sha256(), 0
     with (stage / name).writing(durable=True) as file:
         for parts in merged_records(merge, locate(merge, old)):

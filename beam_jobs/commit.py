@@ -24,8 +24,7 @@ from beam_jobs.settle import Settled, open_runs, read_letters, table_books
 from beam_jobs.store_path import StorePath
 from beam_jobs.wire import for_runners
 from schemas import Books, HeadraceError, Manifest, __version__
-from schemas.hashing import fingerprint
-from schemas.manifest import FileEntry, SplitEntry, all_files
+from schemas.manifest import FileEntry, SplitEntry, all_files, content_fingerprint
 from schemas.naming import DEAD_LETTERS
 from schemas.packing import stored_features
 
@@ -71,7 +70,7 @@ def commit(
         name=plan.spec.name,
         version=plan.spec.version,
         description=plan.spec.description,
-        features=stored_features(plan.features, plan.packing),
+        features=stored_features(plan.stored, plan.stored_packing),
         label=plan.spec.label,
         splits=splits,
     )
@@ -82,16 +81,12 @@ def commit(
         name=plan.spec.name,
         version=plan.spec.version,
         description=plan.spec.description,
-        fingerprint=fingerprint(
-            plan.spec.fingerprint,
-            {name: [shard.sha256 for shard in split.shards] for name, split in splits.items()},
-            *([entry.sha256 for entry in model],) * bool(model),
-        ),
+        fingerprint=content_fingerprint(plan.spec.fingerprint, splits, model),
         spec_fingerprint=plan.spec.fingerprint,
         spec=plan.spec.model_dump(by_alias=True, mode="json", exclude={"vars"}, exclude_unset=True),
-        features=plan.features,
-        indexed=sorted(plan.spec.indexed),
-        packed=plan.packing,
+        features=plan.stored,
+        indexed=sorted(plan.stored_indexed),
+        packed=plan.stored_packing,
         splits=splits,
         books=books,
         dead_letters=letters,
@@ -247,7 +242,8 @@ def _write_notes(
     note = Note(
         inputs=plan.inputs,
         code=plan.code,
-        records=plan.records,
+        # Transformed records are none that a later version could take over.
+        records="" if plan.materializes else plan.records,
         sequence=1 + max((old.sequence for old in notes(plan.workspace).values()), default=0),
         fingerprint=manifest.fingerprint,
         taken_over=taken_over,

@@ -30,6 +30,7 @@ from beam_jobs.store_lock import WORK
 from beam_jobs.store_path import StorePath
 from beam_jobs.union import check_shapes
 from schemas import HeadraceError, JobSpec, __version__, load_spec
+from schemas.columns import indexed_by_default
 from schemas.errors import shorten
 from schemas.features import ClassLabelFeature, Feature, ImageFeature
 from schemas.hashing import fingerprint
@@ -117,6 +118,11 @@ class Workspace:
     def analysis(self) -> StorePath:
         """What transforms have found in shards."""
         return self.work / "analysis"
+
+    @property
+    def raw(self) -> StorePath:
+        """The version's shards before they are transformed, where transformed ones are written."""
+        return self.work / f"raw-{self.version}"
 
     @property
     def analysed(self) -> StorePath:
@@ -257,6 +263,41 @@ class JobPlan:
     def packing(self) -> dict[str, list[str]]:
         """The features that each vector of a record holds."""
         return pack(self.features) if self.spec.pack else {}
+
+    @property
+    def materializes(self) -> bool:
+        """Whether the shards hold transformed records."""
+        return self.transform is not None and self.transform.outputs is not None
+
+    @property
+    def assembled(self) -> StorePath:
+        """Where shards are assembled: the stage, unless they are to be transformed first."""
+        return self.workspace.raw if self.materializes else self.workspace.stage
+
+    @property
+    def stored(self) -> dict[str, Feature]:
+        """The features that the shards of the version hold."""
+        outputs = None if self.transform is None else self.transform.outputs
+        return self.features if outputs is None else outputs
+
+    @property
+    def stored_indexed(self) -> list[str]:
+        """Those that their indexes hold too."""
+        if not self.materializes:
+            return self.spec.indexed
+        return (
+            indexed_by_default(self.stored, self.spec.label) if self.spec.index is None else self.spec.index
+        )
+
+    @cached_property
+    def stored_row(self) -> np.dtype[np.void]:
+        """The type of a row of what their indexes hold of the features."""
+        return row_type(self.stored, self.stored_indexed)
+
+    @cached_property
+    def stored_packing(self) -> dict[str, list[str]]:
+        """The features that each vector of their records holds."""
+        return pack(self.stored) if self.spec.pack else {}
 
     @property
     def split_names(self) -> list[str]:

@@ -39,7 +39,7 @@ def sweep(workspace: Workspace) -> None:
     for name in workspace.runs.names():
         if name not in committed:
             (workspace.runs / name).delete()
-    for directory in (workspace.tables, workspace.rows, workspace.shard_notes):
+    for directory in (workspace.tables, workspace.rows, workspace.shard_notes, workspace.raw):
         directory.delete_tree()
     analysed = {name for version in versions for name in _analysed(workspace.of(version))}
     for name in workspace.analysis.names():

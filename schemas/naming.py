@@ -8,6 +8,8 @@ DATASET_INFO = "dataset_info.json"
 TFMD_SCHEMA = "schema.pbtxt"
 DEAD_LETTERS = "dead_letters/dead_letters.parquet"
 INDEX_DIR = "index"
+TRANSFORM_FN = "transform_fn"  # with the next, what tft.TFTransformOutput reads of a version's directory
+TRANSFORMED_METADATA = "transformed_metadata"
 
 
 def shard_name(dataset: str, split: str, shard: int, shards: int) -> str:

@@ -95,7 +95,7 @@ class PhaseFunction:
 
     def over(self, plan: JobPlan, entry: ShardEntry) -> Iterator[dict[str, npt.NDArray[Any]]]:
         """The same for each batch of a shard."""
-        features, stage = taken(plan.features), plan.workspace.stage
+        features, stage = taken(plan.features), plan.assembled
         index = read_index(stage, entry)
         for start, stop, data in batches(stage, entry, index):
             columns = columns_of(data, index.lengths[start:stop], features, plan.packing, entry.path)

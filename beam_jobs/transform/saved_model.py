@@ -18,9 +18,8 @@ from tensorflow_transform import impl_helper
 from beam_jobs.transform.canonical import canonical, counted
 from beam_jobs.transform.graph import Traced
 from beam_jobs.transform.merge import Bound
+from schemas.naming import TRANSFORM_FN, TRANSFORMED_METADATA
 
-TRANSFORM_FN = "transform_fn"
-METADATA = "transformed_metadata"
 _LEFT_OUT = ("fingerprint.pb", "debug")
 
 
@@ -65,9 +64,9 @@ def saved_model(traced: Traced, bound: list[Bound], folder: Path) -> dict[str, b
     found = {
         f"{TRANSFORM_FN}/{path}": data for path, data in files.items() if path.split("/")[0] not in _LEFT_OUT
     }
-    found[f"{METADATA}/schema.pbtxt"] = metadata
+    found[f"{TRANSFORMED_METADATA}/schema.pbtxt"] = metadata
     if traced.assets:
-        found[f"{METADATA}/asset_map"] = json.dumps(traced.assets, sort_keys=True).encode()
+        found[f"{TRANSFORMED_METADATA}/asset_map"] = json.dumps(traced.assets, sort_keys=True).encode()
     return found
 
 

@@ -7,7 +7,7 @@ carries are names of files. Its combiners are never used: they merge in any orde
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import apache_beam as beam
@@ -46,6 +46,14 @@ def write(found: Found, plan: JobPlan) -> list[FileEntry]:
     return write_model(plan, found)
 
 
+@for_runners
+def apply(shard: Shard, plan: JobPlan, model: Sequence[FileEntry]) -> Shard:
+    """A shard of transformed records in the place of one of raw ones."""
+    from beam_jobs.transform.apply import transform_shard
+
+    return replace(shard, entry=transform_shard(plan, shard.entry, model))
+
+
 @dataclass(eq=False)
 class WriteModel(beam.PTransform):
     """Finished shards to the files of transform_fn/, as one list."""
@@ -70,3 +78,15 @@ class WriteModel(beam.PTransform):
                 | f"Merge {phase}" >> beam.Map(merge, plan, phase, before)
             )
         return found | "Write model" >> beam.Map(write, plan)
+
+
+@dataclass(eq=False)
+class Materialize(beam.PTransform):
+    """Shards of raw records, with the model's files beside them, to shards of transformed ones."""
+
+    plan: JobPlan
+    model: beam.PCollection[list[FileEntry]]
+
+    def expand(self, shards: beam.PCollection[Shard]) -> beam.PCollection[Shard]:
+        """Shard → Shard."""
+        return shards | "Apply" >> beam.Map(apply, self.plan, beam.pvalue.AsSingleton(self.model))
