@@ -62,7 +62,7 @@ class Transformed:
     def __call__(self, features: Features, *, batched: bool) -> Features:
         """The features with what comes out in the place of what goes in; lists are ragged."""
         inputs = {name: _as_taken(features.pop(name), spec, batched) for name, spec in self._specs.items()}
-        outputs = {name: _as_given(value) for name, value in self._function(inputs).items()}
+        outputs = {name: _as_given(value) for name, value in sorted(self._function(inputs).items())}
         if not batched:
             outputs = {name: value[0] for name, value in outputs.items()}
         return {**features, **outputs}

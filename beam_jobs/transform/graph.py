@@ -17,11 +17,19 @@ from functools import cached_property
 from typing import Any
 
 import tensorflow as tf
-from tensorflow_transform import analyzer_nodes, annotators, graph_tools, impl_helper
+from tensorflow_transform import (
+    analyzer_nodes,
+    annotators,
+    graph_context,
+    graph_tools,
+    impl_helper,
+    tf2_utils,
+)
 from tensorflow_transform.beam import analysis_graph_builder, beam_nodes
 
 from beam_jobs.functions import load_function
 from beam_jobs.plan import JobPlan
+from beam_jobs.transform.alone import check_alone
 from beam_jobs.transform.partial import BY_FREQUENCY, BY_WEIGHT
 from beam_jobs.transform.plan import taken
 from beam_jobs.transform.ready import preprocessing_fn
@@ -145,7 +153,7 @@ def traced(plan: JobPlan) -> Traced:
     transform = plan.spec.transforming
     assert transform is not None, "only a job with a transform comes here"
     features = taken(plan.features)
-    key = repr((transform, features))
+    key = repr((transform, features, plan.preprocessing))
     with _lock:
         if key not in _traced:
             _one_thread()
@@ -164,9 +172,15 @@ def trace(transform: Transform, features: Mapping[str, Feature]) -> Traced:
         function = load_function(transform.function, where)
     specs = {name: spec(features[name]) for name in sorted(features)}
     with tempfile.TemporaryDirectory(prefix="headrace-") as folder, failing(where, function):
-        graph, inputs, outputs = impl_helper.trace_preprocessing_function(
-            checked(function), specs, use_tf_compat_v1=False, base_temp_dir=folder
-        )
+        # As `impl_helper.trace_preprocessing_function`, which keeps the function to itself.
+        context = graph_context.TFGraphContext(module_to_export=tf.Module(), temp_dir=folder)
+        with annotators.object_tracker_scope(annotators.ObjectTracker()):
+            concrete = impl_helper.get_traced_transform_fn(
+                checked(function), specs, context
+            ).get_concrete_function()
+        graph, outputs = concrete.graph, concrete.structured_outputs
+        inputs = tf2_utils.get_structured_inputs_from_func_graph(graph)
+        check_alone(concrete, features, specs, where)
         fingerprints = graph_tools.get_analyzers_fingerprint(graph, inputs)
         assets = annotators.get_asset_annotations(graph)
         annotators.clear_asset_annotations(graph)
