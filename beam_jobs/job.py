@@ -121,7 +121,7 @@ def run(
             return Result(_place(workspace), manifest, True, other_code, seconds, len(partitions), 0)
         plan = plan_transform(plan)
         strip(workspace)
-        if not from_scratch and not plan.materializes:
+        if not from_scratch:
             plan = dataclasses.replace(plan, previous=find_previous(plan))
         store.prepare(workspace.version)
         store.tidy()

@@ -54,7 +54,7 @@ class Model:
 def transform_shard(plan: JobPlan, entry: ShardEntry, files: Sequence[FileEntry]) -> ShardEntry:
     """Writes a shard of transformed records, and its index, into the stage, unless they are there already."""
     assert plan.transform is not None, "only a job with a transform comes here"
-    note = plan.workspace.shard_notes / f"{entry.path}.transformed.json"
+    note = plan.workspace.shard_notes / f"{entry.path}.transformed"
     wanted = fingerprint(plan.transform.fingerprint, entry.sha256, [file.sha256 for file in files])
     found = _finished(plan, note, wanted)
     if found is None:
