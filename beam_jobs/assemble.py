@@ -8,20 +8,24 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import apache_beam as beam
 import numpy as np
+import numpy.typing as npt
 
 from beam_jobs.build import RunSummary
 from beam_jobs.indexed import to_columns
 from beam_jobs.merge import Merge, Range, locate, merged_indexed, merged_records, plan_merge
+from beam_jobs.placed import read_places
 from beam_jobs.plan import JobPlan
 from beam_jobs.previous import OldShards
 from beam_jobs.runs import RUN_SUFFIX, Run, read_index, read_kept, read_section
 from beam_jobs.settle import Settled, open_finished
 from beam_jobs.sources.base import Partition
+from beam_jobs.statistics.kept import keep, scan_shard, take_along
 from beam_jobs.wire import for_runners
 from schemas.hashing import KEY_HASH_BYTES, fingerprint, shard_bounds
 from schemas.index import encode_index
@@ -91,19 +95,33 @@ def find_references(
     index = read_index(run)
     kept = np.full(len(index), True) if summary.committed else read_kept(run, 0, len(index))
     ends = np.concatenate([[0], np.cumsum(np.where(kept, 0, index["length"]), dtype=np.int64)])
-    found, first = [], 0
-    for split, (records, _) in enumerate(summary.splits):
-        hashes = np.ascontiguousarray(index["hash"][first : first + records])
+    found = []
+    for split, places in _parts(plan, summary, run):
+        hashes = np.ascontiguousarray(index["hash"][places])
         # One more bound than shards: where the last one ends.
-        bounds = first + np.append(np.searchsorted(hashes, shard_bounds(settled.shards[split])), records)
-        for number, (start, stop) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
-            if stop > start:
+        bounds = np.append(np.searchsorted(hashes, shard_bounds(settled.shards[split])), len(places)).tolist()
+        for number, (low, high) in enumerate(pairwise(bounds)):
+            if high > low:
+                start, stop = int(places[low]), int(places[high - 1]) + 1
                 reference = Reference(
                     summary.run, summary.ordinal, start, stop, int(ends[start]), summary.committed
                 )
                 found.append((_key(split, number), reference.pack()))
-        first += records
     return found
+
+
+def _parts(plan: JobPlan, summary: RunSummary, run: Run) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    """Parts of a run in key-hash order: their split, and where in the index their records are."""
+    first = 0
+    for split, (records, _) in enumerate(run.splits):
+        places = np.arange(first, first + records)
+        if summary.placed:
+            final = read_places(plan.workspace.placements / summary.run, first, first + records)
+            for moved in np.unique(final[final >= 0]).tolist():
+                yield moved, places[final == moved]
+        else:
+            yield split, places
+        first += records
 
 
 def list_shards(settled: Settled) -> list[tuple[ShardKey, PackedReference]]:
@@ -125,12 +143,12 @@ def assemble_shard(
     name = shard_name(plan.spec.name, plan.split_names[split], number, settled.shards[split])
     previous = None if plan.previous is None else plan.previous.fingerprint
     wanted = fingerprint(
-        plan.code, name, previous, settled.bounds, [vars(reference) for reference in references]
+        plan.code, name, previous, settled.placed, [vars(reference) for reference in references]
     )
     found = _finished(plan, split, number, name, wanted)
     if found is not None:
         return found
-    shard = _make_shard(plan, split, number, name, _ranges(plan, settled, references))
+    shard = _make_shard(plan, split, number, name, _ranges(plan, settled, split, references))
     note = {
         "wanted": wanted,
         "entry": shard.entry.model_dump(),
@@ -181,12 +199,12 @@ def _finished(plan: JobPlan, split: int, number: int, name: str, wanted: str) ->
     return Shard(split, number, entry, [tuple(duplicate) for duplicate in note["duplicates"]], note["linked"])
 
 
-def _ranges(plan: JobPlan, settled: Settled, references: list[Reference]) -> list[Range]:
+def _ranges(plan: JobPlan, settled: Settled, split: int, references: list[Reference]) -> list[Range]:
     ranges = []
     for r in references:
+        placement = plan.workspace.placements / r.run if settled.placed else None
         run = open_finished(plan, r.run)
-        bound = settled.bounds.get(_partition(run).source) if settled.bounds else None
-        ranges.append(Range(run, r.ordinal, r.start, r.stop, r.offset, r.committed, bound))
+        ranges.append(Range(run, r.ordinal, r.start, r.stop, r.offset, r.committed, placement, split))
     return ranges
 
 
@@ -195,10 +213,18 @@ def _make_shard(plan: JobPlan, split: int, number: int, name: str, ranges: list[
     old = None if plan.previous is None else OldShards(plan, split)
     if old is not None and number < len(old.entries) and bool(merge.kept[merge.order].all()):
         entry = old.entries[number]
-        # The name says how many shards there are. All records are taken over, and there are as many: these are all.
-        if entry.path == name and len(merge.chosen) == entry.records:
+        # The name says how many shards there are. All records are taken over, and there are as many: these are all,
+        # unless records can have moved from another split.
+        moved = any(part.placement is not None for part in ranges) or old.moved
+        if (
+            entry.path == name
+            and len(merge.chosen) == entry.records
+            and not (moved and (old.hashes(number) != merge.index["hash"][merge.chosen]).any())
+        ):
             for file in (entry, entry.index):
                 (old.directory / file.path).copy_to(plan.workspace.stage / file.path)
+            if plan.spec.statistics:
+                take_along(plan, entry)
             return Shard(split, number, entry, [], linked=True)
     entry = _write_shard(plan, name, merge, old)
     return Shard(split, number, entry, _describe_duplicates(plan, merge), linked=False)
@@ -207,13 +233,17 @@ def _make_shard(plan: JobPlan, split: int, number: int, name: str, ranges: list[
 def _write_shard(plan: JobPlan, name: str, merge: Merge, old: OldShards | None) -> ShardEntry:
     stage = plan.assembled
     digest, size = hashlib.sha256(), 0
+    chosen = merge.index[merge.chosen]
+    looked_at = plan.spec.statistics and not plan.materializes  # of transformed records they are those
+    gathered = scan_shard(plan, chosen["length"].astype(np.int64), name) if looked_at else None
     with (stage / name).writing(durable=True) as file:
         for parts in merged_records(merge, locate(merge, old)):
             for part in parts:
                 digest.update(part.data)
                 size += len(part)
             file.writev(parts)
-    chosen = merge.index[merge.chosen]
+            if gathered is not None:
+                gathered.take(parts)
     hashes = np.ascontiguousarray(chosen["hash"]).view(np.uint8).reshape(-1, KEY_HASH_BYTES)
     columns = to_columns(merged_indexed(merge, plan.index_row)) if plan.index_row.names else {}
     index_bytes = encode_index(chosen["length"].astype(np.uint64), hashes, columns)
@@ -221,9 +251,12 @@ def _write_shard(plan: JobPlan, name: str, merge: Merge, old: OldShards | None) 
     index_entry = FileEntry(
         path=index_name(name), bytes=len(index_bytes), sha256=hashlib.sha256(index_bytes).hexdigest()
     )
-    return ShardEntry(
+    entry = ShardEntry(
         path=name, bytes=size, sha256=digest.hexdigest(), records=len(chosen), index=index_entry
     )
+    if gathered is not None:
+        keep(plan, entry, gathered.statistics)
+    return entry
 
 
 def _partition(run: Run) -> Partition:

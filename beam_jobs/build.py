@@ -13,6 +13,7 @@ import pyarrow as pa
 from beam_jobs.batch import DEAD_LETTER_SCHEMA, OWN_PREFIX, Batch, DeadLetter, Ledger, Problem
 from beam_jobs.clean import apply_rule
 from beam_jobs.encode import encode_records, pack_columns
+from beam_jobs.facts import make_facts
 from beam_jobs.gather import Deal
 from beam_jobs.indexed import to_rows
 from beam_jobs.join import ask, join_table, write_part, write_table_bucket
@@ -48,6 +49,7 @@ class RunSummary:
       splits: records and bytes of each split.
       kept: source records that were taken over from the version before, not read again.
       committed: whether the version before was made of this very run.
+      placed: CRC of the file beside it that says where its records go, if there is one; see `beam_jobs.placement`.
     """
 
     run: str
@@ -60,6 +62,7 @@ class RunSummary:
     splits: list[tuple[int, int]]
     kept: int
     committed: bool
+    placed: str = ""
 
 
 TablePlace = tuple[str, int]  # the name of a table, and the number of one of its partitions or buckets
@@ -107,7 +110,7 @@ def build_run(ref: PartitionRef, plan: JobPlan, _tables_ready: object = None) ->
     listed = read_partition(plan.workspace.partitions, ref)
     path = plan.workspace.runs / listed.run
     run = open_run(path, check=True)
-    committed = run is not None and listed.committed and is_taken_over(plan, run, listed.partition.source)
+    committed = run is not None and listed.committed and is_taken_over(plan, run)
     if run is None or not (committed or is_finished(plan, run)):
         run = write_run(path, _read_partition(listed, plan), len(plan.split_names))
     summary = run.summary
@@ -180,7 +183,7 @@ def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
     letters = ledger.letters
     content.sections["dead_letters"] = encode_letters(letters)
     for table in tables:
-        content.sections |= making.used_rows(table, ranked=member.limit is not None)
+        content.sections |= making.used_rows(table)
     dropped = {rule: np.concatenate(rows) for rule, rows in sorted(ledger.dropped.items())}
     content.summary = {
         "read": ledger.read,
@@ -233,6 +236,8 @@ def _add_batch(batch: Batch, making: Making, member: Member) -> None:
     content.rows.append(batch.rows)
     if plan.index_row.names:
         content.indexed.append(to_rows(columns, plan.index_row))
+    if plan.facts:
+        content.facts.append(make_facts(columns, plan.facts))
     for join in plan.spec.join:
         making.note_written(join.table, batch.records.column(_JOINED + join.table).to_numpy(), hashes)
 

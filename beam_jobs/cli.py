@@ -62,13 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_validate(commands)
     _add_inspect(commands)
+    _add_statistics(commands)
     _add_verify(commands)
     _add_diff(commands)
     _add_profile(commands)
-    schema = _add(
-        commands, "schema", _schema, "print the JSON Schema of job files, for editors", ["headrace schema"]
-    )
-    schema.set_defaults(json=True)
+    _add_schema(commands)
     return parser
 
 
@@ -172,6 +170,23 @@ def _add_inspect(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print it as JSON")
 
 
+def _add_statistics(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "statistics",
+        _statistics,
+        "show what the values of a data set look like, for each feature and split",
+        [
+            "headrace statistics out/elpv/1.0.0",
+            "headrace statistics gs://bucket/elpv/1.0.0 --split train",
+            "headrace statistics out/elpv/1.0.0 --json",
+        ],
+    )
+    parser.add_argument("directory", metavar="DIR_OR_URL", help="directory of one version")
+    parser.add_argument("--split", metavar="NAME", help="only this split")
+    parser.add_argument("--json", action="store_true", help="print them as statistics.json has them")
+
+
 def _add_verify(commands: Any) -> None:
     parser = _add(
         commands,
@@ -235,6 +250,83 @@ def _add_profile(commands: Any) -> None:
         "--seconds", type=_positive, default=20.0, metavar="S", help="to spend, about (default: 20)"
     )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def _add_schema(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "schema",
+        _schema,
+        "schemas of data: infer, check, export and import one; alone, print the JSON Schema of job files, for editors",
+        [
+            "headrace schema                                    # of job files",
+            "headrace schema infer out/elpv/1.0.0               # writes schema.yaml",
+            "headrace schema check out/elpv/1.1.0 --schema schema.yaml --against out/elpv/1.0.0",
+            "headrace schema export schema.yaml                 # to schema.pbtxt, for TFX's tools",
+        ],
+    )
+    parser.set_defaults(json=True)
+    kinds = parser.add_subparsers(title="commands", metavar="COMMAND")
+    infer = _add(
+        kinds,
+        "infer",
+        _schema_infer,
+        "write a commented schema that the statistics of a version fit, with room for the next one",
+        ["headrace schema infer out/elpv/1.0.0", "headrace schema infer statistics.json --output -"],
+    )
+    infer.add_argument("version", metavar="DIR", help="a version's directory or URL, or a statistics.json")
+    _add_output(infer, "schema.yaml")
+    check = _add(
+        kinds,
+        "check",
+        _schema_check,
+        "compare the statistics of a version with a schema; exit 1 if there are anomalies",
+        [
+            "headrace schema check out/elpv/1.0.0 --schema schema.yaml",
+            "headrace schema check NEW --schema schema.yaml --against OLD --skew train validation",
+        ],
+    )
+    check.add_argument("version", metavar="DIR", help="a version's directory or URL, or a statistics.json")
+    check.add_argument("--schema", required=True, metavar="FILE", dest="schema_file", help="the schema")
+    check.add_argument("--against", metavar="OLD", help="measure drift from this version")
+    check.add_argument(
+        "--skew",
+        nargs="+",
+        default=[],
+        metavar="SPLIT",
+        help="measure skew between the first and each of the others",
+    )
+    check.add_argument("--json", action="store_true", default=False, help="print the anomalies as JSON")
+    export = _add(
+        kinds,
+        "export",
+        _schema_export,
+        "write a schema as tensorflow_metadata's, for TFX's tools; what that cannot hold is kept in comments",
+        ["headrace schema export schema.yaml --output schema.pbtxt"],
+    )
+    export.add_argument("schema_file", metavar="FILE", help="a schema")
+    _add_output(export, "schema.pbtxt")
+    back = _add(
+        kinds,
+        "import",
+        _schema_import,
+        "write a schema from tensorflow_metadata's, such as TFX's SchemaGen writes",
+        ["headrace schema import schema.pbtxt --output schema.yaml"],
+    )
+    back.add_argument("schema_file", metavar="FILE", help="a Schema as protobuf text")
+    _add_output(back, "schema.yaml")
+
+
+def _add_output(parser: argparse.ArgumentParser, name: str) -> None:
+    parser.add_argument(
+        "-o",
+        "--output",
+        default=name,
+        metavar="FILE",
+        help=f"to write, - for standard output (default: {name})",
+    )
+    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
+    parser.set_defaults(json=False)
 
 
 def _positive(text: str) -> float:
@@ -313,6 +405,10 @@ def _validate(arguments: argparse.Namespace) -> int:
     values = {**spec.vars, **_variables(arguments.var)}
     for name, source in spec.sources.items():
         fill_variables(source.path, values, f"sources.{name}.path")
+    if spec.expected is not None:
+        from schemas.data_schema import load_data_schema
+
+        load_data_schema(fill_variables(spec.expected.file, values, "schema.file"))
     if arguments.json:
         print(
             json.dumps(
@@ -328,6 +424,12 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from beam_jobs.inspect_dataset import inspect_command
 
     return inspect_command(_local(arguments.directory), records=arguments.records, as_json=arguments.json)
+
+
+def _statistics(arguments: argparse.Namespace) -> int:
+    from beam_jobs.statistics.show import statistics_command
+
+    return statistics_command(arguments.directory, split=arguments.split, as_json=arguments.json)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -388,6 +490,32 @@ def _schema(_: argparse.Namespace) -> int:
 
     print(json.dumps(job_schema(), indent=1))
     return 0
+
+
+def _schema_infer(arguments: argparse.Namespace) -> int:
+    from beam_jobs.data_schema.command import infer_command
+
+    return infer_command(arguments.version, arguments.output, force=arguments.force)
+
+
+def _schema_check(arguments: argparse.Namespace) -> int:
+    from beam_jobs.data_schema.command import check_command
+
+    return check_command(
+        arguments.version, arguments.schema_file, arguments.against, arguments.skew, as_json=arguments.json
+    )
+
+
+def _schema_export(arguments: argparse.Namespace) -> int:
+    from beam_jobs.data_schema.command import export_command
+
+    return export_command(arguments.schema_file, arguments.output, force=arguments.force)
+
+
+def _schema_import(arguments: argparse.Namespace) -> int:
+    from beam_jobs.data_schema.command import import_command
+
+    return import_command(arguments.schema_file, arguments.output, force=arguments.force)
 
 
 def _variables(pairs: list[str]) -> dict[str, str]:

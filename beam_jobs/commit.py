@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -15,12 +15,14 @@ import pyarrow.parquet as pq
 from beam_jobs.assemble import Shard
 from beam_jobs.batch import DEAD_LETTER_SCHEMA, DeadLetter
 from beam_jobs.build import RunSummary
+from beam_jobs.data_schema.gate import pass_gate
 from beam_jobs.gather import Gather
 from beam_jobs.interop import interop_files
 from beam_jobs.leaks import refuse_straddling_keys
 from beam_jobs.plan import JobPlan
 from beam_jobs.previous import Note, notes
 from beam_jobs.settle import Settled, open_runs, read_letters, table_books
+from beam_jobs.statistics.kept import gather, statistics_files
 from beam_jobs.store_path import StorePath
 from beam_jobs.wire import for_runners
 from schemas import Books, HeadraceError, Manifest, __version__
@@ -55,8 +57,8 @@ def commit(
     """Makes the staged shards a version; `model` are the files of its transform.
 
     Raises:
-      HeadraceError: the books do not balance, a key lies in two splits, or another job has committed the version
-        meanwhile.
+      HeadraceError: the books do not balance, a key lies in two splits, the data are not what the job's schema
+        expects, or another job has committed the version meanwhile.
     """
     shards = sorted(shards, key=lambda shard: (shard.split, shard.number))
     summaries = sorted(summaries, key=lambda summary: summary.ordinal)
@@ -65,7 +67,7 @@ def commit(
     books = _final_books(plan, settled, shards)
     if plan.spec.split.by is not None:
         refuse_straddling_keys(stage, splits, plan.spec.split.by)
-    letters = write_letters(stage / DEAD_LETTERS, all_letters(plan, summaries, shards, settled.bounds))
+    letters = write_letters(stage / DEAD_LETTERS, all_letters(plan, summaries, shards))
     others = interop_files(
         name=plan.spec.name,
         version=plan.spec.version,
@@ -74,6 +76,9 @@ def commit(
         label=plan.spec.label,
         splits=splits,
     )
+    if plan.spec.statistics:
+        statistics = gather(plan, splits)
+        others |= statistics_files(statistics) | pass_gate(plan, statistics)
     for path, data in others.items():
         (stage / path).write(data, durable=True)
     manifest = Manifest(
@@ -102,7 +107,7 @@ def commit(
         "shards": sum(shard.linked for shard in shards),
     }
     # Before the version appears: one that exists always has its notes, wherever the job dies.
-    _write_notes(plan, manifest, shards, taken_over, settled.bounds)
+    _write_notes(plan, manifest, shards, taken_over, settled)
     plan.workspace.root.store.publish(plan.spec.version, manifest.to_json().encode())
     return Committed(path=str(plan.workspace.dataset), fingerprint=manifest.fingerprint)
 
@@ -133,13 +138,13 @@ class Commit(beam.PTransform):
 
 
 def all_letters(
-    plan: JobPlan, summaries: Sequence[RunSummary], shards: Sequence[Shard], bounds: Mapping[str, int]
+    plan: JobPlan, summaries: Sequence[RunSummary], shards: Sequence[Shard]
 ) -> Iterator[pa.Table]:
     """Every dead letter of the job, in the order of sources and records."""
     for run in open_runs(plan, summaries):
         yield read_letters(run)
     for join in plan.spec.join:
-        yield _letter_table(table_books(plan, join, summaries, bounds)[1])
+        yield _letter_table(table_books(plan, join, summaries)[1])
     duplicates = sorted(
         (origin, key, source, first) for shard in shards for key, source, origin, first in shard.duplicates
     )
@@ -231,7 +236,7 @@ def _write_notes(
     manifest: Manifest,
     shards: Sequence[Shard],
     taken_over: dict[str, int],
-    bounds: dict[str, int],
+    settled: Settled,
 ) -> None:
     """What a later job has to know of the version."""
     repeated = {bytes.fromhex(key) for shard in shards for key, *_ in shard.duplicates}
@@ -247,6 +252,7 @@ def _write_notes(
         sequence=1 + max((old.sequence for old in notes(plan.workspace).values()), default=0),
         fingerprint=manifest.fingerprint,
         taken_over=taken_over,
-        bounds=bounds,
+        placed=bool(settled.placed),
+        expected="" if plan.expectations is None else plan.expectations.fingerprint,
     )
     plan.workspace.inputs.write(json.dumps(vars(note)).encode(), durable=True)

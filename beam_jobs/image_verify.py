@@ -36,8 +36,11 @@ def verify(data: bytes, header: Header) -> None:
             raise undecodable(header.format, error) from None
 
 
-def decode_jpeg(data: bytes, colours: str) -> Any:
+def decode_jpeg(data: bytes, colours: str, side: int = 0) -> Any:
     """The pixels of a JPEG, uint8 (height, width, channels).
+
+    With a `side`, of the smallest size that libjpeg can decode to at once and whose sides have as many pixels, or of
+    its own.
 
     libjpeg's warnings count, which Pillow cannot see: of JPEGs with one flipped bit, one in seven is found so, and
     none otherwise.
@@ -46,7 +49,8 @@ def decode_jpeg(data: bytes, colours: str) -> Any:
       ImageProblemError: truncated_image or corrupt_image.
     """
     try:
-        return _simplejpeg().decode_jpeg(data, colorspace=colours)
+        smaller = {"min_height": side, "min_width": side, "min_factor": 1.0} if side else {}
+        return _simplejpeg().decode_jpeg(data, colorspace=colours, **smaller)
     except ValueError as error:
         raise undecodable("jpeg", error) from None
 

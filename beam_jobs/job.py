@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs.commit import write_letters
+from beam_jobs.data_schema.gate import told_anomalies
 from beam_jobs.listing import Listed, write_partitions
 from beam_jobs.lookup import close_tables
 from beam_jobs.materialize import materialize
@@ -29,8 +30,11 @@ from beam_jobs.sweep import strip, sweep
 from beam_jobs.transform.plan import plan_transform
 from beam_jobs.wire import end_attempt
 from schemas import HeadraceError, Manifest, read_manifest
+from schemas.anomalies import Anomaly
 from schemas.errors import shorten
 from schemas.units import format_bytes
+
+_SHOWN_ANOMALIES = 5
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Result:
       previous: the version of which unchanged records were taken over, if any.
       taken_over: its partitions, records and shards that were.
       shuffled: into how many files each table was shuffled that is too large to be held by every worker.
+      anomalies: where its statistics are not what the job's schema expects, drift from the version before included.
     """
 
     path: Path | str
@@ -59,6 +64,7 @@ class Result:
     previous: str | None = None
     taken_over: Mapping[str, int] = field(default_factory=dict)
     shuffled: Mapping[str, int] = field(default_factory=dict)
+    anomalies: Sequence[Anomaly] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The result for scripts."""
@@ -78,6 +84,9 @@ class Result:
             },
             "books": {name: books.model_dump() for name, books in self.manifest.books.items()},
             "dead_letters": self.manifest.dead_letters,
+            "anomalies": [
+                {"severity": each.severity, **each.model_dump(exclude_none=True)} for each in self.anomalies
+            ],
         }
 
 
@@ -118,7 +127,10 @@ def run(
             if workspace.shard_notes.names():
                 sweep(workspace)  # its job was killed after the commit
             seconds = time.monotonic() - started
-            return Result(_place(workspace), manifest, True, other_code, seconds, len(partitions), 0)
+            return Result(
+                _place(workspace), manifest, True, other_code, seconds, len(partitions), 0,
+                anomalies=told_anomalies(workspace),
+            )  # fmt: skip
         plan = plan_transform(plan)
         strip(workspace)
         if not from_scratch:
@@ -152,6 +164,7 @@ def run(
             close_tables()
         manifest = read_manifest(str(workspace.dataset))
         note = read_note(workspace.inputs)
+        anomalies = told_anomalies(workspace)
         sweep(workspace)
     return Result(
         _place(workspace),
@@ -164,6 +177,7 @@ def run(
         None if plan.previous is None else plan.previous.version,
         {} if note is None else note.taken_over or {},
         {name: files.buckets for name, files in plan.tables.items() if files.shuffled},
+        anomalies,
     )
 
 
@@ -182,8 +196,13 @@ def _existing(plan: JobPlan) -> tuple[Manifest, bool]:
     else:
         if note.inputs == plan.inputs:
             return manifest, note.code != plan.code
-        its_job = manifest.spec_fingerprint != plan.spec.fingerprint
-        changed = f"{'its job' if its_job else 'its sources or functions'} changed since"
+        expected = "" if plan.expectations is None else plan.expectations.fingerprint
+        if manifest.spec_fingerprint != plan.spec.fingerprint:
+            changed = "its job changed since"
+        elif note.expected != expected:
+            changed = "its schema, or the version that it is compared with, changed since"
+        else:
+            changed = "its sources or functions changed since"
     raise HeadraceError(
         f"Version {plan.spec.version} exists already, and {changed}. It was left as it is.",
         where=str(plan.workspace.dataset),
@@ -213,6 +232,18 @@ def _with_letters(error: HeadraceError, plan: JobPlan, names: Iterable[str]) -> 
         allowed=error.allowed,
         hint=f"{error.hint} All of them are in {plan.workspace.dead_letters}.",
     )
+
+
+def anomaly_lines(anomalies: Sequence[Anomaly]) -> list[str]:
+    """The first anomalies, a line each."""
+    lines = [
+        f"  {'schema' if place == 0 else '':<12} {each.kind} {each.where}: {each.found}; allowed {each.allowed}"
+        for place, each in enumerate(anomalies[:_SHOWN_ANOMALIES])
+    ]
+    more = len(anomalies) - _SHOWN_ANOMALIES
+    if more > 0:
+        lines.append(f"  {'':<12} and {more:,} more: headrace schema check DIR --schema FILE lists all")
+    return lines
 
 
 def summary_lines(result: Result) -> list[str]:
@@ -254,5 +285,6 @@ def summary_lines(result: Result) -> list[str]:
     if manifest.dead_letters:
         letters = ", ".join(f"{count:,} {rule}" for rule, count in manifest.dead_letters.items())
         lines.append(f"  {'see':<12} dead_letters/dead_letters.parquet: {letters}")
+    lines += anomaly_lines(result.anomalies)
     lines += ["", f"  {'data set':<12} {result.path}"]
     return lines

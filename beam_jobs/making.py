@@ -12,9 +12,12 @@ from beam_jobs.lookup import Table
 from beam_jobs.outcomes import Outcomes
 from beam_jobs.plan import JobPlan
 from beam_jobs.runs import RunContent
-from schemas.hashing import ranks
+from schemas.hashing import KEY_HASH_DTYPE
 
 Places = npt.NDArray[np.int64]
+
+# A row of a table that a record holds, and the record's key hash.
+HELD_DTYPE = np.dtype([("place", "<i8"), ("hash", KEY_HASH_DTYPE)])
 
 
 @dataclass
@@ -47,27 +50,28 @@ class Making:
         self.written[table].append(places)
         self.hashes[table].append(hashes)
 
-    def used_rows(self, table: str, *, ranked: bool) -> dict[str, bytes]:
+    def used_rows(self, table: str) -> dict[str, bytes]:
         """The run's sections that tell which rows of a table its records asked for and hold.
 
-        Where the source has a limit, also for each row held the smallest rank of a record that holds it.
+        Where records may still be left out, also which record holds which row, or which first one of its key.
         """
         none = np.zeros(0, np.int64)
         asked = np.unique(np.concatenate([*self.matched[table], none]).astype(np.int64))
         places = np.concatenate([*self.written[table], none]).astype(np.int64)
-        found = np.concatenate([*(ranks(part) for part in self.hashes[table]), np.zeros(0, np.uint64)])
-        order = np.lexsort((found, places))
-        order = order[places[order] >= 0]
-        held, first = np.unique(places[order], return_index=True)
-        smallest, asked = found[order][first], asked[asked >= 0]
+        sections = {}
+        if self.plan.spec.placed_late:
+            held = np.zeros(len(places), HELD_DTYPE)
+            held["place"] = places
+            held["hash"] = np.concatenate(
+                [np.zeros(0, KEY_HASH_DTYPE), *self.hashes[table]], dtype=KEY_HASH_DTYPE
+            )
+            sections[f"held:{table}"] = np.sort(held[places >= 0], order=["place", "hash"]).tobytes()
+        written, asked = np.unique(places[places >= 0]), asked[asked >= 0]
         if self.plan.join(table).many == "list":  # a record holds all rows of its key
-            asked, _ = self.table(table).group(asked)
-            held, counts = self.table(table).group(held)
-            smallest = np.repeat(smallest, counts)
-        sections = {f"matched:{table}": asked.astype("<i8"), f"written:{table}": held.astype("<i8")}
-        if ranked:
-            sections[f"ranks:{table}"] = smallest.astype("<u8")
-        return {name: values.tobytes() for name, values in sections.items()}
+            asked, written = (self.table(table).group(found)[0] for found in (asked, written))
+        sections[f"matched:{table}"] = asked.astype("<i8").tobytes()
+        sections[f"written:{table}"] = written.astype("<i8").tobytes()
+        return sections
 
     def table(self, name: str) -> Table:
         """A joined table."""

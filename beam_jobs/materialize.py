@@ -27,9 +27,9 @@ from beam_jobs.plan import JobPlan
 from beam_jobs.runners import run_pipeline
 from beam_jobs.runs import open_run
 from beam_jobs.sources._batches import pieces
+from beam_jobs.sources._code.python_rows import Found, Rows
+from beam_jobs.sources._code.transform import REASON, RULE, TransformRows, read_counts, rows_name
 from beam_jobs.sources._keys import keys_of
-from beam_jobs.sources._python_rows import Found, Rows
-from beam_jobs.sources._transform import REASON, RULE, TransformRows, read_counts, rows_name
 from beam_jobs.store_path import StorePath
 from beam_jobs.take_over import is_finished, is_taken_over
 from beam_jobs.wire import for_runners
@@ -207,9 +207,7 @@ def _is_wanted(plan: JobPlan, name: str) -> bool:
     for each in read_partitions(plan.workspace.partitions):
         if each.partition.source == name:
             run = open_run(plan.workspace.runs / each.run, check=True)
-            if run is None or not (
-                (each.committed and is_taken_over(plan, run, name)) or is_finished(plan, run)
-            ):
+            if run is None or not ((each.committed and is_taken_over(plan, run)) or is_finished(plan, run)):
                 return True
     return False
 

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from beam_jobs.frames import find_faults
+from beam_jobs.placed import read_places
 from beam_jobs.previous import OldShards
 from beam_jobs.runs import (
     INDEX_DTYPE,
     Run,
     in_order,
+    read_facts,
     read_index,
     read_indexed,
     read_kept,
     records_path,
 )
 from beam_jobs.store_path import StorePath, fill
-from schemas.hashing import ranks
+
+Rows = npt.NDArray[Any]
 
 _WINDOW_BYTES = 16 << 20  # of records held at a time; more where one record is larger
 
@@ -35,7 +39,8 @@ class Range:
       start, stop: rows of the index.
       offset: where in the file of the run's own records those of the range begin.
       committed: whether the version before holds all of them.
-      bound: of the ranks of records that are written, where some are over their source's limit.
+      placement: the file that says where the records go, where not all of them are of the shard's split.
+      split: that split.
     """
 
     run: Run
@@ -44,7 +49,8 @@ class Range:
     stop: int
     offset: int
     committed: bool
-    bound: int | None = None
+    placement: StorePath | None = None
+    split: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,14 +62,18 @@ class Merge:
       index: `INDEX_DTYPE` (n,).
       owners: int64 (n,), which range each record is of.
       kept: bool (n,), whether the version before holds it.
-      order: int64 (m,), those within the limits by key hash; equal ones in the order of the source.
-      repeated: bool (m,), in that order: whether a record has the key of the one before.
+      offsets: int64 (n,), where in the file of its run's own records it lies, if that holds it.
+      wanted: bool for each row of each range: whether it is one of the n; None where all are.
+      order: int64 (n,), by key hash; equal ones in the order of the source.
+      repeated: bool (n,), in that order: whether a record has the key of the one before.
     """
 
     ranges: Sequence[Range]
     index: npt.NDArray[np.void]
     owners: npt.NDArray[np.int64]
     kept: npt.NDArray[np.bool_]
+    offsets: npt.NDArray[np.int64]
+    wanted: Sequence[npt.NDArray[np.bool_] | None]
     order: npt.NDArray[np.int64]
     repeated: npt.NDArray[np.bool_]
 
@@ -93,57 +103,76 @@ class Places:
 
 
 def plan_merge(ranges: Sequence[Range]) -> Merge:
-    """The merge of all ranges. Reads their indexes, 32 bytes a record."""
+    """The merge of all ranges. Reads their indexes, 32 bytes a record, and keeps those of the shard's records."""
     ranges = sorted(ranges, key=lambda part: part.ordinal)
-    parts = [read_index(part.run, part.start, part.stop) for part in ranges]
+    parts, keeps, offsets, masks = [], [], [], []
+    for part in ranges:
+        rows = read_index(part.run, part.start, part.stop)
+        kept = np.ones(len(rows), np.bool_) if part.committed else read_kept(part.run, part.start, part.stop)
+        own = np.where(kept, 0, rows["length"]).astype(np.int64)
+        wanted = None
+        if part.placement is not None:
+            wanted = read_places(part.placement, part.start, part.stop) == part.split
+        masks.append(wanted)
+        parts.append(_wanted(rows, wanted))
+        keeps.append(_wanted(kept, wanted))
+        offsets.append(_wanted(part.offset + np.cumsum(own) - own, wanted))
     # The type is said aloud: by itself, numpy would make the big-endian hashes native.
     index = np.concatenate([np.zeros(0, dtype=INDEX_DTYPE), *parts], dtype=INDEX_DTYPE)
     owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts]).astype(np.int64)
-    kept = [
-        np.ones(part.stop - part.start, np.bool_)
-        if part.committed
-        else read_kept(part.run, part.start, part.stop)
-        for part in ranges
-    ]
     order = np.lexsort((index["row"], owners, index["hash"]["lo"], index["hash"]["hi"]))
-    for place, part in enumerate(ranges):
-        if part.bound is not None:
-            cut = (owners == place) & (ranks(index["hash"]) > np.uint64(part.bound))
-            order = order[~cut[order]]
     hashes = index["hash"][order]
     repeated = np.zeros(len(order), dtype=np.bool_)
     repeated[1:] = hashes[1:] == hashes[:-1]
-    return Merge(ranges, index, owners, np.concatenate([np.zeros(0, np.bool_), *kept]), order, repeated)
+    return Merge(
+        ranges,
+        index,
+        owners,
+        np.concatenate([np.zeros(0, np.bool_), *keeps]),
+        np.concatenate([np.zeros(0, np.int64), *offsets]),
+        masks,
+        order,
+        repeated,
+    )
 
 
 def locate(merge: Merge, old: OldShards | None) -> Places:
     """Where the records lie: in their runs, or in the shards of the version before."""
     files = [records_path(part.run.path) for part in merge.ranges]
-    lengths = merge.index["length"].astype(np.int64)
-    own = np.where(merge.kept, 0, lengths)
-    before = np.cumsum(own) - own  # own bytes of the ranges together, before each record
-    firsts = np.searchsorted(merge.owners, np.arange(len(merge.ranges)))
-    base = np.array([part.offset for part in merge.ranges], np.int64)
-    if len(before):
-        base -= before[np.minimum(firsts, len(before) - 1)]
-    file, offset = merge.owners.copy(), before + base[merge.owners]
+    file, offset = merge.owners.copy(), merge.offsets.copy()
     kept = np.flatnonzero(merge.kept)
     old_shards = {}
     if len(kept):
         assert old is not None
-        shards, places = old.locate(merge.index["hash"][kept], merge.index["length"][kept])
-        for number in np.unique(shards).tolist():
+        held, places = old.locate(merge.index["hash"][kept], merge.index["length"][kept])
+        for number in np.unique(held).tolist():
             old_shards[len(files)] = number
-            file[kept[shards == number]] = len(files)
+            file[kept[held == number]] = len(files)
             files.append(old.path(number))
         offset[kept] = places
     return Places(files, file, offset, old, old_shards)
 
 
-def merged_indexed(merge: Merge, row: np.dtype[np.void]) -> npt.NDArray[np.void]:
+def merged_indexed(merge: Merge, row: np.dtype[np.void]) -> Rows:
     """What the index holds of the kept records' features, in order."""
-    parts = [read_indexed(part.run, row, part.start, part.stop) for part in merge.ranges]
+    return _merged(merge, row, read_indexed)
+
+
+def merged_facts(merge: Merge, row: np.dtype[np.void]) -> Rows:
+    """What is noted of the kept records beside them, in order."""
+    return _merged(merge, row, read_facts)
+
+
+def _merged(merge: Merge, row: np.dtype[np.void], read: Callable[..., Rows]) -> Rows:
+    parts = [
+        _wanted(read(part.run, row, part.start, part.stop), wanted)
+        for part, wanted in zip(merge.ranges, merge.wanted, strict=True)
+    ]
     return np.concatenate([np.zeros(0, row), *parts], dtype=row)[merge.chosen]
+
+
+def _wanted(rows: Rows, wanted: npt.NDArray[np.bool_] | None) -> Rows:
+    return rows if wanted is None else rows[wanted]
 
 
 def merged_records(merge: Merge, places: Places) -> Iterator[list[npt.NDArray[np.uint8]]]:

@@ -7,7 +7,7 @@ import itertools
 import platform
 import secrets
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from beam_jobs.clean import columns_after
+from beam_jobs.data_schema.expect import Expectations, expect
 from beam_jobs.expressions import engine_version
+from beam_jobs.facts import Fact, describe, row_of
 from beam_jobs.functions import function_fingerprint, source_fingerprint
 from beam_jobs.indexed import row_type
 from beam_jobs.join import TableFiles, columns_after_join, count_buckets
@@ -145,9 +147,19 @@ class Workspace:
         return self.work / f"shards-{self.version}"
 
     @property
+    def statistics(self) -> StorePath:
+        """The statistics of each shard of the version."""
+        return self.work / f"statistics-{self.version}"
+
+    @property
     def inputs(self) -> StorePath:
         """What is noted of the committed version; see `previous.Note`."""
         return self.work / f"inputs-{self.version}.json"
+
+    @property
+    def placements(self) -> StorePath:
+        """Where records of each run go, by the run's name, where not only their own rows told that."""
+        return self.work / f"placements-{self.version}"
 
     @property
     def repeated(self) -> StorePath:
@@ -159,6 +171,16 @@ class Workspace:
         """Dead letters of a job that was not committed."""
         return self.work / f"dead_letters-{self.version}.parquet"
 
+    @property
+    def anomalies(self) -> StorePath:
+        """Anomalies of a job that was not committed."""
+        return self.work / f"anomalies-{self.version}.json"
+
+    @property
+    def drift(self) -> StorePath:
+        """How far the committed version lies from the one that was there before."""
+        return self.work / f"drift-{self.version}.json"
+
 
 @dataclass(frozen=True)
 class Previous:
@@ -168,13 +190,13 @@ class Previous:
       version: its version.
       fingerprint: of its manifest.
       shards: how many each split has.
-      bounds: of the ranks of the records that it holds, by source with a limit.
+      placed: whether files beside its runs say where its records are; see `beam_jobs.placement`.
     """
 
     version: str
     fingerprint: str
     shards: list[int]
-    bounds: dict[str, int] = field(default_factory=dict)
+    placed: bool = False
 
 
 @dataclass(frozen=True)
@@ -206,7 +228,8 @@ class JobPlan:
       code: fingerprint of Headrace and the libraries that make the bytes.
       records: fingerprint of all that changes a record, but for the record itself and the tables.
       basis: fingerprint of all that changes a run, but for the partition itself.
-      inputs: fingerprint of the user's side of the version: spec, functions, sources.
+      inputs: fingerprint of the user's side of the version: spec, functions, sources, schema.
+      expectations: what statistics are compared with before the commit, if the job has a schema.
       preprocessing: content hash of the code of the transform's function, if there is one.
       transform: what the transform comes to; see `beam_jobs.transform.plan`.
       previous: the version of which unchanged records are taken over, if there is one.
@@ -223,6 +246,7 @@ class JobPlan:
     records: str
     basis: str
     inputs: str
+    expectations: Expectations | None = None
     preprocessing: str | None = None
     transform: TransformPlan | None = None
     previous: Previous | None = None
@@ -258,6 +282,16 @@ class JobPlan:
     def index_row(self) -> np.dtype[np.void]:
         """The type of a row of what the indexes hold of the features."""
         return row_type(self.features, self.spec.indexed)
+
+    @cached_property
+    def facts(self) -> list[Fact]:
+        """What is noted of every record beside it."""
+        return facts_of(self.spec, self.features)
+
+    @cached_property
+    def fact_row(self) -> np.dtype[np.void]:
+        """The type of a row of facts."""
+        return row_of(self.facts)
 
     @cached_property
     def packing(self) -> dict[str, list[str]]:
@@ -312,6 +346,12 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
       HeadraceError: a source is missing, unreadable or empty, or the spec asks for what it does not have.
     """
     spec = job.spec
+    workspace = Workspace(StorePath(open_store(out, spec.name), ""), spec.version)
+    expectations = None
+    if spec.expected is not None:
+        expectations = expect(
+            spec.expected, job.variables, spec.split.fractions, lambda other: str(workspace.of(other).dataset)
+        )
     roots = {
         name: fill_variables(source.path, job.variables, f"sources.{name}.path")
         for name, source in spec.sources.items()
@@ -326,7 +366,6 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
     partitions = {name: list(found) for name, found in listed.items()}
     features = _resolve(spec, roots, main)
     code, functions = code_fingerprint(), function_fingerprints(spec)
-    workspace = Workspace(StorePath(open_store(out, spec.name), ""), spec.version)
     # Only of a source whose records can be read singly will a later version ask what each found in a table.
     digested = any(
         isinstance(open_source(name, spec.sources[name], roots[name]), Selective) for name in spec.main_names
@@ -346,6 +385,7 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
         ),
         {name: feature.model_dump(by_alias=True, mode="json") for name, feature in features.items()},
         [sorted(spec.indexed), spec.pack],
+        describe(facts_of(spec, features)),
     )
     basis = fingerprint(records, [files.name for files in tables.values()])
     every = itertools.chain(main, *partitions.values())
@@ -355,12 +395,33 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
     if transform is not None and transform.function is not None:
         preprocessing = source_fingerprint(transform.function, "transform.function")
         functions["transform"] = preprocessing
-    inputs = fingerprint(spec.fingerprint, functions, identities)
+    schema = [] if expectations is None else [expectations.fingerprint]  # without one as it ever was
+    inputs = fingerprint(spec.fingerprint, functions, identities, *schema)
     plan = JobPlan(
-        spec, features, roots, tables, partitions, workspace, code, records, basis, inputs, preprocessing
+        spec,
+        features,
+        roots,
+        tables,
+        partitions,
+        workspace,
+        code,
+        records,
+        basis,
+        inputs,
+        expectations,
+        preprocessing,
     )
     _check_columns(plan)
     return plan, main
+
+
+# Who wants facts of a job's records: a line for each.
+_WANTED: list[Callable[[JobSpec, Mapping[str, Feature]], list[Fact]]] = []
+
+
+def facts_of(spec: JobSpec, features: Mapping[str, Feature]) -> list[Fact]:
+    """What a job notes of every record beside it, in the order of the fields of a row."""
+    return [fact for wanted in _WANTED for fact in wanted(spec, features)]
 
 
 def import_from_here() -> None:

@@ -21,7 +21,7 @@ from beam_jobs.sources.base import Partition, Selective
 from beam_jobs.store_path import StorePath
 from schemas import HeadraceError, read_manifest
 from schemas.hashing import KEY_HASH_DTYPE, as_sortable, shard_bounds
-from schemas.index import decode_index
+from schemas.index import ShardIndex, decode_index
 from schemas.manifest import Manifest
 
 
@@ -34,7 +34,8 @@ class Note:
       sequence: later commits have higher numbers.
       fingerprint: of the version's manifest.
       taken_over: partitions, records and shards of the version before, for the summary.
-      bounds: of the ranks of the records that it holds, by source with a limit.
+      placed: whether files beside its runs say where its records are; see `beam_jobs.placement`.
+      expected: fingerprint of what its statistics were compared with; see `Expectations`.
     """
 
     inputs: str
@@ -43,7 +44,8 @@ class Note:
     sequence: int = 0
     fingerprint: str = ""
     taken_over: Mapping[str, int] | None = None
-    bounds: Mapping[str, int] | None = None
+    placed: bool = False
+    expected: str = ""
 
 
 def read_note(path: StorePath) -> Note | None:
@@ -91,7 +93,7 @@ def find_previous(plan: JobPlan) -> Previous | None:
             continue
         manifest = _manifest(str(old.dataset))
         shards = [len(manifest.splits[name].shards) for name in plan.split_names]
-        return Previous(version, manifest.fingerprint, shards, dict(known[version].bounds or {}))
+        return Previous(version, manifest.fingerprint, shards, known[version].placed)
     return None
 
 
@@ -142,11 +144,12 @@ def is_among(hashes: npt.NDArray[np.void], among: npt.NDArray[np.void]) -> npt.N
 
 
 class OldShards:
-    """The shards of one split of the version before.
+    """The shards of one split of the version before, and behind them those of the others, as records can have moved.
 
     Attributes:
       directory: of that version.
       entries: of its manifest.
+      moved: whether not all of its records are in the split that their own rows gave them.
     """
 
     def __init__(self, plan: JobPlan, split: int) -> None:
@@ -159,11 +162,20 @@ class OldShards:
                 where=str(self.directory),
                 hint="Run the same command again.",
             )
-        self.entries = manifest.splits[plan.split_names[split]].shards
+        self.moved = plan.previous.placed
+        own = plan.split_names[split]
+        names = [own, *(name for name in plan.split_names if name != own)]
+        self.entries = manifest.splits[own].shards
+        self._splits = [manifest.splits[name].shards for name in names]
+        self._all = [entry for shards in self._splits for entry in shards]
 
     def path(self, number: int) -> StorePath:
         """The file of a shard."""
-        return self.directory / self.entries[number].path
+        return self.directory / self._all[number].path
+
+    def hashes(self, number: int) -> npt.NDArray[np.void]:
+        """The key hashes of a shard, in order, `KEY_HASH_DTYPE`."""
+        return as_sortable(self._index(number).key_hashes)
 
     def locate(
         self, hashes: npt.NDArray[np.void], lengths: npt.NDArray[np.uint64]
@@ -171,23 +183,33 @@ class OldShards:
         """In which shard each record lies, and at which byte: int64 (n,) each.
 
         Raises:
-          HeadraceError: one is not there or has another length, or a shard has.
+          HeadraceError: one is nowhere or has another length, or a shard has.
         """
-        shards = np.searchsorted(shard_bounds(len(self.entries)), hashes, side="right").astype(np.int64) - 1
-        offsets = np.zeros(len(hashes), np.int64)
-        for number in np.unique(shards).tolist():
-            path = self.directory / self.entries[number].index.path
-            index = decode_index(path.read(), str(path))
-            here = np.flatnonzero(shards == number)
-            known = as_sortable(index.key_hashes)
-            places = np.minimum(np.searchsorted(known, hashes[here]), max(0, len(known) - 1))
-            good = len(known) > 0 and bool(
-                ((known[places] == hashes[here]) & (index.lengths[places] == lengths[here])).all()
-            )
-            if not good or self.path(number).size() != self.entries[number].bytes:
+        found, offsets = np.full(len(hashes), -1, np.int64), np.zeros(len(hashes), np.int64)
+        rest, first = np.arange(len(hashes)), 0
+        for entries in self._splits:
+            shards = first + np.searchsorted(shard_bounds(len(entries)), hashes[rest], side="right") - 1
+            for number in np.unique(shards).tolist():
+                index = self._index(number)
+                known = as_sortable(index.key_hashes)
+                here = rest[shards == number]
+                places = np.minimum(np.searchsorted(known, hashes[here]), max(0, len(known) - 1))
+                if len(known):
+                    same = (known[places] == hashes[here]) & (index.lengths[places] == lengths[here])
+                    found[here[same]] = number
+                    offsets[here[same]] = index.offsets[places[same]]
+            rest, first = rest[found[rest] < 0], first + len(entries)
+        if len(rest):
+            own = np.searchsorted(shard_bounds(len(self.entries)), hashes[rest[:1]], side="right")
+            raise self.damaged(int(own[0]) - 1)
+        for number in np.unique(found).tolist():
+            if self.path(number).size() != self._all[number].bytes:
                 raise self.damaged(number)
-            offsets[here] = index.offsets[places]
-        return shards, offsets
+        return found, offsets
+
+    def _index(self, number: int) -> ShardIndex:
+        path = self.directory / self._all[number].index.path
+        return decode_index(path.read(), str(path))
 
     def damaged(self, number: int) -> HeadraceError:
         """The error to raise where a shard is found to be damaged."""

@@ -7,6 +7,7 @@ all, so a run that has a `.run` is finished:
 <fingerprint>.run
     index       a row of `INDEX_DTYPE` for each record, in the same order
     indexed     a row of what the shards' indexes hold of their features, in the same order
+    facts       a row of what is noted of them beside, in the same order
     kept        a bit for each record: whether an earlier version's shards hold it rather than the records' file
     …           small sections of other stages: dead letters, matched rows of tables, outcomes
     footer      JSON: the sections' places and CRCs, those of the records, the summary
@@ -55,6 +56,7 @@ class RunContent:
       splits: int64 (n,) for each chunk.
       rows: int64 (n,) for each chunk.
       indexed: rows (n,) for each chunk, of one type; see `beam_jobs.indexed`.
+      facts: the same; see `beam_jobs.facts`.
       kept: records that an earlier version's shards hold.
       sections: named bytes of other stages.
       summary: JSON-able; see `RunSummary`.
@@ -65,6 +67,7 @@ class RunContent:
     splits: list[npt.NDArray[np.int64]] = field(default_factory=list)
     rows: list[npt.NDArray[np.int64]] = field(default_factory=list)
     indexed: list[npt.NDArray[np.void]] = field(default_factory=list)
+    facts: list[npt.NDArray[np.void]] = field(default_factory=list)
     kept: KeptRecords | None = None
     sections: dict[str, bytes] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -79,12 +82,14 @@ class KeptRecords:
       index: `INDEX_DTYPE` (n,).
       splits: int64 (n,).
       indexed: rows (n,), or none where indexes hold no feature.
+      facts: rows (n,), or none where nothing is noted.
     """
 
     version: str
     index: npt.NDArray[np.void]
     splits: npt.NDArray[np.int64]
     indexed: npt.NDArray[np.void] | None
+    facts: npt.NDArray[np.void] | None
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,13 @@ def write_run(path: StorePath, content: RunContent, splits: int) -> Run:
             records = (records[0], _write_records(file, content.records, order[own]))
     sections: dict[str, tuple[int, int, int]] = {}
     keeps_from = content.kept.version if content.kept is not None and not bool(own.all()) else None
-    parts = {"index": index.tobytes(), "indexed": _indexed_in_order(content, order), **content.sections}
+    kept = content.kept
+    parts = {
+        "index": index.tobytes(),
+        "indexed": _in_order(content.indexed, None if kept is None else kept.indexed, order),
+        "facts": _in_order(content.facts, None if kept is None else kept.facts, order),
+        **content.sections,
+    }
     if keeps_from is not None:
         parts["kept"] = np.packbits(~own).tobytes()
     position = 0
@@ -268,6 +279,11 @@ def read_indexed(run: Run, row: np.dtype[np.void], start: int, stop: int) -> npt
     return _read_rows(run, "indexed", row, start, stop)
 
 
+def read_facts(run: Run, row: np.dtype[np.void], start: int, stop: int) -> npt.NDArray[np.void]:
+    """Rows `start` to `stop` of what is noted of the records beside them, of type `row`."""
+    return _read_rows(run, "facts", row, start, stop)
+
+
 def _read_rows(run: Run, section: str, row: np.dtype[np.void], start: int, stop: int) -> npt.NDArray[np.void]:
     at = run.sections[section][0] + start * row.itemsize
     return np.frombuffer(run.path.read_range(at, (stop - start) * row.itemsize), dtype=row)
@@ -300,9 +316,10 @@ def _sort(content: RunContent) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int
     return index, order, splits[order]
 
 
-def _indexed_in_order(content: RunContent, order: npt.NDArray[np.int64]) -> bytes:
-    kept = content.kept.indexed if content.kept is not None else None
-    parts = [*content.indexed, *([] if kept is None else [kept])]
+def _in_order(
+    chunks: list[npt.NDArray[np.void]], kept: npt.NDArray[np.void] | None, order: npt.NDArray[np.int64]
+) -> bytes:
+    parts = [*chunks, *([] if kept is None else [kept])]
     if not parts:
         return b""
     return np.concatenate(parts, dtype=parts[0].dtype)[order].tobytes()

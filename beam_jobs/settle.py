@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import apache_beam as beam
 import numpy as np
@@ -17,12 +16,14 @@ from beam_jobs.build import RunSummary
 from beam_jobs.gather import Gather
 from beam_jobs.join import unused_rows
 from beam_jobs.lookup import Places, Table, split_place
+from beam_jobs.making import HELD_DTYPE
+from beam_jobs.placed import read_places
 from beam_jobs.plan import JobPlan
+from beam_jobs.previous import is_among
 from beam_jobs.runs import Run, open_run, read_index, read_section
-from beam_jobs.union import OVER_LIMIT, find_bound, is_cut
 from beam_jobs.wire import for_runners
 from schemas import Books, HeadraceError
-from schemas.hashing import ranks
+from schemas.hashing import fingerprint
 from schemas.spec import Join, Write
 
 Marks = dict[int, npt.NDArray[np.bool_]]  # of the rows of each bucket of a table
@@ -36,12 +37,12 @@ class Settled:
     Attributes:
       shards: number of shards of each split.
       books: of every source; `written` of the main sources still counts duplicates.
-      bounds: of the ranks of the records that are written, by main source of which some are over its limit.
+      placed: what the files beside runs say of where records go, as one fingerprint; "" where there are none.
     """
 
     shards: list[int]
     books: dict[str, Books]
-    bounds: dict[str, int]
+    placed: str
 
 
 @for_runners
@@ -53,15 +54,12 @@ def settle(summaries: Sequence[RunSummary], plan: JobPlan) -> Settled:
         unmatched rows.
     """
     summaries = sorted(summaries, key=lambda summary: summary.ordinal)
-    bounds = find_bounds(plan, summaries)
-    cuts = [cut_of(plan, summary, bounds) for summary in summaries]
-    books = {}
-    for name in plan.spec.main_names:
-        own = [summary for summary in summaries if summary.source == name]
-        cut = sum(n for s, parts in zip(summaries, cuts, strict=True) if s.source == name for n, _ in parts)
-        books[name] = main_books(own, cut)
+    books = {
+        name: main_books([summary for summary in summaries if summary.source == name])
+        for name in plan.spec.main_names
+    }
     for join in plan.spec.join:
-        books[join.table], _ = table_books(plan, join, summaries, bounds)
+        books[join.table], _ = table_books(plan, join, summaries)
         unmatched = books[join.table].dropped.get(_unmatched_rule(plan), 0)
         if join.unmatched_right == "error" and unmatched:
             raise HeadraceError(
@@ -71,10 +69,7 @@ def settle(summaries: Sequence[RunSummary], plan: JobPlan) -> Settled:
             )
     _check_budget(books, plan.spec.write.max_dead_letters)
     totals = [
-        tuple(
-            sum(s.splits[split][part] - cut[split][part] for s, cut in zip(summaries, cuts, strict=True))
-            for part in range(2)
-        )
+        tuple(sum(summary.splits[split][part] for summary in summaries) for part in range(2))
         for split in range(len(plan.split_names))
     ]
     if not any(records for records, _ in totals):
@@ -90,7 +85,7 @@ def settle(summaries: Sequence[RunSummary], plan: JobPlan) -> Settled:
             for name, (_, size) in zip(plan.split_names, totals, strict=True)
         ],
         books,
-        bounds,
+        _placed(summaries),
     )
 
 
@@ -120,54 +115,28 @@ def shard_count(write: Write, split: str, size: int) -> int:
     return shards
 
 
-def find_bounds(plan: JobPlan, summaries: Sequence[RunSummary]) -> dict[str, int]:
-    """The largest rank that is written, of each main source that has more records than its limit."""
-    bounds = {}
-    for member in plan.spec.members:
-        own = [summary for summary in summaries if summary.source == member.source]
-        if member.limit is not None and sum(n for s in own for n, _ in s.splits) > member.limit:
-            parts, again = (
-                (ranks(read_index(run)["hash"]) for run in open_runs(plan, own)) for _ in range(2)
-            )
-            bounds[member.source] = find_bound(member.limit, parts, again)
-    return bounds
-
-
-def cut_of(plan: JobPlan, summary: RunSummary, bounds: Mapping[str, int]) -> list[tuple[int, int]]:
-    """Records and bytes of each split of a run that are over its source's limit."""
-    if summary.source not in bounds:
-        return [(0, 0)] * len(summary.splits)
-    index = read_index(open_finished(plan, summary.run))
-    cut = is_cut(index["hash"], bounds, summary.source)
-    ends = np.cumsum([0, *(records for records, _ in summary.splits)]).tolist()
-    parts = [(cut[start:stop], index["length"][start:stop]) for start, stop in pairwise(ends)]
-    return [(int(part.sum()), int(lengths[part].sum())) for part, lengths in parts]
-
-
-def main_books(summaries: Sequence[RunSummary], cut: int = 0) -> Books:
-    """The books of a main source as the runs have them, less what is over its limit; duplicates are known later."""
+def main_books(summaries: Sequence[RunSummary]) -> Books:
+    """The books of a main source as the runs have them; duplicates are known later."""
     dropped: Counter[str] = Counter()
     for summary in summaries:
         dropped.update(summary.dropped)
     return Books(
         read=sum(summary.read for summary in summaries),
         added=sum(summary.added for summary in summaries),
-        written=sum(records for summary in summaries for records, _ in summary.splits) - cut,
+        written=sum(records for summary in summaries for records, _ in summary.splits),
         dead_lettered=sum(summary.dead_lettered for summary in summaries),
-        dropped=dict(sorted({**dropped, **({OVER_LIMIT: cut} if cut else {})}.items())),
+        dropped=dict(sorted(dropped.items())),
     )
 
 
-def table_books(
-    plan: JobPlan, join: Join, summaries: Sequence[RunSummary], bounds: Mapping[str, int]
-) -> tuple[Books, list[DeadLetter]]:
+def table_books(plan: JobPlan, join: Join, summaries: Sequence[RunSummary]) -> tuple[Books, list[DeadLetter]]:
     """The books of a joined table, and its dead letters.
 
     A row is written if a written record holds it. One that only lost records asked for is dropped with them.
     """
     table = plan.tables[join.table].open()
     read, duplicates, letters = table.books
-    matched, written = used_rows(plan, join, table, summaries, bounds)
+    matched, written = used_rows(plan, join, table, summaries)
     letters = list(letters)
     unmatched = sum(int((~marks).sum()) for marks in matched.values())
     lost = sum(int((marks & ~written[number]).sum()) for number, marks in matched.items())
@@ -196,7 +165,6 @@ def used_rows(
     join: Join,
     table: Table,
     summaries: Sequence[RunSummary],
-    bounds: Mapping[str, int],
 ) -> tuple[Marks, Marks]:
     """Which rows of the table any record asked for, and which a written record holds."""
     matched, written = (
@@ -205,12 +173,22 @@ def used_rows(
     )
     for summary, run in zip(summaries, open_runs(plan, summaries), strict=True):
         _mark(matched, np.frombuffer(read_section(run, f"matched:{join.table}"), dtype="<i8"))
-        held = np.frombuffer(read_section(run, f"written:{join.table}"), dtype="<i8")
-        if summary.source in bounds:
-            best = np.frombuffer(read_section(run, f"ranks:{join.table}"), dtype="<u8")
-            held = held[best <= np.uint64(bounds[summary.source])]
-        _mark(written, held)
+        if summary.placed:
+            _mark(written, _held_by_written(plan, join, table, run))
+        else:
+            _mark(written, np.frombuffer(read_section(run, f"written:{join.table}"), dtype="<i8"))
     return matched, written
+
+
+def _held_by_written(plan: JobPlan, join: Join, table: Table, run: Run) -> Places:
+    """The rows of a table that those records of a run hold that are not left out."""
+    final = read_places(
+        plan.workspace.placements / run.path.name, 0, sum(records for records, _ in run.splits)
+    )
+    hashes = np.sort(read_index(run)["hash"][final >= 0])
+    held = np.frombuffer(read_section(run, f"held:{join.table}"), HELD_DTYPE)
+    places = np.unique(held["place"][is_among(held["hash"], hashes)])
+    return table.group(places)[0] if join.many == "list" else places  # a record holds all rows of its key
 
 
 def _mark(marks: Marks, places: Places) -> None:
@@ -245,6 +223,11 @@ def read_letters(run: Run) -> pa.Table:
     """The dead letters of a run."""
     with pa.ipc.open_stream(read_section(run, "dead_letters")) as reader:
         return reader.read_all()
+
+
+def _placed(summaries: Sequence[RunSummary]) -> str:
+    found = [[summary.run, summary.placed] for summary in summaries if summary.placed]
+    return fingerprint(found) if found else ""
 
 
 def _check_budget(books: dict[str, Books], most: float) -> None:

@@ -46,12 +46,17 @@ def sweep(workspace: Workspace) -> None:
         if name not in analysed:
             (workspace.analysis / name).delete()
     workspace.dead_letters.delete()
+    workspace.anomalies.delete()
     for name in workspace.work.names():
         kind, _, rest = name.partition("-")
         version = rest.rpartition(".")[0]
         if (
-            kind in ("partitions", "inputs", "repeated", "analysis")
+            kind in ("partitions", "inputs", "repeated", "drift", "analysis")
             and "/" not in name
             and version not in versions
         ):
+            (workspace.work / name).delete()
+        version, _, run = rest.partition("/")
+        gone = version not in versions
+        if (kind == "placements" and (gone or run not in committed)) or (kind == "statistics" and gone):
             (workspace.work / name).delete()

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from beam_jobs.lookup import Table
 from beam_jobs.making import Making
 from beam_jobs.outcomes import UNUSABLE, WRITTEN, Outcomes, digests_at
+from beam_jobs.placed import read_placement
 from beam_jobs.plan import JobPlan
 from beam_jobs.previous import is_among, repeated_hashes
 from beam_jobs.runs import (
@@ -17,11 +18,11 @@ from beam_jobs.runs import (
     KeptRecords,
     Run,
     open_run,
+    read_facts,
     read_index,
     read_indexed,
     read_section,
 )
-from beam_jobs.union import is_cut
 
 Rows = npt.NDArray[np.int64]
 
@@ -32,9 +33,9 @@ def is_finished(plan: JobPlan, run: Run) -> bool:
     return run.has_records and run.keeps_from in (None, previous)
 
 
-def is_taken_over(plan: JobPlan, run: Run, source: str) -> bool:
+def is_taken_over(plan: JobPlan, run: Run) -> bool:
     """Whether the version before, which was made of the run, holds all records of it."""
-    return not bool(_is_left_out(plan, read_index(run)["hash"], source).any())
+    return not bool(_is_left_out(plan, run, read_index(run)).any())
 
 
 def take_over(making: Making, similar: Sequence[str]) -> list[int]:
@@ -63,7 +64,7 @@ def take_over(making: Making, similar: Sequence[str]) -> list[int]:
         for join in plan.spec.join:
             good &= _finds_the_same(making.table(join.table), old, join.table, was)
         written = old.codes[was] == WRITTEN
-        good[written] &= ~_is_left_out(plan, index["hash"][place[was[written]]], making.ledger.source)
+        good[written] &= ~_is_left_out(plan, run, index)[place[was[written]]]
         was, now = was[good], now[good]
         fresh[now] = False
         written = old.codes[was] == WRITTEN
@@ -105,23 +106,30 @@ def _records(plan: JobPlan, run: Run, index: npt.NDArray[np.void], places: Rows,
     kept["hash"], kept["length"], kept["row"] = index["hash"][places], index["length"][places], rows
     splits = np.repeat(np.arange(len(run.splits)), [records for records, _ in run.splits])[places]
     indexed = read_indexed(run, plan.index_row, 0, len(index))[places] if plan.index_row.names else None
-    return KeptRecords(plan.previous.version, kept, splits, indexed)
+    facts = read_facts(run, plan.fact_row, 0, len(index))[places] if plan.facts else None
+    return KeptRecords(plan.previous.version, kept, splits, indexed, facts)
 
 
 def _together(plan: JobPlan, parts: list[KeptRecords]) -> KeptRecords | None:
     if not parts:
         return None
     indexed = [part.indexed for part in parts if part.indexed is not None]
+    facts = [part.facts for part in parts if part.facts is not None]
     return KeptRecords(
         parts[0].version,
         np.concatenate([part.index for part in parts], dtype=INDEX_DTYPE),
         np.concatenate([part.splits for part in parts]),
         np.concatenate(indexed, dtype=plan.index_row) if indexed else None,
+        np.concatenate(facts, dtype=plan.fact_row) if facts else None,
     )
 
 
-def _is_left_out(plan: JobPlan, hashes: npt.NDArray[np.void], source: str) -> npt.NDArray[np.bool_]:
-    """Which records the version before may not hold, bool (n,): of a repeated key it has one, and none over a limit."""
+def _is_left_out(plan: JobPlan, run: Run, index: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Which records of a run the version before may not hold, bool (n,): of a repeated key it has one only."""
     assert plan.previous is not None
-    repeated = repeated_hashes(plan.workspace.of(plan.previous.version).repeated)
-    return is_among(hashes, repeated) | is_cut(hashes, plan.previous.bounds, source)
+    old = plan.workspace.of(plan.previous.version)
+    out = is_among(index["hash"], repeated_hashes(old.repeated))
+    if plan.previous.placed:
+        final = read_placement(old.placements / run.path.name)
+        out |= final < 0 if final is not None and len(final) == len(index) else True
+    return out

@@ -1,12 +1,12 @@
 """Unions: what each of several main sources gives of its records. Samples and limits go by a hash of the key.
 
-So they depend on neither order nor partitions. A sample is known record by record; a limit once all are: the runs
-hold all records, and shards leave out those above the bound that the driver found.
+So they depend on neither order nor partitions. A sample is known record by record; a limit once all are, see
+`beam_jobs.placement`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -54,14 +54,6 @@ def find_bound(limit: int, parts: Iterable[Ranks], again: Iterable[Ranks]) -> in
     rest = limit - int(counts[:bucket].sum())
     here = [part[(part >> np.uint64(48)).astype(np.int64) == bucket] for part in again]
     return int(np.partition(np.concatenate(here), rest - 1)[rest - 1])
-
-
-def is_cut(hashes: npt.NDArray[np.void], bounds: Mapping[str, int], source: str) -> npt.NDArray[np.bool_]:
-    """Which records of a source are over its limit, bool (n,)."""
-    if source not in bounds:
-        return np.zeros(len(hashes), np.bool_)
-    cut: npt.NDArray[np.bool_] = ranks(hashes) > np.uint64(bounds[source])
-    return cut
 
 
 def check_shapes(columns: Iterator[tuple[str, list[str]]]) -> list[str]:

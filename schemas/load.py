@@ -7,8 +7,9 @@ import re
 import types
 import typing
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -20,6 +21,32 @@ from schemas.spec import JobSpec
 _MAX_SPEC_BYTES = 16 << 20
 _MAX_DEPTH = 50
 Location = tuple[str | int, ...]
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class FileKind(Generic[M]):
+    """A kind of file that people write.
+
+    Attributes:
+      model: what it holds.
+      noun: what it is called.
+      allowed: what is in it.
+      hint: what checks it.
+    """
+
+    model: type[M]
+    noun: str
+    allowed: str
+    hint: str
+
+
+JOB = FileKind(
+    JobSpec,
+    "job",
+    "a mapping with name, version, sources …",
+    "`headrace validate JOB.yaml` checks a job without running it.",
+)
 
 
 def load_spec(path: str | Path) -> JobSpec:
@@ -28,24 +55,37 @@ def load_spec(path: str | Path) -> JobSpec:
     Raises:
       HeadraceError: the file cannot be read, is no YAML, or is no valid job; the error names the line.
     """
-    file = Path(path)
-    try:
-        if file.stat().st_size > _MAX_SPEC_BYTES:
-            raise HeadraceError(
-                "The job file is too large.", where=str(path), allowed=f"{_MAX_SPEC_BYTES} bytes"
-            )
-        text = file.read_text("utf-8")
-    except FileNotFoundError as error:
-        raise HeadraceError("There is no such job file.", where=str(path), hint=_neighbours(file)) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise HeadraceError("The job file cannot be read.", where=str(path), value=str(error)) from error
-    return parse_spec(text, str(path))
+    return load_file(path, JOB)
 
 
 def parse_spec(text: str, where: str = "job") -> JobSpec:
     """The job spec in YAML `text`; `where` names the file in errors. See `load_spec`."""
+    return parse_file(text, where, JOB)
+
+
+def load_file(path: str | Path, kind: FileKind[M]) -> M:
+    """What a YAML file of that kind holds. See `load_spec`."""
+    file = Path(path)
     try:
-        node = _compose(text)
+        if file.stat().st_size > _MAX_SPEC_BYTES:
+            raise HeadraceError(
+                f"The {kind.noun} file is too large.", where=str(path), allowed=f"{_MAX_SPEC_BYTES} bytes"
+            )
+        text = file.read_text("utf-8")
+    except FileNotFoundError as error:
+        hint = _neighbours(file, kind.noun)
+        raise HeadraceError(f"There is no such {kind.noun} file.", where=str(path), hint=hint) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise HeadraceError(
+            f"The {kind.noun} file cannot be read.", where=str(path), value=str(error)
+        ) from error
+    return parse_file(text, str(path), kind)
+
+
+def parse_file(text: str, where: str, kind: FileKind[M]) -> M:
+    """What YAML `text` of that kind holds; `where` names the file in errors. See `load_spec`."""
+    try:
+        node = _compose(text, kind.noun)
         data = yaml.SafeLoader("").construct_document(node) if node is not None else None
     except HeadraceError as error:
         error.where = f"{where}{', ' + error.where if error.where else ''}"
@@ -53,18 +93,16 @@ def parse_spec(text: str, where: str = "job") -> JobSpec:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         raise HeadraceError(
-            "The job file is not valid YAML.",
+            f"The {kind.noun} file is not valid YAML.",
             where=f"{where}:{mark.line + 1}" if mark else where,
             value=getattr(error, "problem", None) or str(error),
         ) from error
     if not isinstance(data, dict):
-        raise HeadraceError(
-            "The job file holds no job.", where=where, allowed="a mapping with name, version, sources …"
-        )
+        raise HeadraceError(f"The {kind.noun} file holds no {kind.noun}.", where=where, allowed=kind.allowed)
     try:
-        return JobSpec.model_validate(data)
+        return kind.model.model_validate(data)
     except ValidationError as error:
-        raise _explain(error, node, where) from None
+        raise _explain(error, node, where, kind) from None
 
 
 def fill_variables(template: str, values: Mapping[str, str], where: str) -> str:
@@ -101,25 +139,27 @@ class _StrictLoader(yaml.SafeLoader):
     """YAML without the two features that surprise: aliases (which can explode) and repeated keys."""
 
     depth = 0
+    noun = "job"
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]
             raise HeadraceError(
-                "A job file must not use YAML aliases.",
+                f"A {self.noun} file must not use YAML aliases.",
                 where=f"line {event.start_mark.line + 1}",
                 hint="Write it out.",
             )
         self.depth += 1
         if self.depth > _MAX_DEPTH:
-            raise HeadraceError("The job file is nested too deeply.", allowed=f"{_MAX_DEPTH} levels")
+            raise HeadraceError(f"The {self.noun} file is nested too deeply.", allowed=f"{_MAX_DEPTH} levels")
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
 
 
-def _compose(text: str) -> yaml.Node | None:
+def _compose(text: str, noun: str) -> yaml.Node | None:
     loader = _StrictLoader(text)
+    loader.noun = noun
     try:
         node = loader.get_single_node()
     finally:
@@ -150,7 +190,9 @@ def _refuse_repeated_keys(node: yaml.Node | None) -> None:
             _refuse_repeated_keys(item)
 
 
-def _explain(error: ValidationError, node: yaml.Node | None, where: str) -> HeadraceError:
+def _explain(
+    error: ValidationError, node: yaml.Node | None, where: str, file: FileKind[Any]
+) -> HeadraceError:
     """The first problem in full, and how many more there are."""
     problems = error.errors(include_url=False)
     # A misspelt field is missing under its right name too; the spelling is what to tell.
@@ -159,7 +201,7 @@ def _explain(error: ValidationError, node: yaml.Node | None, where: str) -> Head
         if problems[0]["type"] == "missing"
         else problems[0]
     )
-    location, model = _real_location(first["loc"])
+    location, model = _real_location(first["loc"], file.model)
     kind, context = first["type"], first.get("ctx", {})
     last = str(location[-1]) if location else ""
     what, allowed, value = first["msg"], None, first.get("input")
@@ -194,11 +236,11 @@ def _explain(error: ValidationError, node: yaml.Node | None, where: str) -> Head
     path = ".".join(str(part) for part in location)
     line = _line_of(node, location)
     return HeadraceError(
-        f"The job file is not valid: {_sentence(what + more)}",
+        f"The {file.noun} file is not valid: {_sentence(what + more)}",
         where=f"{where}:{line}, field {path}" if path else f"{where}:{line}",
         value=value,
         allowed=allowed,
-        hint="`headrace validate JOB.yaml` checks a job without running it.",
+        hint=file.hint,
     )
 
 
@@ -206,10 +248,10 @@ def _sentence(text: str) -> str:
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
-def _real_location(loc: Location) -> tuple[Location, Any]:
+def _real_location(loc: Location, model: Any) -> tuple[Location, Any]:
     """Pydantic's location without the union tags it adds, and the type that holds the last part."""
-    annotation: Any = JobSpec
-    holder: Any = JobSpec
+    annotation: Any = model
+    holder: Any = model
     real: list[str | int] = []
     for part in loc:
         options = _options(annotation)
@@ -296,8 +338,8 @@ def _line_of(node: yaml.Node | None, location: Location) -> int:
     return line
 
 
-def _neighbours(file: Path) -> str:
+def _neighbours(file: Path, noun: str) -> str:
     folder = file.parent
     names = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
     found = difflib.get_close_matches(file.name, names, n=1, cutoff=0.4)
-    return f"Did you mean {folder / found[0]}?" if found else "Give the path of a YAML job file."
+    return f"Did you mean {folder / found[0]}?" if found else f"Give the path of a YAML {noun} file."

@@ -6,6 +6,8 @@ MANIFEST = "manifest.json"
 FEATURES = "features.json"
 DATASET_INFO = "dataset_info.json"
 TFMD_SCHEMA = "schema.pbtxt"
+STATISTICS = "statistics.json"
+ANOMALIES = "anomalies.json"
 DEAD_LETTERS = "dead_letters/dead_letters.parquet"
 INDEX_DIR = "index"
 TRANSFORM_FN = "transform_fn"  # with the next, what tft.TFTransformOutput reads of a version's directory
@@ -33,3 +35,8 @@ def index_name(shard_file: str) -> str:
 def labels_name(feature: str) -> str:
     """The file of a class label's names, one a line: where TFDS looks for them."""
     return f"{feature}.labels.txt"
+
+
+def tfmd_statistics_name(split: str) -> str:
+    """The statistics of a split as a `DatasetFeatureStatisticsList`: where TFX's StatisticsGen puts them."""
+    return f"statistics/Split-{split}/FeatureStats.pb"

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from schemas.checks import SchemaCheck
 from schemas.columns import indexed_by_default, why_no_column
 from schemas.features import ClassLabelFeature, Feature, Model
 from schemas.hashing import fingerprint
@@ -187,7 +188,16 @@ class JobSpec(Model):
         None,
         description="tf-transform: a preprocessing_fn, as `module.path:function` or with options, or ready functions.",
     )
+    statistics: bool = Field(
+        True, description="Write statistics of every feature: statistics.json, and files that TFX tools read."
+    )
     split: Split = Split()
+    # Not `schema`, which pydantic's models have already.
+    expected: SchemaCheck | None = Field(
+        None,
+        alias="schema",
+        description="A schema that statistics are compared with before anything is committed.",
+    )
     write: Write = Write()
     seed: int = Field(0, description="Of the records' order and shards.")
 
@@ -231,6 +241,15 @@ class JobSpec(Model):
                 raise ValueError(
                     f"features.{name}: `names: folders` needs an image_folder or files as the main source"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _comparable(self) -> JobSpec:
+        if self.expected is not None and not self.statistics:
+            raise ValueError("schema: what is compared are statistics; remove `statistics: false`")
+        drift = None if self.expected is None else self.expected.drift
+        if drift is not None and drift.against == self.version:
+            raise ValueError(f"schema.drift: version {self.version} cannot be compared with itself")
         return self
 
     @model_validator(mode="after")
@@ -286,6 +305,11 @@ class JobSpec(Model):
     def indexed(self) -> list[str]:
         """The features that the shards' indexes hold too."""
         return indexed_by_default(self.features, self.label) if self.index is None else self.index
+
+    @property
+    def placed_late(self) -> bool:
+        """Whether where records go, or whether they are left out, is known only once all are read."""
+        return any(member.limit is not None for member in self.members)
 
     @property
     def fingerprint(self) -> str:

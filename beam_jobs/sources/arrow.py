@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from beam_jobs.sources._columnar import Chunk, Columnar, Layout, Part, rows_between
-from beam_jobs.sources._data_files import DataFile
-from beam_jobs.sources._plain import Leaf, as_binary
+from beam_jobs.sources._columnar.chunks import Chunk, Columnar, Layout, Part, rows_between
+from beam_jobs.sources._columnar.data_files import DataFile
+from beam_jobs.sources._columnar.plain import Leaf, as_binary
 
 _FILE, _FEATHER_1 = b"ARROW1", b"FEA1"
 _NUMBER_BYTES = 8

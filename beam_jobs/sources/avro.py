@@ -10,11 +10,18 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from beam_jobs.sources._avro_blocks import Block, Header, container, read_block, read_header, unpacked
-from beam_jobs.sources._avro_types import MIXED_UNION, AvroType, avro_fields
-from beam_jobs.sources._columnar import Chunk, Columnar, Layout, Part, rows_between
-from beam_jobs.sources._data_files import DataFile
-from beam_jobs.sources._plain import Leaf
+from beam_jobs.sources._columnar.avro_blocks import (
+    Block,
+    Header,
+    container,
+    read_block,
+    read_header,
+    unpacked,
+)
+from beam_jobs.sources._columnar.avro_types import MIXED_UNION, AvroType, avro_fields
+from beam_jobs.sources._columnar.chunks import Chunk, Columnar, Layout, Part, rows_between
+from beam_jobs.sources._columnar.data_files import DataFile
+from beam_jobs.sources._columnar.plain import Leaf
 from schemas.errors import HeadraceError
 
 _NUMBER_BYTES = 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from beam_jobs.functions import function_fingerprint, load_function, user_failure
-from beam_jobs.sources._transform import TransformRows
+from beam_jobs.sources._code.transform import TransformRows
 from schemas.sources import BeamSource
 
 

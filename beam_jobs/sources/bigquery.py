@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-from beam_jobs.sources._transform import TransformRows
+from beam_jobs.sources._code.transform import TransformRows
 from schemas.errors import HeadraceError
 from schemas.hashing import fingerprint
 from schemas.sources import BigQuerySource

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_jobs.sources._file import changed
-from beam_jobs.sources._header import blocks_of, check_columns, read_header
 from beam_jobs.sources._keys import join_keys, key_columns, numbered
-from beam_jobs.sources._locate import find_files
-from beam_jobs.sources._parse import convert, parse_block
-from beam_jobs.sources._ranges import Range, cut_ranges, digest_of, verify_range
-from beam_jobs.sources._rows import RowBlock
-from beam_jobs.sources._text import TextFile
+from beam_jobs.sources._places.file import changed
+from beam_jobs.sources._places.locate import find_files
+from beam_jobs.sources._text.header import blocks_of, check_columns, read_header
+from beam_jobs.sources._text.parse import convert, parse_block
+from beam_jobs.sources._text.ranges import Range, cut_ranges, digest_of, verify_range
+from beam_jobs.sources._text.rows import RowBlock
+from beam_jobs.sources._text.text_file import TextFile
 from beam_jobs.sources.base import Fault, Partition, SourceBatch
 from schemas.errors import HeadraceError
 from schemas.remote_errors import redacted

@@ -15,11 +15,11 @@ from itertools import islice
 import numpy as np
 import pyarrow as pa
 
-from beam_jobs.sources._labels import PathLabels
-from beam_jobs.sources._listing import File, list_files
-from beam_jobs.sources._names import local_root, shown
-from beam_jobs.sources._patterns import compile_patterns, pruned_folders
-from beam_jobs.sources._reading import ahead, decoded, read_files, wanted
+from beam_jobs.sources._places.labels import PathLabels
+from beam_jobs.sources._places.listing import File, list_files
+from beam_jobs.sources._places.names import local_root, shown
+from beam_jobs.sources._places.patterns import compile_patterns, pruned_folders
+from beam_jobs.sources._places.reading import ahead, decoded, read_files, wanted
 from beam_jobs.sources.base import Fault, Partition, SourceBatch
 from schemas.errors import HeadraceError
 from schemas.remote_errors import redacted

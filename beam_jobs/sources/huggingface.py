@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from beam_jobs.sources._batches import flat_schema, flatten, pieces, without_bad_text
-from beam_jobs.sources._hf_features import class_names, described_features
-from beam_jobs.sources._hf_layout import DATASET_INFO, find_splits
-from beam_jobs.sources._ipc import Unit
 from beam_jobs.sources._keys import check_key, keys_of
-from beam_jobs.sources._listing import File, shown
-from beam_jobs.sources._meaning import understand
-from beam_jobs.sources._stored import StoredFile, wanted_splits
-from beam_jobs.sources._units import batches_of, schema_of, units_of
+from beam_jobs.sources._places.listing import File, shown
+from beam_jobs.sources._places.stored import StoredFile, wanted_splits
+from beam_jobs.sources._sets.hf_features import class_names, described_features
+from beam_jobs.sources._sets.hf_layout import DATASET_INFO, find_splits
+from beam_jobs.sources._sets.ipc import Unit
+from beam_jobs.sources._sets.meaning import understand
+from beam_jobs.sources._sets.units import batches_of, schema_of, units_of
 from beam_jobs.sources.base import Partition, SourceBatch
 from schemas.errors import HeadraceError, shorten
 from schemas.sources import HuggingFaceSource

@@ -12,22 +12,22 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_jobs.sources._ahead import ahead
-from beam_jobs.sources._file import changed
-from beam_jobs.sources._json_kinds import (
+from beam_jobs.sources._json.ahead import ahead
+from beam_jobs.sources._json.kinds import (
     count_fields,
     declared_kind,
     flat_arrays,
     flat_columns,
     overlay,
 )
-from beam_jobs.sources._json_parse import MAX_FIELDS, Target, fits, learn, lines_of, parse_lines, slices
-from beam_jobs.sources._kept import scanned_once
+from beam_jobs.sources._json.parse import MAX_FIELDS, Target, fits, learn, lines_of, parse_lines, slices
 from beam_jobs.sources._keys import join_keys, numbered
-from beam_jobs.sources._locate import find_files
-from beam_jobs.sources._ranges import Range, cut_ranges, digest_of, verify_range
-from beam_jobs.sources._rows import Dialect, RowBlock, RowTooLongError, row_blocks
-from beam_jobs.sources._text import Read, TextFile
+from beam_jobs.sources._places.file import changed
+from beam_jobs.sources._places.locate import find_files
+from beam_jobs.sources._text.kept import scanned_once
+from beam_jobs.sources._text.ranges import Range, cut_ranges, digest_of, verify_range
+from beam_jobs.sources._text.rows import Dialect, RowBlock, RowTooLongError, row_blocks
+from beam_jobs.sources._text.text_file import Read, TextFile
 from beam_jobs.sources.base import Fault, Partition, SourceBatch
 from schemas.errors import HeadraceError, shorten
 from schemas.sources import JsonlSource

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 from pyarrow.orc import ORCFile
 
-from beam_jobs.sources._columnar import Chunk, Columnar, Layout, Part, rows_between
-from beam_jobs.sources._data_files import DataFile
-from beam_jobs.sources._plain import Leaf
+from beam_jobs.sources._columnar.chunks import Chunk, Columnar, Layout, Part, rows_between
+from beam_jobs.sources._columnar.data_files import DataFile
+from beam_jobs.sources._columnar.plain import Leaf
 
 _NUMBER_BYTES = 8
 

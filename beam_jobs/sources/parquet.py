@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_jobs.sources._columnar import Chunk, Columnar, Layout, Part
-from beam_jobs.sources._data_files import DataFile
-from beam_jobs.sources._parquet_reader import Wanted, read_footer, read_rows
-from beam_jobs.sources._plain import Leaf
-from beam_jobs.sources._sizes import BATCH_BYTES
+from beam_jobs.sources._columnar.chunks import Chunk, Columnar, Layout, Part
+from beam_jobs.sources._columnar.data_files import DataFile
+from beam_jobs.sources._columnar.parquet_reader import Wanted, read_footer, read_rows
+from beam_jobs.sources._columnar.plain import Leaf
+from beam_jobs.sources._columnar.sizes import BATCH_BYTES
 from schemas.hashing import fingerprint
 
 _NUMBER_BYTES = 8

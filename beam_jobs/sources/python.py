@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from beam_jobs.functions import function_fingerprint, load_function, user_failure
+from beam_jobs.sources._code.python_rows import Rows, infer_schema, typed_schema
 from beam_jobs.sources._keys import check_key, keys_of
-from beam_jobs.sources._python_rows import Rows, infer_schema, typed_schema
 from beam_jobs.sources.base import Partition, SourceBatch
 from schemas.errors import HeadraceError, shorten
 from schemas.sources import PythonSource

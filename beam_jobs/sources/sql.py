@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _Found = TypeVar("_Found")
 _BOUNDS = ("first", "end", "last")
+_HASHING = 2  # threads: fetching waits for them
 _FAULTS = 10_000  # of one batch
 _BATCH_BYTES = 8 << 20
 _ATTEMPTS, _FIRST_PAUSE = 6, 0.1  # seconds, doubled each time: 3 s in all
@@ -75,14 +77,15 @@ class Sql:
             return
         from beam_jobs.sources._sql.digest import RowsDigest
 
-        digest, rows = RowsDigest(), 0
-        for chunk in self._resumed(payload):
-            batch = self._batch(chunk, self._table(payload), rows)
-            digest.add(chunk.records.columns, batch.faults)
-            rows += chunk.total
-            yield from _small(batch)
-        if rows != partition.records or digest.hex() != payload["digest"]:
-            raise self._changed(partition)
+        with ThreadPoolExecutor(_HASHING) as aside:
+            digest, rows = RowsDigest(aside), 0
+            for chunk in self._resumed(partition):
+                batch = self._batch(chunk, self._table(payload), rows)
+                digest.add(chunk.records.columns, batch.faults)
+                rows += chunk.total
+                yield from _small(batch)
+            if rows != partition.records or digest.hex() != payload["digest"]:
+                raise self._changed(partition)
 
     def origin(self, partition: Partition, row: int) -> str:
         """The table, where its range of keys begins, and the number of the row from there, from 1."""
@@ -243,12 +246,13 @@ class Sql:
         rows = chunk.rows + before + 1
         return SourceBatch(records, self._keys(chunk, table), rows, _numbered(chunk.faults, before))
 
-    def _resumed(self, payload: Any) -> Iterator[Chunk]:
+    def _resumed(self, partition: Partition) -> Iterator[Chunk]:
         """The rows of a partition; after a lost connection they go on behind those that were there."""
         from beam_jobs.sources._sql.chunks import part
         from beam_jobs.sources._sql.place import LostConnectionError
         from beam_jobs.sources._sql.statements import condition, select_rows
 
+        payload = partition.payload
         table = self._table(payload)
         bounds = {
             name: None if payload[name] is None else [_plain(value) for value in payload[name]]
@@ -256,7 +260,7 @@ class Sql:
         }
         statement = select_rows(
             table, self._database, condition(self.spec, self._where), nulls=payload["nulls"], **bounds
-        )
+        ).execution_options(row_bytes=partition.bytes // (partition.records or 1))
         attempt = done = 0
         while True:
             skip = done

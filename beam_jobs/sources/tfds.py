@@ -11,7 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs.sources._batches import BATCH_BYTES, without, without_bad_text
-from beam_jobs.sources._example import (
+from beam_jobs.sources._keys import check_key, keys_of
+from beam_jobs.sources._places.listing import File, local_root, shown
+from beam_jobs.sources._places.stored import StoredFile, wanted_splits
+from beam_jobs.sources._sets.example import (
     BYTES_LIST,
     FLOAT_LIST,
     INT64_LIST,
@@ -19,12 +22,9 @@ from beam_jobs.sources._example import (
     find_features,
     values_of,
 )
-from beam_jobs.sources._keys import check_key, keys_of
-from beam_jobs.sources._listing import File, local_root, shown
-from beam_jobs.sources._meaning import understand
-from beam_jobs.sources._stored import StoredFile, wanted_splits
-from beam_jobs.sources._tf_records import DamagedFileError, Record, read_records, walk_records
-from beam_jobs.sources._tfds_info import Leaf, Shard, find_folder, find_leaves, find_names, find_shards
+from beam_jobs.sources._sets.meaning import understand
+from beam_jobs.sources._sets.tf_records import DamagedFileError, Record, read_records, walk_records
+from beam_jobs.sources._sets.tfds_info import Leaf, Shard, find_folder, find_leaves, find_names, find_shards
 from beam_jobs.sources.base import Fault, Partition, SourceBatch
 from schemas.errors import HeadraceError
 from schemas.sources import TfdsSource

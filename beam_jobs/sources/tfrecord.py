@@ -11,7 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_jobs.sources._example import (
+from beam_jobs.sources._keys import join_keys, numbered
+from beam_jobs.sources._places.file import changed
+from beam_jobs.sources._places.locate import find_files
+from beam_jobs.sources._sets.example import (
     BYTES_LIST,
     FLOAT_LIST,
     INT64_LIST,
@@ -22,13 +25,10 @@ from beam_jobs.sources._example import (
     find_features,
     values_of,
 )
-from beam_jobs.sources._file import changed
-from beam_jobs.sources._frames import FrameBlock, RecordFile, frame_blocks
-from beam_jobs.sources._kept import scanned_once
-from beam_jobs.sources._keys import join_keys, numbered
-from beam_jobs.sources._locate import find_files
-from beam_jobs.sources._ranges import Range, cut_ranges, digest_of, verify_range
-from beam_jobs.sources._rows import RowBlock
+from beam_jobs.sources._sets.frames import FrameBlock, RecordFile, frame_blocks
+from beam_jobs.sources._text.kept import scanned_once
+from beam_jobs.sources._text.ranges import Range, cut_ranges, digest_of, verify_range
+from beam_jobs.sources._text.rows import RowBlock
 from beam_jobs.sources.base import Fault, Partition, SourceBatch
 from schemas.errors import HeadraceError, shorten
 from schemas.sources import TfrecordSource

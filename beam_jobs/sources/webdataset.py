@@ -16,10 +16,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from beam_jobs.sources._file import StoredFile, changed
-from beam_jobs.sources._locate import find_files
-from beam_jobs.sources._names import shown
-from beam_jobs.sources._tar import Archive, Member, members
+from beam_jobs.sources._places.file import StoredFile, changed
+from beam_jobs.sources._places.locate import find_files
+from beam_jobs.sources._places.names import shown
+from beam_jobs.sources._sets.tar import Archive, Member, members
 from beam_jobs.sources.base import Fault, Partition, SourceBatch
 from schemas.errors import HeadraceError
 from schemas.remote_errors import redacted

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import TypeAdapter
 
 from beam_jobs.sources import Source, open_source
-from beam_jobs.sources._listing import shown
-from beam_jobs.sources._patterns import compile_patterns
+from beam_jobs.sources._places.listing import shown
+from beam_jobs.sources._places.patterns import compile_patterns
 from beam_jobs.starter.place import Place, escaped, join
 from beam_jobs.starter.sniff import Found, head, nothing, sniff_csv, sniff_jsonl
 from schemas.errors import HeadraceError

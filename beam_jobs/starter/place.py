@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 from urllib.parse import urlsplit, urlunsplit
 
-from beam_jobs.sources._listing import list_files, local_root
-from beam_jobs.sources._locate import filesystem
+from beam_jobs.sources._places.listing import list_files, local_root
+from beam_jobs.sources._places.locate import filesystem
 from schemas.errors import HeadraceError
 
 MAX_FILES = 200_000  # looked at below one folder

@@ -10,8 +10,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from beam_jobs.sources._locate import find_files
-from beam_jobs.sources._text import TextFile
+from beam_jobs.sources._places.locate import find_files
+from beam_jobs.sources._text.text_file import TextFile
 from beam_jobs.starter.place import join
 from schemas.errors import HeadraceError
 

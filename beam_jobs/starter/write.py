@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.sources._listing import local_root, shown
+from beam_jobs.sources._places.listing import local_root, shown
 from beam_jobs.starter.findings import Findings, Table, identifier, unique
 from beam_jobs.starter.guess import Guess
 from beam_jobs.starter.kinds import examples

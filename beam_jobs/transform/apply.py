@@ -18,6 +18,7 @@ import tensorflow as tf
 from beam_jobs.encode import encode_records, pack_columns
 from beam_jobs.indexed import to_columns, to_rows
 from beam_jobs.plan import JobPlan
+from beam_jobs.statistics.kept import look_at
 from beam_jobs.store_path import StorePath
 from beam_jobs.transform.graph import failing, where_of
 from beam_jobs.transform.plan import taken
@@ -59,6 +60,8 @@ def transform_shard(plan: JobPlan, entry: ShardEntry, files: Sequence[FileEntry]
     found = _finished(plan, note, wanted)
     if found is None:
         found = _write(plan, entry, _model(plan, files))
+        if plan.spec.statistics:
+            look_at(plan, found)
         note.write(json.dumps({"wanted": wanted, "entry": found.model_dump()}).encode(), durable=False)
     return found
 

@@ -10,7 +10,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import tensorflow as tf
 
-from beam_jobs.sources._example import BYTES_LIST, FLOAT_LIST, INT64_LIST, Examples, find_features, values_of
+from beam_jobs.sources._sets.example import (
+    BYTES_LIST,
+    FLOAT_LIST,
+    INT64_LIST,
+    Examples,
+    find_features,
+    values_of,
+)
 from beam_jobs.store_path import StorePath
 from schemas import HeadraceError
 from schemas.features import Feature, Float32Feature

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from beam_jobs import run
-from beam_jobs.sources import _listing
+from beam_jobs.sources._places import listing
 from tests.jobs.small_job import digests, make_data, make_job, options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +82,7 @@ def test_shuffled_listings(
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr(_listing.os, "scandir", Shuffled)
+    monkeypatch.setattr(listing.os, "scandir", Shuffled)
     result = run(make_job(data), tmp_path)
     assert digests(result.path) == expected
 

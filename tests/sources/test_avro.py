@@ -12,8 +12,9 @@ import fastavro
 import pyarrow as pa
 import pytest
 
-from beam_jobs.sources import Source, _avro_blocks
-from beam_jobs.sources._avro_blocks import container, read_block, read_header
+from beam_jobs.sources import Source
+from beam_jobs.sources._columnar import avro_blocks
+from beam_jobs.sources._columnar.avro_blocks import container, read_block, read_header
 from schemas.errors import HeadraceError
 
 from .columnar import ColumnarSuite, RemoteSuite, open_columnar
@@ -230,7 +231,7 @@ def test_blocks_that_unpack_to_too_much(codec: str, tmp_path: Path, monkeypatch:
     file = write(tmp_path / "t.avro", [field("a", "bytes")], [{"a": bytes(3 << 20)}], codec=own)
     if own != codec:
         recompress(file, codec)
-    monkeypatch.setattr(_avro_blocks, "MAX_BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr(avro_blocks, "MAX_BLOCK_BYTES", 1 << 20)
     with pytest.raises(
         HeadraceError, match=r"(?s)cannot be read as avro.*unpacks to more than 1048576 bytes"
     ):

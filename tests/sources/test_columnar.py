@@ -19,10 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_jobs.sources import Source, _columnar
-from beam_jobs.sources._columnar import Chunk, cut_chunks
-from beam_jobs.sources._plain import canonical, widened
-from beam_jobs.sources._sizes import decoded_bytes, small_batches
+from beam_jobs.sources import Source
+from beam_jobs.sources._columnar import chunks as columnar_chunks
+from beam_jobs.sources._columnar.chunks import Chunk, cut_chunks
+from beam_jobs.sources._columnar.plain import canonical, widened
+from beam_jobs.sources._columnar.sizes import decoded_bytes, small_batches
 from schemas.errors import HeadraceError
 
 from .columnar import open_columnar, rows_of
@@ -440,7 +441,7 @@ def test_remote_files_whose_store_knows_versions_are_not_hashed(monkeypatch: pyt
         pq.write_table(rows_of(0, 3), file)
     source = parquet(f"memory:/{root}")
     with monkeypatch.context() as patch:
-        patch.setattr(_columnar.DataFile, "open", None)
+        patch.setattr(columnar_chunks.DataFile, "open", None)
         with pytest.raises(TypeError):
             source.partitions()
     (before,) = source.partitions()

@@ -13,7 +13,7 @@ import pytest
 
 from beam_jobs.listing import PartitionList
 from beam_jobs.sources import Source, open_source
-from beam_jobs.sources import _reading as reading
+from beam_jobs.sources._places import reading
 from beam_jobs.sources.image_folder import ImageFolder
 from schemas.errors import HeadraceError
 from schemas.sources import ImageFolderSource

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from beam_jobs.sources import Source, _json_parse, open_source
+from beam_jobs.sources import Source, open_source
 from beam_jobs.sources import jsonl as jsonl_module
+from beam_jobs.sources._json import parse
 from schemas.errors import HeadraceError
 from schemas.sources import JsonlSource
 
@@ -444,8 +445,8 @@ def test_what_is_read_does_not_depend_on_how_it_is_cut(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jsonl_module, "_READ_BYTES", chunk)
         patch.setattr(jsonl_module, "_SCAN_BYTES", chunk)
-        patch.setattr(_json_parse, "_ONE_BY_ONE", one_by_one)
-        patch.setattr(_json_parse, "_FEW", one_by_one)
+        patch.setattr(parse, "_ONE_BY_ONE", one_by_one)
+        patch.setattr(parse, "_FEW", one_by_one)
         (tmp_path / "cut").mkdir(exist_ok=True)
         source = text(tmp_path / "cut", content, partition_bytes=partition)
         assert repr((records_of(source), faults_of(source), source.columns())) == repr(whole)

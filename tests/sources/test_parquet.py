@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_jobs.sources._columnar import Part
+from beam_jobs.sources._columnar.chunks import Part
 from beam_jobs.sources.parquet import Parquet
 
 from .columnar import ColumnarSuite, RemoteSuite, every_byte_flipped, open_columnar

@@ -15,9 +15,11 @@ import pyarrow as pa
 import pytest
 
 from beam_jobs import load_job, run
-from beam_jobs.sources import SourceBatch, _locate, _remote, open_source
-from beam_jobs.sources._listing import list_files
-from beam_jobs.sources._locate import expand_braces
+from beam_jobs.sources import SourceBatch, open_source
+from beam_jobs.sources._places import locate
+from beam_jobs.sources._places import remote as _remote
+from beam_jobs.sources._places.listing import list_files
+from beam_jobs.sources._places.locate import expand_braces
 from schemas.errors import HeadraceError
 from schemas.remote import Patience
 from schemas.sources import ImageFolderSource
@@ -118,7 +120,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def forget() -> None:
     """Opens every connection anew."""
     _remote._connected.cache_clear()
-    _locate._archive.cache_clear()
+    locate._archive.cache_clear()
 
 
 def batches(root: str, options: dict[str, Any]) -> list[SourceBatch]:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from beam_jobs.sources._ranges import cut_ranges, digest_of
-from beam_jobs.sources._rows import Dialect, RowBlock, RowTooLongError, row_blocks, row_ends
+from beam_jobs.sources._text.ranges import cut_ranges, digest_of
+from beam_jobs.sources._text.rows import Dialect, RowBlock, RowTooLongError, row_blocks, row_ends
 
 DIALECTS = [Dialect(), Dialect(b";", b"'"), Dialect(b"\t", b""), Dialect(b" \t", b'"', b" \t")]
 TEXTS = st.text(alphabet='a,"\n\r ', max_size=40).map(str.encode)

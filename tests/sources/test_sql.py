@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import duckdb
 import pytest
 import yaml
 
@@ -418,6 +420,77 @@ def test_types_of_duckdb(works: dict[str, Work], tmp_path: Path) -> None:
         "day": "2024-02-29", "moment": "2024-02-29 12:00:00.5", "numbers": [1, 2], "pair": "{'a': 1}",
         "huge": str(2**127 - 1), "nothing": None,
     }  # fmt: skip
+
+
+SHUFFLED = (
+    """CREATE TABLE t AS SELECT g AS id, g % 7 AS part, 'name ' || g AS name FROM range(5000) r(g) {order}"""
+)
+
+
+@pytest.mark.parametrize("order", ["ORDER BY id", "ORDER BY hash(id)", "ORDER BY id % 2500, id"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"key": "id"},
+        {"key": "name"},
+        {"key": ["part", "id"]},
+        {"key": "id", "partition_by": "part"},
+        {"key": "id", "where": "part < 3"},
+    ],
+)
+def test_duckdb_rows_come_in_order_however_they_are_stored(
+    works: dict[str, Work],
+    tmp_path: Path,
+    order: str,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work = works["duckdb"].at(tmp_path)
+    work.run(SHUFFLED.format(order=order))
+    source = work.source(table="t", partition_rows=700, **options)
+    found = records_of(source)
+    order_by = [options["partition_by"]] if "partition_by" in options else []
+    order_by += [options["key"]] if isinstance(options["key"], str) else options["key"]
+    assert found == sorted(found, key=lambda row: [row[name] for name in order_by])
+    assert {row["id"] for row in found} == {n for n in range(5000) if "where" not in options or n % 7 < 3}
+    # The same where a partition has become too large to be held as it is looked at.
+    monkeypatch.setattr("beam_jobs.sources._sql.duckdb._STORED_BYTES", 1)
+    assert records_of(source) == found
+
+
+def test_a_duckdb_file_is_locked_only_while_it_is_read(works: dict[str, Work], tmp_path: Path) -> None:
+    work = works["duckdb"].at(tmp_path)
+    work.run(SHUFFLED.format(order=""))
+    source = work.source(table="t", key="id", partition_rows=700)
+    write = f"import duckdb; duckdb.connect({str(tmp_path / 'work.duckdb')!r}).execute('CREATE TABLE {{}} (a INT)')"
+    first, second, *_ = source.partitions()
+    for number, partition in enumerate((first, second)):
+        batches = source.read(partition)
+        next(batches)
+        refused = [sys.executable, "-c", write.format("no")]
+        locked = subprocess.run(refused, check=False, capture_output=True, text=True)
+        assert "Conflicting lock" in locked.stderr
+        list(batches)
+        subprocess.run([sys.executable, "-c", write.format(f"t{number}")], check=True)
+
+
+def test_duckdb_files_of_one_name_or_of_a_reserved_one(works: dict[str, Work], tmp_path: Path) -> None:
+    """A query may call the file by the name that DuckDB gives it, while another of that name is read too."""
+    sources = []
+    for name, value in (("a/cells.x", 1), ("b/CELLS.db", 2), ("memory.duckdb", 3), ("o'\"dd.db", 4)):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        with duckdb.connect(str(file)) as connection:
+            connection.execute(f"CREATE TABLE t AS SELECT {value} AS id")
+        spec = SqlSource(kind="sql", url="${db}", table="t", key="id")
+        sources.append(open_source("rows", spec, f"duckdb:///{file}"))
+    partitions = [source.partitions()[0] for source in sources]
+    readers = [source.read(partition) for source, partition in zip(sources, partitions, strict=True)]
+    assert [next(reader).records.to_pylist() for reader in readers] == [[{"id": n}] for n in (1, 2, 3, 4)]
+    for reader in readers:
+        reader.close()
+    spec = SqlSource(kind="sql", url="${db}", query="SELECT id FROM cells.main.t", key="id")
+    assert records_of(open_source("rows", spec, f"duckdb:///{tmp_path}/a/cells.x")) == [{"id": 1}]
 
 
 def test_values_of_sqlite(works: dict[str, Work], tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_without_names_classes_are_numbers(tmp_path: Path) -> None:
 def test_large_records_are_faults_and_batches_are_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("beam_jobs.sources._tf_records.MAX_RECORD_BYTES", 4 << 20)
+    monkeypatch.setattr("beam_jobs.sources._sets.tf_records.MAX_RECORD_BYTES", 4 << 20)
     sizes = [3, 3, 3, 5, 1, 1]
     records = [example({**row(i), "image": [bytes(size << 20)]}) for i, size in enumerate(sizes)]
     write_folder(tmp_path, {"train": [records]})

@@ -17,8 +17,9 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from beam_jobs.sources import Source, _example, open_source
+from beam_jobs.sources import Source, open_source
 from beam_jobs.sources import tfrecord as tfrecord_module
+from beam_jobs.sources._sets import example as _example
 from schemas.errors import HeadraceError
 from schemas.framing import masked_crc
 from schemas.sources import TfrecordSource

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from beam_jobs.sources import Source, _zip, open_source
+from beam_jobs.sources import Source, open_source
+from beam_jobs.sources._places import zip as _zip
 from schemas.errors import HeadraceError
 from schemas.sources import FilesSource
 

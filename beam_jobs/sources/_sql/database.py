@@ -29,7 +29,10 @@ class Session(Protocol):
         ...
 
     def chunks(self, statement: Any, table: Table) -> Iterator[Chunk]:
-        """The rows that a statement gives, in its order, in chunks of about 4 MiB."""
+        """The rows that a statement gives, in its order, in chunks of about 4 MiB.
+
+        A statement of a partition has the execution option `row_bytes`: how many its rows had on average.
+        """
         ...
 
     def count(self, statement: Any) -> int:

@@ -7,6 +7,8 @@ import contextlib
 import functools
 import shutil
 import tempfile
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +16,12 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import sqlalchemy as sa
 from sqlalchemy.engine.default import DefaultDialect
 
 from beam_jobs.sources._sql.chunks import Chunk, from_arrow
+from beam_jobs.sources._sql.cut import PARTITION_BYTES
 from beam_jobs.sources._sql.place import Place, explaining
 from beam_jobs.sources._sql.statements import Column, Table
 from schemas.errors import HeadraceError
@@ -39,8 +43,11 @@ _KINDS = {
 }
 # Compared as what they are, so that statistics of row groups serve; of other types the text is.
 _SORTED = ("DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIME", "UUID", "HUGEINT")
-_BATCH_ROWS = 2048  # of DuckDB's own vectors
+_FEW_ROWS, _MANY_ROWS = 2048, 1 << 16  # the few are DuckDB's own vector
+_SMALL_BYTES = 128  # of a row
 _HELD_BATCHES, _HELD_BYTES = 8, 1 << 20
+_STORED_BYTES = 2 * PARTITION_BYTES
+_ORDERED = ("int64", "uint64", "string", "bytes")
 _FAILURES = (duckdb.Error, OSError, pa.ArrowException)
 # What is not there is not fetched, and sorting goes to disk before it takes the machine's memory.
 _SETTINGS = {
@@ -82,25 +89,60 @@ class DuckDb:
         file = Path(str(self.place.database))
         if not file.is_file():
             raise HeadraceError("There is no such file.", where=f"{self.where}.url", value=str(file))
-        with explaining(self.place, self.where, *_FAILURES):
-            connection = duckdb.connect(
-                str(file), read_only=True, config={**_SETTINGS, "temp_directory": _spill()}
-            )
-        try:
+        with contextlib.ExitStack() as stack:
             with explaining(self.place, self.where, *_FAILURES):
+                connection = stack.enter_context(_attached(file.resolve()))
                 connection.execute("BEGIN")
                 connection.execute("SET TimeZone = 'UTC'")
             yield DuckDbSession(self, connection)
-        finally:
-            connection.close()
+
+
+_lock = threading.Lock()
+_names: dict[Path, str] = {}  # of files that are open
+_users: Counter[Path] = Counter()
+
+
+@contextlib.contextmanager
+def _attached(file: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection to a file that is open, and locked for those who would write, only while somebody here reads it.
+
+    What DuckDB needs to begin at all, 9 ms, stays from one partition to the next; to open a file takes 0.7 ms.
+    """
+    with _lock:
+        if not _users[file]:
+            _names[file] = _free_name(file)
+            path = str(file).replace("'", "''")
+            _engine().execute(f"ATTACH '{path}' AS {_quoted(_names[file])} (READ_ONLY)")
+        _users[file] += 1
+        connection = _engine().cursor()
+    try:
+        connection.execute(f"USE {_quoted(_names[file])}")
+        yield connection
+    finally:
+        connection.close()
+        with _lock:
+            _users[file] -= 1
+            if not _users[file]:
+                _engine().execute(f"DETACH {_quoted(_names[file])}")
+
+
+def _free_name(file: Path) -> str:
+    """The name that DuckDB gives a file, by which queries may call it, unless another one has it."""
+    name = file.name.partition(".")[0]
+    taken = {"", "memory", "system", "temp", *(_names[other].lower() for other in +_users)}
+    return str(file) if name.lower() in taken else name
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 @functools.cache
-def _spill() -> str:
-    """A folder of this process for what is sorted and does not fit into memory."""
+def _engine() -> duckdb.DuckDBPyConnection:
+    """DuckDB itself, without a file, and with a folder for what is sorted and does not fit into memory."""
     folder = tempfile.mkdtemp(prefix="headrace-duckdb-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    return duckdb.connect(":memory:", config={**_SETTINGS, "temp_directory": folder})
 
 
 def _types() -> dict[str, Any]:
@@ -146,11 +188,31 @@ class DuckDbSession:
         return table
 
     def chunks(self, statement: Any, table: Table) -> Iterator[Chunk]:
-        """As many rows at a time as DuckDB itself works on, until they are a chunk."""
+        """As many rows at a time as DuckDB itself works on, or more where they are small, until they are a chunk."""
+        row_bytes = statement.get_execution_options().get("row_bytes")
+        small = row_bytes is not None and row_bytes <= _SMALL_BYTES
+        rows = _MANY_ROWS if small else _FEW_ROWS
+        # What a query of the user's gives may be costly to begin twice.
+        twice = row_bytes is not None and isinstance(table.rows, sa.Alias)
+        stored = self._as_stored(statement, table, rows) if twice else None
+        yield from self._chunks(statement, table, rows) if stored is None else stored
+
+    def _as_stored(self, statement: Any, table: Table, rows: int) -> list[Chunk] | None:
+        """The rows of a partition if they are stored in its order, as most are; else they have to be sorted."""
+        chunks: list[Chunk] = []
+        size = 0
+        for chunk in self._chunks(statement.order_by(None), table, rows):
+            size += chunk.records.nbytes
+            if size > _STORED_BYTES or not _follows(chunk, chunks[-1:], table):
+                return None
+            chunks.append(chunk)
+        return chunks
+
+    def _chunks(self, statement: Any, table: Table, rows: int) -> Iterator[Chunk]:
         held: list[pa.RecordBatch] = []
         size = 0
         with self._explaining():
-            for batch in self._relation(statement).to_arrow_reader(_BATCH_ROWS):
+            for batch in self._relation(statement).to_arrow_reader(rows):
                 held.append(batch)
                 size += batch.nbytes
                 if size >= _HELD_BYTES or len(held) == _HELD_BATCHES:
@@ -175,9 +237,27 @@ class DuckDbSession:
 
 
 def _joined(batches: list[pa.RecordBatch], table: Table) -> Iterator[Chunk]:
-    if any(batch.num_rows for batch in batches):
+    if len(batches) == 1 and batches[0].num_rows:
+        yield from_arrow(batches[0], table)
+    elif any(batch.num_rows for batch in batches):
         (whole,) = pa.Table.from_batches(batches).combine_chunks().to_batches()
         yield from_arrow(whole, table)
+
+
+def _follows(chunk: Chunk, before: list[Chunk], table: Table) -> bool:
+    """Whether the rows of a chunk are in order, and behind those before; of types that Arrow orders as DuckDB does."""
+    columns = [chunk.records.column(place) for place in table.order]
+    if chunk.faults or any(table.columns[place].kind not in _ORDERED for place in table.order):
+        return False
+    if before and before[0].last >= chunk.first:
+        return False
+    if len(columns[0]) < 2:
+        return True
+    increasing: Any = pa.scalar(False)
+    for column in reversed(columns):
+        low, high = column[:-1], column[1:]
+        increasing = pc.or_(pc.less(low, high), pc.and_(pc.equal(low, high), increasing))
+    return bool(pc.all(increasing, skip_nulls=False).as_py())
 
 
 class _Dialect(DefaultDialect):

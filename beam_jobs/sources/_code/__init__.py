@@ -1,0 +1,1 @@
+"""Rows that the code of a user gives."""

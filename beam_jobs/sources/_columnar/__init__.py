@@ -1,0 +1,1 @@
+"""What the sources `parquet`, `arrow`, `orc` and `avro` share."""

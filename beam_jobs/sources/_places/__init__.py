@@ -1,0 +1,1 @@
+"""Where files lie: listing, finding and reading them here, behind fsspec and in archives."""

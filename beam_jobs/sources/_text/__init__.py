@@ -1,0 +1,1 @@
+"""What the sources of lines and rows of text share."""

@@ -1,0 +1,355 @@
+"""What is gathered of each feature while records pass, and its result. Everything adds and merges in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from beam_jobs.statistics.canonical import Column, Spans
+from beam_jobs.statistics.distinct import DistinctCount, number_hashes
+from beam_jobs.statistics.pictures import look_at
+from beam_jobs.statistics.quantiles import Quantiles, Summary, compress, summarise, tally
+from beam_jobs.statistics.sums import Sums
+from beam_jobs.statistics.texts import hashes_and_characters
+from beam_jobs.statistics.top import TopValues, counted
+from schemas import HeadraceError
+from schemas.columns import is_list
+from schemas.features import (
+    BoolFeature,
+    BytesFeature,
+    ClassLabelFeature,
+    Feature,
+    Float32Feature,
+    ImageFeature,
+    Int64Feature,
+    TextFeature,
+)
+from schemas.statistics import (
+    BINS,
+    MAX_TOP_BYTES,
+    QUANTILES,
+    TOP_VALUES,
+    Distinct,
+    FeatureStatistics,
+    Histogram,
+    Images,
+    Numbers,
+    Top,
+    TopValue,
+)
+
+State = dict[str, Any]  # JSON-able, but for arrays
+_BIAS = np.uint64(1 << 63)  # makes the order of int64 that of uint64
+_SIZES = ("height", "width", "channels")
+_FEW = 64  # distinct numbers that are summed one by one
+
+
+class NumberStatistics:
+    """Statistics of int64 or float32; `distinct` and `top` get the finite ones too."""
+
+    def __init__(
+        self, dtype: npt.DTypeLike, distinct: DistinctCount | None = None, top: TopValues | None = None
+    ) -> None:
+        self.dtype = np.dtype(dtype)
+        self.nan = self.infinite = self.zeros = 0
+        self.low: Any = None
+        self.high: Any = None
+        self.sums = Sums.of(self.dtype)
+        self.quantiles = Quantiles(self.dtype)
+        self._distinct, self._top = distinct, top
+
+    def add(self, values: npt.NDArray[Any]) -> None:
+        """Adds numbers (n,)."""
+        if self.dtype == np.float32:
+            values = self._finite(values)
+        if not len(values):
+            return
+        if self.dtype != np.float32:
+            different, counts = tally(values)
+            self.add_tally(different, counts, values)
+            return
+        self._bound(values.min().item(), values.max().item())
+        self.zeros += len(values) - int(np.count_nonzero(values))
+        self.sums.add(values)
+        summary = summarise(values)
+        self.quantiles.add(summary)
+        if self._distinct is not None:
+            self._distinct.add(number_hashes(values if summary.error else summary.values))
+
+    def add_tally(
+        self,
+        different: npt.NDArray[np.int64],
+        counts: npt.NDArray[np.int64],
+        values: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        """Adds int64 (n,), ascending and distinct, each as often as `counts` says; `values` are all of them."""
+        self._bound(int(different[0]), int(different[-1]))
+        self.zeros += int(counts[different == 0].sum())
+        if values is None or len(different) <= _FEW:
+            self.sums.add_counted(different, counts)
+        else:
+            self.sums.add(values)
+        self.quantiles.add(compress(different, counts))
+        if self._top is not None:
+            self._top.add(different.view(np.uint64) ^ _BIAS, counts)
+        if self._distinct is not None:
+            self._distinct.add(number_hashes(different))
+
+    def merge(self, state: State) -> None:
+        """Adds what `state` gave."""
+        self.nan, self.infinite = self.nan + state["nan"], self.infinite + state["infinite"]
+        self.sums.merge(Sums(self.sums.unit, *(int(number) for number in state["sums"])))
+        if state["low"] is not None:
+            self.zeros += state["zeros"]
+            self._bound(state["low"], state["high"])
+            self.quantiles.add(Summary(state["values"], state["weights"], state["error"]))
+
+    def state(self) -> State:
+        """What is known so far."""
+        summary = self.quantiles.summary()
+        return {
+            "nan": self.nan,
+            "infinite": self.infinite,
+            "zeros": self.zeros,
+            "low": self.low,
+            "high": self.high,
+            "sums": [str(number) for number in (self.sums.count, self.sums.first, self.sums.second)],
+            "values": summary.values,
+            "weights": summary.weights,
+            "error": summary.error,
+        }
+
+    def result(self) -> Numbers:
+        """The statistics of all numbers."""
+        count = self.sums.count
+        if not count:
+            return Numbers(nan=self.nan, infinite=self.infinite)
+        summary = self.quantiles.summary()
+        quantiles = summary.quantiles(QUANTILES).tolist()
+        quantiles[0], quantiles[-1] = self.low, self.high
+        return Numbers(
+            count=count,
+            nan=self.nan,
+            infinite=self.infinite,
+            zeros=self.zeros,
+            min=self.low,
+            max=self.high,
+            mean=self.sums.mean,
+            std=self.sums.std,
+            quantiles=quantiles,
+            histogram=_histogram(summary, self.low, self.high),
+            rank_error=summary.error / count,
+        )
+
+    def _finite(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        finite = np.isfinite(values)
+        if not bool(finite.all()):
+            self.nan += int(np.isnan(values).sum())
+            self.infinite += int(np.isinf(values).sum())
+            values = values[finite]
+        return values + np.float32(0)  # -0 and 0 are one value
+
+    def _bound(self, low: Any, high: Any) -> None:
+        self.low = low if self.low is None else min(self.low, low)
+        self.high = high if self.high is None else max(self.high, high)
+
+
+def _histogram(summary: Summary, low: float, high: float) -> Histogram:
+    edges = _whole_edges(low, high) if isinstance(low, int) and isinstance(high, int) else _edges(low, high)
+    below = summary.ranks(np.array(edges))
+    below[0], below[-1] = 0, summary.weights.sum()
+    return Histogram(edges=edges, counts=np.diff(below).tolist())
+
+
+def _edges(first: float, last: float) -> list[float]:
+    """Bins of equal width from the first value to the last; of one value, around it."""
+    if first == last:
+        return [first - 0.5, last + 0.5]
+    # Written out rather than np.linspace: each edge is a few operations that every processor rounds alike.
+    return [*(first + (last - first) * (step / BINS) for step in range(BINS)), last]
+
+
+def _whole_edges(first: int, last: int) -> list[float]:
+    """Bins of as many whole numbers each, with edges between them."""
+    width = -(-(last - first + 1) // BINS)
+    bins = -(-(last - first + 1) // width)
+    return [(2 * (first + width * step) - 1) / 2 for step in range(bins + 1)]
+
+
+class FeatureAccumulator:
+    """All that is gathered of one feature.
+
+    Attributes:
+      feature: as the job has it, names of folders filled in.
+      count, missing, values: records with and without a value, and values.
+    """
+
+    def __init__(self, feature: Feature) -> None:
+        self.feature = feature
+        self.count = self.missing = self.values = self.skipped = 0
+        self.distinct, self.top = DistinctCount(), TopValues()
+        self.labels = np.zeros(len(label_names(feature)), np.int64)
+        self.formats: dict[str, int] = {}
+        self.numbers: dict[str, NumberStatistics] = {}
+        match feature:
+            case Int64Feature():
+                self.numbers["numbers"] = NumberStatistics(np.int64, self.distinct, self.top)
+            case Float32Feature():
+                self.numbers["numbers"] = NumberStatistics(np.float32, self.distinct)
+            case ImageFeature():
+                for name in ("bytes", *_SIZES):
+                    self.numbers[name] = NumberStatistics(np.int64)
+                self.numbers["brightness"] = NumberStatistics(np.float32)
+            case TextFeature():
+                self.numbers["bytes"], self.numbers["characters"] = (
+                    NumberStatistics(np.int64) for _ in range(2)
+                )
+            case BytesFeature():
+                self.numbers["bytes"] = NumberStatistics(np.int64)
+        if is_list(feature):
+            self.numbers["lengths"] = NumberStatistics(np.int64)
+
+    def add(self, column: Column, records: int, where: str) -> None:
+        """Adds the values of some records.
+
+        Raises:
+          HeadraceError: a class_label or bool is none of its numbers; `where` names the file.
+        """
+        values = column.values
+        self.values += len(values.starts) if isinstance(values, Spans) else len(values)
+        there = records if column.counts is None else int(np.count_nonzero(column.counts))
+        self.count += there
+        self.missing += records - there
+        if "lengths" in self.numbers:
+            assert column.counts is not None
+            self.numbers["lengths"].add(column.counts)
+        if isinstance(values, Spans):
+            self._add_bytes(values)
+        elif len(self.labels):
+            self._add_labels(values, where)
+        else:
+            self.numbers["numbers"].add(values)
+
+    def state(self) -> State:
+        """What is known so far, for `merge`."""
+        return {
+            "counts": [self.count, self.missing, self.values, self.skipped],
+            "smallest": self.distinct.smallest,
+            "top": {"keys": self.top.keys, "counts": self.top.counts, "error": self.top.error},
+            "texts": {str(key): text.decode("utf-8", "replace") for key, text in self.top.texts.items()},
+            "labels": self.labels,
+            "formats": self.formats,
+            "numbers": {name: numbers.state() for name, numbers in self.numbers.items()},
+        }
+
+    def merge(self, state: State) -> None:
+        """Adds what `state` gave."""
+        count, missing, values, skipped = state["counts"]
+        self.count, self.missing = self.count + count, self.missing + missing
+        self.values, self.skipped = self.values + values, self.skipped + skipped
+        self.distinct.add(state["smallest"])
+        texts = {int(key): text.encode() for key, text in state["texts"].items()}
+        top = state["top"]
+        self.top.merge(TopValues(top["keys"], top["counts"], top["error"], texts))
+        self.labels = self.labels + state["labels"]
+        self._add_formats(state["formats"])
+        for name, numbers in state["numbers"].items():
+            self.numbers[name].merge(numbers)
+
+    def result(self) -> FeatureStatistics:
+        """The statistics of all records."""
+        found: dict[str, Any] = {
+            name: numbers.result()
+            for name, numbers in self.numbers.items()
+            if name in ("numbers", "bytes", "characters", "lengths")
+        }
+        if len(self.labels):
+            found["labels"] = dict(zip(label_names(self.feature), self.labels.tolist(), strict=True))
+        if isinstance(self.feature, Int64Feature | TextFeature):
+            found["top"] = self._top_values()
+        if isinstance(self.feature, ImageFeature):
+            sizes = {name: self.numbers[name].result() for name in (*_SIZES, "brightness")}
+            found["images"] = Images(formats=dict(sorted(self.formats.items())), **sizes)
+        elif not len(self.labels):
+            estimate, error = self.distinct.estimate
+            found["distinct"] = Distinct(estimate=estimate, error=error)
+        return FeatureStatistics(
+            type=self.feature.type, count=self.count, missing=self.missing, values=self.values, **found
+        )
+
+    def _add_labels(self, values: npt.NDArray[np.int64], where: str) -> None:
+        if len(values) and not (int(values.min()) >= 0 and int(values.max()) < len(self.labels)):
+            raise HeadraceError(
+                "A record's number stands for no class.",
+                where=where,
+                allowed=f"0 to {len(self.labels) - 1}",
+                hint="Run `headrace verify` on the data set.",
+            )
+        self.labels += np.bincount(values, minlength=len(self.labels))
+
+    def _add_bytes(self, spans: Spans) -> None:
+        self.numbers["bytes"].add(spans.sizes)
+        if isinstance(self.feature, ImageFeature):
+            self._add_images(spans)
+            return
+        is_text = isinstance(self.feature, TextFeature)
+        hashes, characters = hashes_and_characters(spans, is_text)
+        self.distinct.add(hashes)
+        if is_text:
+            self.numbers["characters"].add(characters)
+            short = np.flatnonzero(spans.sizes <= MAX_TOP_BYTES)
+            self.skipped += len(hashes) - len(short)
+            keys, counts, firsts = counted(hashes[short])
+            places = short[firsts]
+
+            def text_of(place: int) -> bytes:
+                start = int(spans.starts[places[place]])
+                return spans.data[start : start + int(spans.sizes[places[place]])].tobytes()
+
+            self.top.add(keys, counts, text_of)
+
+    def _add_images(self, spans: Spans) -> None:
+        assert isinstance(self.feature, ImageFeature)
+        # A job that decodes no image does not begin to do so for its statistics.
+        decode = self.feature.check == "decode" or self.feature.encode is not None
+        pictures = look_at(spans, decode)
+        self._add_formats(pictures.formats)
+        for place, name in enumerate(_SIZES):
+            self.numbers[name].add(pictures.sizes[:, place])
+        self.numbers["brightness"].add(pictures.brightness)
+
+    def _add_formats(self, formats: Mapping[str, int]) -> None:
+        for name, images in formats.items():
+            self.formats[name] = self.formats.get(name, 0) + images
+
+    def _top_values(self) -> Top:
+        is_text = isinstance(self.feature, TextFeature)
+        values: list[Any] = (
+            [self.top.texts[key].decode("utf-8", "replace") for key in self.top.keys.tolist()]
+            if is_text
+            else (self.top.keys ^ _BIAS).view(np.int64).tolist()
+        )
+        ordered = sorted(
+            zip(values, self.top.counts.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0])
+        )
+        top = [TopValue(value=value, count=count) for value, count in ordered[:TOP_VALUES]]
+        return Top(values=top, error=self.top.error, skipped=self.skipped)
+
+
+def label_names(feature: Feature) -> list[str]:
+    """What the numbers of a class_label or bool stand for; none for other features."""
+    if isinstance(feature, BoolFeature):
+        return ["false", "true"]
+    return list(feature.names) if isinstance(feature, ClassLabelFeature) else []
+
+
+def numbers_of_labels(counts: list[int]) -> Numbers:
+    """The statistics of the numbers from 0 up, each as often as `counts` says."""
+    numbers, array = NumberStatistics(np.int64), np.array(counts, np.int64)
+    there = np.flatnonzero(array)
+    if len(there):
+        numbers.add_tally(there, array[there])
+    return numbers.result()
