@@ -98,7 +98,7 @@ class PhaseFunction:
         features, stage = taken(plan.features), plan.assembled
         index = read_index(stage, entry)
         for start, stop, data in batches(stage, entry, index):
-            columns = columns_of(data, index.lengths[start:stop], features, plan.packing, entry.path)
+            columns = columns_of(data, index.lengths[start:stop], plan, features, entry.path)
             with _failing(plan):
                 found = self(tensors(columns, features))
             yield found

@@ -94,7 +94,7 @@ def _write(plan: JobPlan, entry: ShardEntry, model: Model) -> ShardEntry:
     lengths, rows = [np.zeros(0, np.uint64)], [np.zeros(0, plan.stored_row)]
     with (stage / entry.path).writing(durable=True) as file:
         for start, stop, data in batches(raw, entry, index):
-            columns = columns_of(data, index.lengths[start:stop], plan.features, plan.packing, entry.path)
+            columns = columns_of(data, index.lengths[start:stop], plan, plan.features, entry.path)
             columns = _transformed(plan, model, columns, given, stop - start)
             if plan.stored_row.names:
                 rows.append(to_rows(columns, plan.stored_row))

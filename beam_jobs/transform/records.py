@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,21 +10,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import tensorflow as tf
 
-from beam_jobs.sources._sets.example import (
-    BYTES_LIST,
-    FLOAT_LIST,
-    INT64_LIST,
-    Examples,
-    find_features,
-    values_of,
-)
+from beam_jobs.plan import JobPlan
+from beam_jobs.statistics.canonical import PADDING, Column, Spans, Stored, gathered, read_columns, stored
 from beam_jobs.store_path import StorePath
-from schemas import HeadraceError
-from schemas.features import Feature, Float32Feature
+from schemas.features import Feature
 from schemas.framing import FOOTER_BYTES, HEADER_BYTES
 from schemas.index import ShardIndex, decode_index
 from schemas.manifest import ShardEntry
-from schemas.packing import Packing
 
 # A batch is a function of the shard's bytes alone: sums are rounded batch by batch.
 _BATCH_ROWS = 8192
@@ -52,44 +44,27 @@ def batches(directory: StorePath, entry: ShardEntry, index: ShardIndex) -> Itera
 
 
 def columns_of(
-    data: bytes,
-    lengths: npt.NDArray[np.uint64],
-    features: Mapping[str, Feature],
-    packing: Packing,
-    where: str,
+    data: bytes, lengths: npt.NDArray[np.uint64], plan: JobPlan, names: Collection[str], where: str
 ) -> Columns:
-    """The values of `features` in records whose frames lie back to back: arrays as `encode_records` takes them."""
-    ends = np.cumsum(lengths.astype(np.int64))
-    starts = ends - lengths.astype(np.int64) + HEADER_BYTES
-    vectors = {vector: [n for n in names if n in features] for vector, names in packing.items()}
-    packed = {name for names in vectors.values() for name in names}
-    wanted = frozenset(
-        name.encode()
-        for name in [*(v for v, names in vectors.items() if names), *(n for n in features if n not in packed)]
-    )
-    examples = find_features(memoryview(data), starts, ends - FOOTER_BYTES, wanted)
+    """The values of features `names` of assembled records, frames back to back, as `encode_records` takes them.
+
+    Raises:
+      HeadraceError: a record cannot be read; `where` names the file.
+    """
+    packing = plan.packing
+    padded = np.zeros(len(data) + PADDING, np.uint8)
+    padded[: len(data)] = np.frombuffer(data, np.uint8)
+    stops = np.cumsum(lengths.astype(np.int64))
+    starts = stops - lengths.astype(np.int64) + HEADER_BYTES
+    form = stored(plan.features, packing)
     columns: Columns = {}
-    for vector, names in vectors.items():
-        if names:
-            width = len(packing[vector])
-            values = _values(examples, vector, features[names[0]], width, where).to_numpy()
-            matrix = values.reshape(-1, width)
-            for name in names:
-                columns[name] = pa.array(np.ascontiguousarray(matrix[:, packing[vector].index(name)]))
-    for name, feature in features.items():
-        if name in packed:
-            continue
-        shape: Sequence[int | None] = getattr(feature, "shape", ())
-        if len(shape) == 0:
-            columns[name] = _values(examples, name, feature, 1, where)
-        elif tuple(shape) == (None,):
-            values, counts = _lists(examples, name, feature, where)
-            columns[name] = pa.LargeListArray.from_arrays(pa.array(_offsets(counts)), values)
-        else:
-            width = shape[0] or 0
-            values = _values(examples, name, feature, width, where)
-            offsets = np.arange(len(lengths) + 1, dtype=np.int64) * width
-            columns[name] = pa.LargeListArray.from_arrays(pa.array(offsets), values)
+    for name, column in read_columns(padded, starts, stops - FOOTER_BYTES, form, where).items():
+        if name in packing:
+            assert not isinstance(column.values, Spans)
+            for place, feature in enumerate(packing[name]):
+                columns[feature] = pa.array(np.ascontiguousarray(column.values[place :: len(packing[name])]))
+        elif name in names:
+            columns[name] = _array(column, form[name], len(lengths))
     return columns
 
 
@@ -112,35 +87,17 @@ def _tensor(column: pa.Array, feature: Feature) -> Any:
     return tf.SparseTensor(np.stack([rows, places], axis=1), values, [len(column), widest])
 
 
-def _values(examples: Examples, name: str, feature: Feature, count: int, where: str) -> pa.Array:
-    values, counts = _lists(examples, name, feature, where)
-    if not (counts == count).all():
-        raise _unlike(where, name)
-    return values
-
-
-def _lists(
-    examples: Examples, name: str, feature: Feature, where: str
-) -> tuple[pa.Array, npt.NDArray[np.int64]]:
-    values, counts, bad = values_of(examples, examples.feature(name), _kind(feature))
-    if bad or examples.bad:
-        raise _unlike(where, name)
-    return values, counts
-
-
-def _kind(feature: Feature) -> int:
-    if isinstance(feature, Float32Feature):
-        return FLOAT_LIST
-    return BYTES_LIST if feature.type in ("text", "bytes", "image") else INT64_LIST
+def _array(column: Column, form: Stored, rows: int) -> pa.Array:
+    if isinstance(column.values, Spans):
+        buffers = [None, pa.py_buffer(_offsets(column.values.sizes)), pa.py_buffer(gathered(column.values))]
+        values = pa.Array.from_buffers(pa.large_binary(), len(column.values.sizes), buffers)
+    else:
+        values = pa.array(column.values)
+    if form.size == 1:
+        return values
+    counts = np.full(rows, form.size) if column.counts is None else column.counts
+    return pa.LargeListArray.from_arrays(pa.array(_offsets(counts)), values)
 
 
 def _offsets(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
-
-
-def _unlike(where: str, name: str) -> HeadraceError:
-    return HeadraceError(
-        "A record of a shard does not hold what was written.",
-        where=f"{where}, feature {name!r}",
-        hint="The shard was damaged after it was written: run the same command again.",
-    )
