@@ -22,7 +22,7 @@ FORBIDDEN = {
 ALLOWED = {("schemas/remote.py", "fsspec")}
 # The transform step, of which a job without one imports these: `test_a_whole_job_imports_no_tensorflow`.
 TRANSFORM = "beam_jobs/transform/"
-WITHOUT_TENSORFLOW = {f"{TRANSFORM}{name}.py" for name in ("__init__", "plan", "stages")}
+WITHOUT_TENSORFLOW = {f"{TRANSFORM}{name}.py" for name in ("__init__", "look", "plan", "stages")}
 HEAVY = (
     "apache_beam",
     "tensorflow",

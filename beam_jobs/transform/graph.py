@@ -156,7 +156,7 @@ def traced(plan: JobPlan) -> Traced:
     key = repr((transform, features, plan.preprocessing))
     with _lock:
         if key not in _traced:
-            _one_thread()
+            one_thread()
             found = trace(transform, features)
             _traced.clear()  # whoever runs job after job holds one
             _traced[key] = found
@@ -268,8 +268,12 @@ def failing(where: str, function: Function) -> Iterator[None]:
         ) from error
 
 
-def _one_thread() -> None:
-    """Sums within an operation depend on how many threads share them. Operations side by side change nothing."""
+def one_thread() -> None:
+    """Gives TensorFlow one thread an operation: sums depend on how many there are.
+
+    Raises:
+      HeadraceError: it is at work already, with several.
+    """
     try:
         tf.config.threading.set_intra_op_parallelism_threads(1)
     except RuntimeError as error:

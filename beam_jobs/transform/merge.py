@@ -7,7 +7,6 @@ the order of merging is the runner's.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -211,16 +210,9 @@ def _vocabulary_write(definition: Any, words: Value) -> tuple[Value, ...]:
         table = table.take(pc.sort_indices(pa.array(shuffled)))
     else:
         table = _ordered(table)
-    tokens = table["token"].to_pylist()
-    counts = table["count"].to_pylist()
-    if not tokens:
+    if not table.num_rows:
         count, token = analyzers.get_empy_vocabulary_dummy_value(definition.input_dtype)
-        counts, tokens = [count], [token]
-    lines = (
-        [b"%s %s" % (str(c).encode(), t) for c, t in zip(counts, tokens, strict=True)]
-        if (definition.store_frequency)
-        else tokens
-    )
+        table = pa.table({"token": pa.array([token], pa.large_binary()), "count": [count]})
     if definition.file_format != "text":
         raise HeadraceError(
             "A vocabulary is to be written in a format whose bytes are not always the same.",
@@ -228,9 +220,22 @@ def _vocabulary_write(definition: Any, words: Value) -> tuple[Value, ...]:
             value=f"file_format {definition.file_format!r}",
             allowed="text",
         )
-    out = io.BytesIO()
-    out.writelines(line + b"\n" for line in lines)
-    return ([(definition.vocab_filename, out.getvalue())],)
+    if definition.store_frequency:
+        counts = [f"{count} ".encode() for count in table["count"].to_pylist()]  # as Python writes floats
+        parts = [pa.chunked_array([pa.array(counts, pa.large_binary())]), table["token"]]
+    else:
+        parts = [table["token"]]
+    end = pa.scalar(b"\n", pa.large_binary())
+    lines = pc.binary_join_element_wise(*parts, end, pa.scalar(b"", pa.large_binary()))
+    content = b"".join(memoryview(_data(chunk)) for chunk in lines.chunks)
+    return ([(definition.vocab_filename, content)],)
+
+
+def _data(array: pa.LargeBinaryArray) -> pa.Buffer:
+    """The bytes of all items, back to back."""
+    offsets = np.frombuffer(array.buffers()[1], np.int64)[array.offset : array.offset + len(array) + 1]
+    first, last = int(offsets[0]), int(offsets[-1])
+    return array.buffers()[2].slice(first, last - first) if last > first else pa.py_buffer(b"")
 
 
 def _as_bytes(words: Words) -> Words:

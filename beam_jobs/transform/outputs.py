@@ -8,26 +8,27 @@ from typing import Any
 
 import tensorflow as tf
 
-from beam_jobs.plan import JobPlan
 from beam_jobs.transform.graph import where_of
 from beam_jobs.transform.plan import taken
-from schemas import HeadraceError
+from schemas import HeadraceError, JobSpec
 from schemas.columns import why_no_column
 from schemas.features import BytesFeature, Feature, Float32Feature, Int64Feature
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
 
 
-def output_features(plan: JobPlan, outputs: Mapping[str, Any]) -> dict[str, Feature]:
+def output_features(
+    spec: JobSpec, inputs: Mapping[str, Feature], outputs: Mapping[str, Any]
+) -> dict[str, Feature]:
     """The features of the transformed records: images as they were, then what the function gives.
 
     Raises:
       HeadraceError: a tensor is of a type or shape that no feature has, or one that the job needs is missing.
     """
-    transform = plan.spec.transforming
+    transform = spec.transforming
     assert transform is not None, "only a job with a transform comes here"
-    where, given = where_of(transform), taken(plan.features)
-    features = {name: feature for name, feature in plan.features.items() if name not in given}
+    where, given = where_of(transform), taken(inputs)
+    features = {name: feature for name, feature in inputs.items() if name not in given}
     for name in sorted(outputs):
         if not _NAME.fullmatch(name):
             raise HeadraceError(
@@ -43,8 +44,8 @@ def output_features(plan: JobPlan, outputs: Mapping[str, Any]) -> dict[str, Feat
         same = name in given and _is_input(outputs[name], name)
         features[name] = given[name] if same else _feature(name, outputs[name], where)
     for field, names in (
-        ("label", [plan.spec.label] if plan.spec.label else []),
-        ("index", plan.spec.index or []),
+        ("label", [spec.label] if spec.label else []),
+        ("index", spec.index or []),
     ):
         for name in names:
             if name not in features:

@@ -1,4 +1,4 @@
-"""What a job's plan knows of its transform. Only `plan_transform` imports TensorFlow, when it is called."""
+"""What a job's plan knows of its transform. Nothing here imports TensorFlow."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
 from beam_jobs.plan import JobPlan, TransformPlan
+from beam_jobs.transform.look import look
 from schemas import HeadraceError
 from schemas.features import Feature, ImageFeature
 from schemas.hashing import fingerprint
@@ -29,11 +30,7 @@ def plan_transform(plan: JobPlan) -> JobPlan:
     if transform is None:
         return plan
     libraries = [f"{name}=={installed(name)}" for name in _LIBRARIES]
-    from beam_jobs.transform.graph import traced
-    from beam_jobs.transform.outputs import output_features
-
-    found = traced(plan)
-    outputs = output_features(plan, found.outputs) if transform.materialize else None
+    found = look(plan.spec, plan.features)
     name = fingerprint(
         plan.code,
         libraries,
@@ -41,12 +38,9 @@ def plan_transform(plan: JobPlan) -> JobPlan:
         transform.model_dump(by_alias=True, mode="json", exclude={"materialize"}),
         {name: feature.model_dump(by_alias=True, mode="json") for name, feature in plan.features.items()},
         plan.packing,
-        sorted(
-            (name, sorted(each.source_keys), sorted(str(path) for path in each.unique_path_hash))
-            for name, each in found.fingerprints.items()
-        ),
+        found.analysers,
     )
-    return replace(plan, transform=TransformPlan(name, len(found.phases), outputs))
+    return replace(plan, transform=TransformPlan(name, found.phases, found.features))
 
 
 def installed(name: str) -> str:

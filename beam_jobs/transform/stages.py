@@ -6,6 +6,7 @@ carries are names of files. Its combiners are never used: they merge in any orde
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ import apache_beam as beam
 
 from beam_jobs.assemble import Shard
 from beam_jobs.gather import Gather
+from beam_jobs.memory import give_back
 from beam_jobs.plan import JobPlan
 from beam_jobs.wire import for_runners
 from schemas.manifest import FileEntry
@@ -25,6 +27,8 @@ Found = str | None  # the file of all values found so far; None before the first
 @for_runners
 def analyse(shard: Shard, plan: JobPlan, phase: int, before: Found) -> Part:
     """A shard's part of a phase of the analysis."""
+    if "tensorflow" not in sys.modules:
+        give_back()  # what building runs and shards has left
     from beam_jobs.transform.analysis import analyse_shard
 
     return shard.number, analyse_shard(plan, shard.entry, phase, before)
@@ -35,6 +39,7 @@ def merge(parts: Sequence[Part], plan: JobPlan, phase: int, before: Found) -> Fo
     """The parts of all shards merged."""
     from beam_jobs.transform.analysis import merge_parts
 
+    give_back()
     return merge_parts(plan, phase, before, [name for _, name in sorted(parts)])
 
 
@@ -43,6 +48,7 @@ def write(found: Found, plan: JobPlan) -> list[FileEntry]:
     """The files of the model, written into the stage."""
     from beam_jobs.transform.analysis import write_model
 
+    give_back()
     return write_model(plan, found)
 
 

@@ -92,3 +92,14 @@ def without_label(inputs: Tensors) -> Tensors:
 def plain(inputs: Tensors) -> Tensors:
     """Analyses nothing."""
     return {"y": inputs["x"] * 2.0, "label": inputs["label"]}
+
+
+def counted(inputs: Tensors) -> Tensors:
+    """Vocabularies that keep their counts, one of them of nothing."""
+    rare = tft.vocabulary(
+        inputs["town"], frequency_threshold=10_000, store_frequency=True, vocab_filename="rare"
+    )
+    towns = tft.vocabulary(inputs["town"], store_frequency=True, vocab_filename="counted")
+    shift = tf.cast(tf.strings.length(rare) - tf.strings.length(rare), tf.float32)
+    shift += tf.cast(tf.strings.length(towns) - tf.strings.length(towns), tf.float32)
+    return {"y": inputs["x"] + shift, "label": inputs["label"]}

@@ -115,6 +115,15 @@ class TestValues:
         ranked_towns = sorted(weights, key=lambda town: weights[town], reverse=True)
         assert after["weighted"] == [ranked_towns.index(town) for town in before["town"]]
 
+    def test_vocabularies_keep_counts_and_may_be_empty(self, tmp_path: Path) -> None:
+        result = run(job(tmp_path, "tests.transform.functions:counted", more="pack: true"), tmp_path / "out")
+        counts = Counter(read(result.path, "train")["town"])
+        ranked = sorted(counts, key=lambda town: (counts[town], town), reverse=True)
+        assets = Path(result.path) / "transform_fn/assets"
+        wanted = [b"%d %s" % (counts[town], town) for town in ranked]
+        assert (assets / "counted").read_bytes().splitlines() == wanted
+        assert len((assets / "rare").read_bytes().splitlines()) == 1  # an entry that nothing is equal to
+
     def test_tfidf_is_that_of_its_formula(self, raw: Result) -> None:
         before, after = read(raw.path, "train"), read(raw.path, "train", transform=True)
         terms = (Path(raw.path) / "transform_fn/assets/terms").read_bytes().splitlines()
@@ -128,7 +137,7 @@ class TestValues:
                     assert weight == pytest.approx(known[index] / len(row) * idf, rel=1e-4)
 
     def test_ready_functions_are_those_of_numpy(self, tmp_path: Path) -> None:
-        result = run(job(tmp_path, READY), tmp_path / "out")
+        result = run(job(tmp_path, READY, more="pack: true"), tmp_path / "out")
         before, after = read(result.path, "train"), read(result.path, "train", transform=True)
         x = np.array(before["x"])
         assert after["x"] == before["x"]
