@@ -17,15 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.build import RunSummary
+from beam_jobs.duplicates.shards import sign_shard, signature_files, take_signatures_along
+from beam_jobs.finished import open_finished, partition_of
 from beam_jobs.indexed import to_columns
-from beam_jobs.merge import Merge, Range, locate, merged_indexed, merged_records, plan_merge
+from beam_jobs.merge import Merge, Range, locate, merged_facts, merged_indexed, merged_records, plan_merge
 from beam_jobs.placed import read_places
 from beam_jobs.plan import JobPlan
 from beam_jobs.previous import OldShards
-from beam_jobs.runs import RUN_SUFFIX, Run, read_index, read_kept, read_section
-from beam_jobs.settle import Settled, open_finished
-from beam_jobs.sources.base import Partition
-from beam_jobs.statistics.kept import keep, scan_shard, take_along
+from beam_jobs.runs import RUN_SUFFIX, Run, read_index, read_kept
+from beam_jobs.settle import Settled
+from beam_jobs.statistics.defaults import defaulted, has_default
+from beam_jobs.statistics.kept import is_kept, keep, scan_again, scan_shard, take_along
+from beam_jobs.statistics.shard import ShardStatistics
 from beam_jobs.wire import for_runners
 from schemas.hashing import KEY_HASH_BYTES, fingerprint, shard_bounds
 from schemas.index import encode_index
@@ -192,10 +195,14 @@ def _finished(plan: JobPlan, split: int, number: int, name: str, wanted: str) ->
     if note["wanted"] != wanted:
         return None
     entry = ShardEntry.model_validate(note["entry"])
+    if not all((plan.workspace.stage / path).exists() for path in signature_files(plan, name)):
+        return None
     # Both files were flushed to the disk before the note was written, so a size that is right is enough.
     for file in (entry, entry.index):
         if (plan.assembled / file.path).size() != file.bytes:
             return None
+    if plan.spec.statistics and not plan.materializes and not is_kept(plan, entry):
+        return None
     return Shard(split, number, entry, [tuple(duplicate) for duplicate in note["duplicates"]], note["linked"])
 
 
@@ -223,8 +230,9 @@ def _make_shard(plan: JobPlan, split: int, number: int, name: str, ranges: list[
         ):
             for file in (entry, entry.index):
                 (old.directory / file.path).copy_to(plan.workspace.stage / file.path)
-            if plan.spec.statistics:
-                take_along(plan, entry)
+            take_signatures_along(plan, old.directory, name)
+            if plan.spec.statistics and not take_along(plan, entry):
+                _keep_statistics(plan, entry, merge, scan_again(plan, entry, old.directory))
             return Shard(split, number, entry, [], linked=True)
     entry = _write_shard(plan, name, merge, old)
     return Shard(split, number, entry, _describe_duplicates(plan, merge), linked=False)
@@ -248,6 +256,7 @@ def _write_shard(plan: JobPlan, name: str, merge: Merge, old: OldShards | None) 
     columns = to_columns(merged_indexed(merge, plan.index_row)) if plan.index_row.names else {}
     index_bytes = encode_index(chosen["length"].astype(np.uint64), hashes, columns)
     (stage / index_name(name)).write(index_bytes, durable=True)
+    sign_shard(plan, name, hashes, merge)
     index_entry = FileEntry(
         path=index_name(name), bytes=len(index_bytes), sha256=hashlib.sha256(index_bytes).hexdigest()
     )
@@ -255,19 +264,21 @@ def _write_shard(plan: JobPlan, name: str, merge: Merge, old: OldShards | None) 
         path=name, bytes=size, sha256=digest.hexdigest(), records=len(chosen), index=index_entry
     )
     if gathered is not None:
-        keep(plan, entry, gathered.statistics)
+        _keep_statistics(plan, entry, merge, gathered.statistics)
     return entry
 
 
-def _partition(run: Run) -> Partition:
-    return Partition(**json.loads(read_section(run, "partition")))
+def _keep_statistics(plan: JobPlan, entry: ShardEntry, merge: Merge, statistics: ShardStatistics) -> None:
+    if any(has_default(feature) for feature in plan.features.values()):
+        statistics.note_defaults(defaulted(merged_facts(merge, plan.fact_row)))
+    keep(plan, entry, statistics)
 
 
 def _describe_duplicates(plan: JobPlan, merge: Merge) -> list[tuple[str, str, str, str]]:
     """Key hash, source, origin, and origin of the record that stays, for every record that repeats a key."""
     if not merge.repeated.any():
         return []
-    partitions = [_partition(part.run) for part in merge.ranges]
+    partitions = [partition_of(part.run) for part in merge.ranges]
     sources = {name: plan.source(name) for name in plan.spec.main_names}
 
     def origin(place: int) -> str:

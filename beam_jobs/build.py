@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -20,19 +19,19 @@ from beam_jobs.join import ask, join_table, write_part, write_table_bucket
 from beam_jobs.listing import Listed, PartitionRef, read_partition
 from beam_jobs.making import Making
 from beam_jobs.outcomes import Outcomes, digests_at
+from beam_jobs.placed import Final
 from beam_jobs.plan import JobPlan
-from beam_jobs.runs import RunContent, open_run, write_run
+from beam_jobs.runs import Run, RunContent, open_run, write_run
 from beam_jobs.sources.base import Selective
-from beam_jobs.take_over import is_finished, is_taken_over, take_over
+from beam_jobs.splits import GROUP, SPLIT, assign_splits
+from beam_jobs.take_over import is_finished, is_left_out, is_repeated, take_over
 from beam_jobs.union import take_sample, with_prefix
 from beam_jobs.validate import to_features
 from beam_jobs.wire import for_runners
-from schemas import HeadraceError
-from schemas.hashing import as_sortable, key_hashes, split_of, split_positions
+from schemas.hashing import as_sortable, key_hashes
 from schemas.spec import Member
 
 _JOINED = f"{OWN_PREFIX}joined:"
-_GROUP = f"{OWN_PREFIX}group"  # the key before a join made several records of one: they stay in one split
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,8 @@ class RunSummary:
       dropped: records dropped, by rule.
       splits: records and bytes of each split.
       kept: source records that were taken over from the version before, not read again.
-      committed: whether the version before was made of this very run.
+      committed: whether the version before was made of this very run, and holds all records of it that are written.
+      ref: where its partition is listed.
       placed: CRC of the file beside it that says where its records go, if there is one; see `beam_jobs.placement`.
     """
 
@@ -62,6 +62,7 @@ class RunSummary:
     splits: list[tuple[int, int]]
     kept: int
     committed: bool
+    ref: PartitionRef
     placed: str = ""
 
 
@@ -110,12 +111,34 @@ def build_run(ref: PartitionRef, plan: JobPlan, _tables_ready: object = None) ->
     listed = read_partition(plan.workspace.partitions, ref)
     path = plan.workspace.runs / listed.run
     run = open_run(path, check=True)
-    committed = run is not None and listed.committed and is_taken_over(plan, run)
+    committed = run is not None and listed.committed and not bool(is_repeated(plan, run).any())
     if run is None or not (committed or is_finished(plan, run)):
         run = write_run(path, _read_partition(listed, plan), len(plan.split_names))
+    return _summary(ref, listed, run, committed=committed)
+
+
+def complete_run(summary: RunSummary, plan: JobPlan, final: Final) -> RunSummary:
+    """Builds a run after all, of which the version before holds not every record that is now to be written.
+
+    Args:
+      summary: of a run that was taken over.
+      plan: of the job.
+      final: int16 (n,), where each of its records goes; negative where it is left out.
+    """
+    path = plan.workspace.runs / summary.run
+    run = open_run(path)
+    if run is not None and not bool((is_left_out(plan, run) & (final >= 0)).any()):
+        return summary
+    listed = read_partition(plan.workspace.partitions, summary.ref)
+    if run is None or not is_finished(plan, run):
+        run = write_run(path, _read_partition(listed, plan), len(plan.split_names))
+    return _summary(summary.ref, listed, run, committed=False)
+
+
+def _summary(ref: PartitionRef, listed: Listed, run: Run, *, committed: bool) -> RunSummary:
     summary = run.summary
     return RunSummary(
-        run=path.name,
+        run=run.path.name,
         source=listed.partition.source,
         ordinal=listed.partition.ordinal,
         read=summary["read"],
@@ -125,6 +148,7 @@ def build_run(ref: PartitionRef, plan: JobPlan, _tables_ready: object = None) ->
         splits=run.splits,
         kept=summary["read"] if committed else summary["kept"],
         committed=committed,
+        ref=ref,
     )
 
 
@@ -213,8 +237,8 @@ def _add_batch(batch: Batch, making: Making, member: Member) -> None:
         if making.outcomes is not None:
             found = digests_at(table, asked.firsts)
             making.outcomes.looked(join.table, batch.rows, asked.keys, found)
-        if join.many == "explode" and _GROUP not in batch.records.schema.names:
-            batch = batch.with_column(_GROUP, batch.keys)
+        if join.many == "explode" and GROUP not in batch.records.schema.names:
+            batch = batch.with_column(GROUP, batch.keys)
         batch, places = join_table(batch, join, table, asked, ledger)
         batch = batch.with_column(_JOINED + join.table, pa.array(places))
         making.matched[join.table].append(places)
@@ -222,6 +246,9 @@ def _add_batch(batch: Batch, making: Making, member: Member) -> None:
         if not len(batch):
             return  # a user's function adds its columns only where there are records
         batch = apply_rule(batch, rule, ledger)
+    if not len(batch):
+        return
+    batch = assign_splits(batch, plan.spec.split, plan.lists, ledger)
     if not len(batch):
         return
     batch, columns = to_features(batch, plan.features, ledger)
@@ -232,14 +259,17 @@ def _add_batch(batch: Batch, making: Making, member: Member) -> None:
     content.records.append(records)
     hashes = as_sortable(key_hashes(keys, plan.spec.seed))
     content.hashes.append(hashes)
-    content.splits.append(_splits(batch, keys, plan))
+    own = {
+        name: batch.records.column(name) for name in batch.records.schema.names if name.startswith(OWN_PREFIX)
+    }
+    content.splits.append(own[SPLIT].to_numpy())
     content.rows.append(batch.rows)
     if plan.index_row.names:
         content.indexed.append(to_rows(columns, plan.index_row))
     if plan.facts:
-        content.facts.append(make_facts(columns, plan.facts))
+        content.facts.append(make_facts(columns, plan.facts, batch.records))
     for join in plan.spec.join:
-        making.note_written(join.table, batch.records.column(_JOINED + join.table).to_numpy(), hashes)
+        making.note_written(join.table, own[_JOINED + join.table].to_numpy(), hashes)
 
 
 def _missing_keys(batch: Batch) -> list[Problem]:
@@ -249,29 +279,6 @@ def _missing_keys(batch: Batch) -> list[Problem]:
         Problem(place, "missing_key", "the key has no value")
         for place in np.flatnonzero(batch.keys.is_null().to_numpy(zero_copy_only=False)).tolist()
     ]
-
-
-def _splits(batch: Batch, keys: list[bytes], plan: JobPlan) -> Any:
-    """The number of each record's split."""
-    split = plan.spec.split
-    if len(split.fractions) == 1 and split.by is None:
-        return np.zeros(len(keys), dtype=np.int64)
-    exploded = _GROUP in batch.records.schema.names
-    groups = batch.records.column(_GROUP).to_pylist() if exploded else keys
-    if split.by is not None:
-        if split.by not in batch.columns:
-            raise HeadraceError(
-                "The column to split by does not exist.",
-                where="split.by",
-                value=split.by,
-                allowed=", ".join(batch.columns),
-            )
-        texts = batch.records.column(split.by).cast(pa.string()).to_pylist()
-        # Records without a group are each a group of their own; the mark keeps them apart from real groups.
-        groups = [
-            b"\0" + key if text is None else text.encode() for text, key in zip(texts, groups, strict=True)
-        ]
-    return split_of(split_positions(groups, split.seed), list(split.fractions.values()))
 
 
 def encode_letters(letters: list[DeadLetter]) -> bytes:

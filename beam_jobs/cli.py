@@ -266,7 +266,7 @@ def _add_schema(commands: Any) -> None:
         ],
     )
     parser.set_defaults(json=True)
-    kinds = parser.add_subparsers(title="commands", metavar="COMMAND")
+    kinds = parser.add_subparsers(title="commands", metavar="[COMMAND]")
     infer = _add(
         kinds,
         "infer",

@@ -16,18 +16,21 @@ from beam_jobs.assemble import Shard
 from beam_jobs.batch import DEAD_LETTER_SCHEMA, DeadLetter
 from beam_jobs.build import RunSummary
 from beam_jobs.data_schema.gate import pass_gate
+from beam_jobs.duplicates.decide import describe_duplicates
+from beam_jobs.duplicates.shards import signature_files
+from beam_jobs.finished import open_runs
 from beam_jobs.gather import Gather
 from beam_jobs.interop import interop_files
 from beam_jobs.leaks import refuse_straddling_keys
 from beam_jobs.plan import JobPlan
 from beam_jobs.previous import Note, notes
-from beam_jobs.settle import Settled, open_runs, read_letters, table_books
+from beam_jobs.settle import Settled, read_letters, table_books
 from beam_jobs.statistics.kept import gather, statistics_files
 from beam_jobs.store_path import StorePath
 from beam_jobs.wire import for_runners
 from schemas import Books, HeadraceError, Manifest, __version__
 from schemas.manifest import FileEntry, SplitEntry, all_files, content_fingerprint
-from schemas.naming import DEAD_LETTERS
+from schemas.naming import DEAD_LETTERS, DUPLICATES
 from schemas.packing import stored_features
 
 _MAX_BATCH_LETTERS = 10_000
@@ -65,8 +68,8 @@ def commit(
     stage = plan.workspace.stage
     splits = _split_entries(plan, shards)
     books = _final_books(plan, settled, shards)
-    if plan.spec.split.by is not None:
-        refuse_straddling_keys(stage, splits, plan.spec.split.by)
+    if not plan.spec.split.by_key:
+        refuse_straddling_keys(stage, splits, plan.spec.split)
     letters = write_letters(stage / DEAD_LETTERS, all_letters(plan, summaries, shards))
     others = interop_files(
         name=plan.spec.name,
@@ -79,6 +82,10 @@ def commit(
     if plan.spec.statistics:
         statistics = gather(plan, splits)
         others |= statistics_files(statistics) | pass_gate(plan, statistics)
+    signed = [path for shard in shards for path in signature_files(plan, shard.entry.path)]
+    duplicates = None
+    if plan.spec.duplicates is not None:
+        duplicates, others[DUPLICATES] = describe_duplicates(plan, [summary.run for summary in summaries])
     for path, data in others.items():
         (stage / path).write(data, durable=True)
     manifest = Manifest(
@@ -94,9 +101,11 @@ def commit(
         packed=plan.stored_packing,
         splits=splits,
         books=books,
+        leaks=settled.proofs,
         dead_letters=letters,
+        duplicates=duplicates,
         files=sorted(
-            [*(_file_entry(stage, path) for path in [*others, DEAD_LETTERS]), *model],
+            [*(_file_entry(stage, path) for path in [*others, *signed, DEAD_LETTERS]), *model],
             key=lambda entry: entry.path,
         ),
     )

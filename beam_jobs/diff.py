@@ -21,7 +21,7 @@ from beam_jobs.diff_records import Matched, match
 from beam_jobs.diff_walk import Version
 from schemas import HeadraceError, JobSpec, Manifest
 from schemas.manifest import SplitEntry
-from schemas.naming import DATASET_INFO, MANIFEST
+from schemas.naming import DATASET_INFO, MANIFEST, STATISTICS, tfmd_statistics_name
 
 _PARTS = ("features", "job", "books", "dead_letters", "files")
 
@@ -62,7 +62,7 @@ class Diff:
       records: what became of each record.
       shards: by split.
       features, job, books, dead_letters, files: fields that differ. Not the job's version; nor `dataset_info.json`,
-        which holds it.
+        which holds it; nor statistics, which follow from the records.
       notes: what is needed to understand the rest.
       seconds: how long it took.
     """
@@ -189,7 +189,9 @@ def _job(version: Version) -> dict[str, Any]:
 
 
 def _other_files(manifest: Manifest) -> dict[str, str]:
-    return {entry.path: entry.sha256 for entry in manifest.files if entry.path != DATASET_INFO}
+    # These say of the records what the records say.
+    follow = {DATASET_INFO, STATISTICS, *map(tfmd_statistics_name, manifest.splits)}
+    return {entry.path: entry.sha256 for entry in manifest.files if entry.path not in follow}
 
 
 def _changes(before: dict[str, Any], after: dict[str, Any], *, deep: bool = True) -> list[Change]:

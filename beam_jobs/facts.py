@@ -64,12 +64,14 @@ class Fact:
       name: of its field in a row. What changes the values must be in the name or the type: both are in fingerprints.
       kind: of a value: a number, or a vector of fixed length.
       of_columns: from the features' columns, as they go into the shards, to n values of `kind`.
+      of_records: from the columns that features are made of, as rules left them; in place of `of_columns`.
       of_picture: from an image of the feature `image` to a value of `kind`; in place of `of_columns`.
     """
 
     name: str
     kind: np.dtype[Any]
     of_columns: Callable[[Mapping[str, pa.Array]], Values] | None = None
+    of_records: Callable[[pa.RecordBatch], Values] | None = None
     image: str = ""
     of_picture: Callable[[Picture], Any] | None = None
 
@@ -84,12 +86,17 @@ def describe(facts: Sequence[Fact]) -> list[list[str]]:
     return [[fact.name, str(fact.kind)] for fact in facts]
 
 
-def make_facts(columns: Mapping[str, pa.Array], facts: Sequence[Fact]) -> Rows:
-    """The rows of records whose features, as they go into the shards, are `columns`."""
+def make_facts(
+    columns: Mapping[str, pa.Array], facts: Sequence[Fact], records: pa.RecordBatch | None = None
+) -> Rows:
+    """The rows of `records` whose features, as they go into the shards, are `columns`."""
     rows = np.zeros(len(next(iter(columns.values()))), row_of(facts))
     for fact in facts:
         if fact.of_columns is not None:
             rows[fact.name] = fact.of_columns(columns)
+        if fact.of_records is not None:
+            assert records is not None
+            rows[fact.name] = fact.of_records(records)
     for image in sorted({fact.image for fact in facts if fact.of_picture is not None}):
         own = [fact for fact in facts if fact.of_picture is not None and fact.image == image]
         for place, data in enumerate(_values(columns[image])):

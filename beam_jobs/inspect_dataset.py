@@ -17,10 +17,11 @@ from beam_jobs.examples import DamagedRecordError, Values, parse_example, read_r
 from beam_jobs.tables import Block, Facts, Line, Table, show
 from beam_jobs.values import json_of, shown
 from schemas import Books, HeadraceError, Manifest, read_index, read_manifest
+from schemas.anomalies import Anomalies, anomalies_json, read_anomalies
 from schemas.columns import is_list
 from schemas.errors import shorten
 from schemas.features import ClassLabelFeature, Feature, ImageFeature, TextFeature
-from schemas.naming import DEAD_LETTERS
+from schemas.naming import ANOMALIES, DEAD_LETTERS
 from schemas.packing import unpack
 from schemas.units import format_bytes
 
@@ -54,6 +55,7 @@ class Inspection:
     Attributes:
       letters: a few dead letters of each `stage.rule`.
       letters_problem: why they cannot be read, if so.
+      anomalies: where its data were not what its job's schema expects; None where it had no schema.
     """
 
     directory: str
@@ -61,6 +63,7 @@ class Inspection:
     letters: Mapping[str, list[dict[str, str]]]
     letters_problem: str
     records: tuple[Record, ...]
+    anomalies: Anomalies | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Everything for scripts; images and bytes as what they are, not what they hold."""
@@ -87,6 +90,7 @@ class Inspection:
                 rule: {"count": count, "examples": self.letters.get(rule, [])}
                 for rule, count in manifest.dead_letters.items()
             },
+            **({} if self.anomalies is None else {"anomalies": anomalies_json(self.anomalies.anomalies)}),
             "records": [_record_json(record, features) for record in self.records],
         }
 
@@ -110,7 +114,10 @@ def inspect(directory: str | Path, *, records: int = 3) -> Inspection:
     first = [
         record for split in manifest.splits for record in islice(_records(root, manifest, split), records)
     ]
-    return Inspection(str(root), manifest, letters, problem, tuple(first))
+    anomalies = None
+    if any(entry.path == ANOMALIES for entry in manifest.files):
+        anomalies = read_anomalies(root / ANOMALIES)
+    return Inspection(str(root), manifest, letters, problem, tuple(first), anomalies)
 
 
 def inspect_command(directory: str, *, records: int, as_json: bool) -> int:
@@ -203,6 +210,11 @@ def _blocks(inspection: Inspection) -> Iterator[Block]:
     ]
     if dropped:
         yield Facts("Dropped on purpose", dropped)
+    if inspection.anomalies is not None and inspection.anomalies.anomalies:
+        yield Facts("Anomalies", [
+            (shorten(f"{each.kind} {each.where}", 60), shorten(f"{each.found}; allowed {each.allowed}"))
+            for each in inspection.anomalies.anomalies
+        ])  # fmt: skip
     yield from _letter_blocks(inspection)
     for record in inspection.records:
         yield _record_block(record, manifest.features)

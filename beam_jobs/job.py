@@ -20,17 +20,18 @@ from beam_jobs.listing import Listed, write_partitions
 from beam_jobs.lookup import close_tables
 from beam_jobs.materialize import materialize
 from beam_jobs.pipeline import build_pipeline
-from beam_jobs.plan import Job, JobPlan, Workspace, import_from_here, plan_job
+from beam_jobs.plan import Job, JobPlan, Workspace, import_from_here, list_entries, plan_job
 from beam_jobs.previous import find_previous, list_partitions, read_note
 from beam_jobs.progress import observe, shown
 from beam_jobs.runners import check_output, parse_options, run_pipeline
 from beam_jobs.runs import open_run
 from beam_jobs.settle import BUDGET_FIELD, read_letters
+from beam_jobs.split_lists import write_lists
 from beam_jobs.sweep import strip, sweep
 from beam_jobs.transform.plan import plan_transform
 from beam_jobs.wire import end_attempt
 from schemas import HeadraceError, Manifest, read_manifest
-from schemas.anomalies import Anomaly
+from schemas.anomalies import Anomaly, anomalies_json
 from schemas.errors import shorten
 from schemas.units import format_bytes
 
@@ -84,9 +85,7 @@ class Result:
             },
             "books": {name: books.model_dump() for name, books in self.manifest.books.items()},
             "dead_letters": self.manifest.dead_letters,
-            "anomalies": [
-                {"severity": each.severity, **each.model_dump(exclude_none=True)} for each in self.anomalies
-            ],
+            "anomalies": anomalies_json(self.anomalies),
         }
 
 
@@ -144,6 +143,8 @@ def run(
         watched = shown(plan, runs.keys()) if show_progress else nullcontext()
         try:
             with watched:
+                if plan.lists is not None:
+                    write_lists(plan.lists, *list_entries(job))
                 materialize(plan, beam_options)
                 run_pipeline(
                     lambda pipeline: build_pipeline(pipeline, plan, refs), beam_options, store.lock_file
@@ -191,6 +192,7 @@ def _existing(plan: JobPlan) -> tuple[Manifest, bool]:
     """The manifest of the version that exists, if it was made from the same inputs; whether by other code."""
     manifest = read_manifest(str(plan.workspace.dataset))
     note = read_note(plan.workspace.inputs)
+    hint = "Give the job a new `version:`, or remove the directory to prepare it again."
     if note is None:
         changed = "what it was made from is not known here"
     else:
@@ -201,12 +203,13 @@ def _existing(plan: JobPlan) -> tuple[Manifest, bool]:
             changed = "its job changed since"
         elif note.expected != expected:
             changed = "its schema, or the version that it is compared with, changed since"
+            hint = f"{hint[:-1]}; or compare it as it is with `headrace schema check`."
         else:
             changed = "its sources or functions changed since"
     raise HeadraceError(
         f"Version {plan.spec.version} exists already, and {changed}. It was left as it is.",
         where=str(plan.workspace.dataset),
-        hint="Give the job a new `version:`, or remove the directory to prepare it again.",
+        hint=hint,
     )
 
 

@@ -1,4 +1,4 @@
-"""The check that no key lies in two splits: possible only where a column, and not the key, chooses the split."""
+"""The check that no key lies in two splits: possible only where columns, and not the key alone, choose the split."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from schemas import HeadraceError
 from schemas.hashing import KEY_HASH_DTYPE, as_sortable, shard_bounds
 from schemas.index import decode_index
 from schemas.manifest import SplitEntry
+from schemas.split import Split
 
 _CHUNK_RECORDS = 4_000_000  # whose hashes are held at a time, 24 bytes each
 
 
-def refuse_straddling_keys(directory: StorePath, splits: Mapping[str, SplitEntry], column: str) -> None:
+def refuse_straddling_keys(directory: StorePath, splits: Mapping[str, SplitEntry], split: Split) -> None:
     """Looks through the indexes of all shards, one range of the hash space after the other.
 
     Raises:
@@ -40,10 +41,16 @@ def refuse_straddling_keys(directory: StorePath, splits: Mapping[str, SplitEntry
     if found:
         raise HeadraceError(
             f"{found:,} keys have records in two splits, so the splits would leak. Nothing was committed.",
-            where="split.by",
-            value=f"{column}: {first}",
+            where="split.by" if split.by is not None else f"split.{split.kind}",
+            value=f"{_column(split)}: {first}",
             hint="Records of one key have different groups: mend the key or the column, or split by the key.",
         )
+
+
+def _column(split: Split) -> str | None:
+    return next(
+        (name for name in (split.by, split.stratify, split.time, split.column) if name is not None), None
+    )
 
 
 def _hashes(directory: StorePath, split: SplitEntry, chunk: int, chunks: int) -> npt.NDArray[np.void]:

@@ -12,9 +12,13 @@ from beam_jobs.union import OVER_LIMIT
 Final = npt.NDArray[np.int16]
 _DTYPE = np.dtype("<i2")
 _CRC_BYTES = 4
+OVER_CAP = "over the cap"
+
+EXACT_DUPLICATE = "exact duplicate"
+NEAR_DUPLICATE = "near-duplicate"
 
 # The rules that leave records out once all are known, as the books name them. The first has the code -1.
-RULES = (OVER_LIMIT,)
+RULES = (OVER_LIMIT, OVER_CAP, EXACT_DUPLICATE, NEAR_DUPLICATE)
 
 
 def code_of(rule: str) -> int:

@@ -12,79 +12,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, Protocol
 
 import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.build import RunSummary
+from beam_jobs.build import RunSummary, complete_run
+from beam_jobs.duplicates.decide import decide_duplicates
 from beam_jobs.gather import Gather
-from beam_jobs.placed import RULES, Final, code_of, write_placement
+from beam_jobs.place_splits import decide_caps, decide_fractions
+from beam_jobs.placed import RULES, code_of, write_placement
+from beam_jobs.placing import Decision, Placing, Runs
 from beam_jobs.plan import JobPlan
-from beam_jobs.runs import Run, read_index
-from beam_jobs.settle import open_finished
 from beam_jobs.union import OVER_LIMIT, find_bound
 from beam_jobs.wire import for_runners
 from schemas.hashing import ranks
 
-Chosen = npt.NDArray[Any]  # of a run's records: bool (n,), or int64 places
-
-
-@dataclass(frozen=True)
-class Placing:
-    """A run whose records are being placed.
-
-    Attributes:
-      plan: of the job.
-      summary: of the run.
-      run: itself.
-      final: int16 (n,), where each record goes so far: the number of a split, or negative.
-    """
-
-    plan: JobPlan
-    summary: RunSummary
-    run: Run
-    final: Final
-
-    @staticmethod
-    def of(plan: JobPlan, summary: RunSummary, decisions: Sequence[Decision]) -> Placing:
-        """A run's records as the decisions have left them."""
-        run = open_finished(plan, summary.run)
-        counts = [records for records, _ in run.splits]
-        placing = Placing(plan, summary, run, np.repeat(np.arange(len(counts), dtype=np.int16), counts))
-        for decision in decisions:
-            decision.apply(placing)
-        return placing
-
-    @cached_property
-    def index(self) -> npt.NDArray[np.void]:
-        """The run's index, `INDEX_DTYPE` (n,)."""
-        return read_index(self.run)
-
-    @property
-    def written(self) -> npt.NDArray[np.bool_]:
-        """Which records are not left out so far, bool (n,)."""
-        return np.asarray(self.final >= 0)
-
-    def leave_out(self, chosen: Chosen, rule: str) -> None:
-        """Leaves records out by one of `RULES`, which the books count; those left out before stay with theirs."""
-        self.final[chosen] = np.where(self.final[chosen] < 0, self.final[chosen], code_of(rule))
-
-    def move(self, chosen: Chosen, splits: npt.NDArray[np.integer[Any]]) -> None:
-        """Moves records to the splits of these numbers; those left out before stay so."""
-        self.final[chosen] = np.where(self.final[chosen] < 0, self.final[chosen], splits)
-
-
-class Decision(Protocol):
-    """What a rule makes of all records. It goes to every worker: small, or the name of a file in the work directory."""
-
-    def apply(self, placing: Placing) -> None:
-        """Places the records of one run: a function of the decision and the run alone."""
-
-
-Runs = Callable[[], Iterator[Placing]]
 Decider = Callable[[JobPlan, Runs], Decision | None]
 
 
@@ -119,7 +62,7 @@ def decide_limits(plan: JobPlan, runs: Runs) -> Limits | None:
 
 
 # In this order; `JobSpec.placed_late` says whether a job has any of them.
-_DECIDERS: tuple[Decider, ...] = (decide_limits,)
+_DECIDERS: tuple[Decider, ...] = (decide_limits, decide_duplicates, decide_fractions, decide_caps)
 
 
 @for_runners
@@ -140,10 +83,15 @@ def decide(summaries: Sequence[RunSummary], plan: JobPlan) -> list[Decision]:
 
 @for_runners
 def place_run(summary: RunSummary, plan: JobPlan, decisions: Sequence[Decision]) -> RunSummary:
-    """Writes where a run's records go; gives its summary with that in the counts."""
+    """Writes where a run's records go; gives its summary with that in the counts.
+
+    What the version before left out of a run that is taken over, and this one does not, is read again.
+    """
+    placing = Placing.of(plan, summary, decisions)
+    if summary.committed:
+        summary = complete_run(summary, plan, placing.final)
     if not decisions:
         return summary
-    placing = Placing.of(plan, summary, decisions)
     lengths = placing.index["length"]
     left = Counter({rule: int((placing.final == code_of(rule)).sum()) for rule in RULES})
     splits = [placing.final == split for split in range(len(plan.split_names))]

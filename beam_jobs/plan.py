@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import platform
+import re
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +18,7 @@ import numpy as np
 
 from beam_jobs.clean import columns_after
 from beam_jobs.data_schema.expect import Expectations, expect
+from beam_jobs.duplicates.signatures import signature_facts
 from beam_jobs.expressions import engine_version
 from beam_jobs.facts import Fact, describe, row_of
 from beam_jobs.functions import function_fingerprint, source_fingerprint
@@ -27,11 +29,14 @@ from beam_jobs.runs import RUN_SUFFIX
 from beam_jobs.sources import open_source
 from beam_jobs.sources.base import Materialized, Partition, Selective, Source
 from beam_jobs.sources.files import Files
+from beam_jobs.split_lists import Entries, Lists, read_lists
+from beam_jobs.splits import split_facts
+from beam_jobs.statistics.defaults import default_facts
 from beam_jobs.store import Store, open_store
 from beam_jobs.store_lock import WORK
 from beam_jobs.store_path import StorePath
 from beam_jobs.union import check_shapes
-from schemas import HeadraceError, JobSpec, __version__, load_spec
+from schemas import HeadraceError, JobSpec, __version__, load_spec, read_manifest
 from schemas.columns import indexed_by_default
 from schemas.errors import shorten
 from schemas.features import ClassLabelFeature, Feature, ImageFeature
@@ -233,6 +238,8 @@ class JobPlan:
       preprocessing: content hash of the code of the transform's function, if there is one.
       transform: what the transform comes to; see `beam_jobs.transform.plan`.
       previous: the version of which unchanged records are taken over, if there is one.
+      lists: what the job's lists of splits say, if it has any.
+      against: directory and fingerprint of each version that records are compared with, by how the job names it.
       attempt: which run of the job it is; it changes no bytes. See `beam_jobs.wire.end_attempt`.
     """
 
@@ -250,6 +257,8 @@ class JobPlan:
     preprocessing: str | None = None
     transform: TransformPlan | None = None
     previous: Previous | None = None
+    lists: Lists | None = None
+    against: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     attempt: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def held(self, store: Store) -> JobPlan:
@@ -259,7 +268,8 @@ class JobPlan:
             name: replace(files, directory=StorePath(store, files.directory.path))
             for name, files in self.tables.items()
         }
-        return replace(self, workspace=workspace, tables=tables)
+        lists = self.lists and replace(self.lists, path=StorePath(store, self.lists.path.path))
+        return replace(self, workspace=workspace, tables=tables, lists=lists)
 
     def source(self, name: str) -> Source:
         """The source of that name, opened."""
@@ -336,7 +346,7 @@ class JobPlan:
     @property
     def split_names(self) -> list[str]:
         """The splits in the order of the spec, which is the order of their numbers."""
-        return list(self.spec.split.fractions)
+        return self.spec.split.names
 
 
 def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
@@ -350,7 +360,7 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
     expectations = None
     if spec.expected is not None:
         expectations = expect(
-            spec.expected, job.variables, spec.split.fractions, lambda other: str(workspace.of(other).dataset)
+            spec.expected, job.variables, spec.split.names, lambda other: str(workspace.of(other).dataset)
         )
     roots = {
         name: fill_variables(source.path, job.variables, f"sources.{name}.path")
@@ -366,6 +376,7 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
     partitions = {name: list(found) for name, found in listed.items()}
     features = _resolve(spec, roots, main)
     code, functions = code_fingerprint(), function_fingerprints(spec)
+    lists = _lists(job, workspace)
     # Only of a source whose records can be read singly will a later version ask what each found in a table.
     digested = any(
         isinstance(open_source(name, spec.sources[name], roots[name]), Selective) for name in spec.main_names
@@ -386,6 +397,7 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
         {name: feature.model_dump(by_alias=True, mode="json") for name, feature in features.items()},
         [sorted(spec.indexed), spec.pack],
         describe(facts_of(spec, features)),
+        lists and lists.digest,
     )
     basis = fingerprint(records, [files.name for files in tables.values()])
     every = itertools.chain(main, *partitions.values())
@@ -395,8 +407,11 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
     if transform is not None and transform.function is not None:
         preprocessing = source_fingerprint(transform.function, "transform.function")
         functions["transform"] = preprocessing
-    schema = [] if expectations is None else [expectations.fingerprint]  # without one as it ever was
-    inputs = fingerprint(spec.fingerprint, functions, identities, *schema)
+    against = _against(spec, job.variables, workspace)
+    # Without a schema, lists and versions to compare with, as it ever was.
+    further = [] if expectations is None else [expectations.fingerprint]
+    further += [] if lists is None else [lists.digest]
+    inputs = fingerprint(spec.fingerprint, functions, identities, *further, *map(list, against.values()))
     plan = JobPlan(
         spec,
         features,
@@ -410,18 +425,50 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
         inputs,
         expectations,
         preprocessing,
+        lists=lists,
+        against=against,
     )
     _check_columns(plan)
     return plan, main
 
 
+def _against(spec: JobSpec, variables: Mapping[str, str], workspace: Workspace) -> dict[str, tuple[str, str]]:
+    found = {}
+    for name in spec.duplicates.against if spec.duplicates is not None else []:
+        directory = fill_variables(name, variables, "duplicates.against")
+        if re.fullmatch(r"\d+\.\d+\.\d+", directory):
+            directory = str(workspace.of(directory).dataset)
+        found[name] = (directory, read_manifest(directory).fingerprint)
+    return found
+
+
 # Who wants facts of a job's records: a line for each.
-_WANTED: list[Callable[[JobSpec, Mapping[str, Feature]], list[Fact]]] = []
+_WANTED: list[Callable[[JobSpec, Mapping[str, Feature]], list[Fact]]] = [
+    default_facts,
+    split_facts,
+    signature_facts,
+]
 
 
 def facts_of(spec: JobSpec, features: Mapping[str, Feature]) -> list[Fact]:
     """What a job notes of every record beside it, in the order of the fields of a row."""
     return [fact for wanted in _WANTED for fact in wanted(spec, features)]
+
+
+def list_entries(job: Job) -> tuple[Entries, str]:
+    """What the job's lists of splits hold, and the digest of that."""
+    split = job.spec.split
+    paths = {
+        name: fill_variables(path, job.variables, f"split.lists.{name}") for name, path in split.lists.items()
+    }
+    return read_lists(paths, split.names, split.list_column)
+
+
+def _lists(job: Job, workspace: Workspace) -> Lists | None:
+    if job.spec.split.kind != "lists":
+        return None
+    _, digest = list_entries(job)
+    return Lists(workspace.tables / f"lists-{digest}.bin", digest)
 
 
 def import_from_here() -> None:
@@ -509,8 +556,14 @@ def _check_columns(plan: JobPlan) -> None:
     for name, feature in plan.features.items():
         for column in [feature.source or name] if not isinstance(feature.source, list) else feature.source:
             _known(column, columns, f"features.{name}.from")
-    if spec.split.by is not None:
-        _known(spec.split.by, columns, "split.by")
+    split = spec.split
+    for where in ("by", "stratify", "time", "column"):
+        if (named := getattr(split, where)) is not None:
+            _known(named, columns, f"split.{where}")
+    for named in split.leaks:
+        _known(named, columns, "split.leaks")
+    if split.cap is not None:
+        _known(split.cap.by, columns, "split.cap.by")
     for name, feature in plan.features.items():
         if isinstance(feature, ImageFeature) and any(
             spec.sources[main].kind == "csv" for main in spec.main_names

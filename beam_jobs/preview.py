@@ -102,12 +102,16 @@ def preview(
         to_read=to_read,
         tables={name: sum(p.bytes for p in found) for name, found in plan.table_partitions.items()},
         shuffled={name: files.buckets for name, files in plan.tables.items() if files.shuffled},
-        shards={
-            name: shard_count(write, name, round(share * size))
-            for name, share in plan.spec.split.fractions.items()
-        },
+        shards={name: shard_count(write, name, round(share * size)) for name, share in _shares(plan).items()},
         exact=write.shards is not None,
     )
+
+
+def _shares(plan: JobPlan) -> dict[str, float]:
+    """The share of each split: where the data decide, as if all had the same."""
+    split = plan.spec.split
+    even = dict.fromkeys(split.names, 1 / len(split.names))
+    return split.fractions if split.kind == "fractions" else even
 
 
 def _state(plan: JobPlan) -> str:

@@ -7,7 +7,7 @@ all, so a run that has a `.run` is finished:
 <fingerprint>.run
     index       a row of `INDEX_DTYPE` for each record, in the same order
     indexed     a row of what the shards' indexes hold of their features, in the same order
-    facts       a row of what is noted of them beside, in the same order
+    fact:…      a value of what is noted of them beside, in the same order
     kept        a bit for each record: whether an earlier version's shards hold it rather than the records' file
     …           small sections of other stages: dead letters, matched rows of tables, outcomes
     footer      JSON: the sections' places and CRCs, those of the records, the summary
@@ -40,6 +40,7 @@ _TRAILER = struct.Struct("<II8s")
 _MAGIC = b"HRRUN002"
 RUN_SUFFIX = ".run"
 RECORDS_SUFFIX = ".records"
+_FACT = "fact:"
 _SLICE_BYTES = 8 << 20  # how much is copied into order, hashed and written at a time
 _MAX_FOOTER_BYTES = 1 << 28
 _LARGE_RECORD_BYTES = 4096
@@ -133,10 +134,12 @@ def write_run(path: StorePath, content: RunContent, splits: int) -> Run:
     sections: dict[str, tuple[int, int, int]] = {}
     keeps_from = content.kept.version if content.kept is not None and not bool(own.all()) else None
     kept = content.kept
+    facts = _in_order(content.facts, None if kept is None else kept.facts, order)
     parts = {
         "index": index.tobytes(),
-        "indexed": _in_order(content.indexed, None if kept is None else kept.indexed, order),
-        "facts": _in_order(content.facts, None if kept is None else kept.facts, order),
+        "indexed": _in_order(content.indexed, None if kept is None else kept.indexed, order).tobytes(),
+        # Each by itself, so that who wants one need not read the others.
+        **{_FACT + name: facts[name].tobytes() for name in facts.dtype.names or ()},
         **content.sections,
     }
     if keeps_from is not None:
@@ -280,8 +283,11 @@ def read_indexed(run: Run, row: np.dtype[np.void], start: int, stop: int) -> npt
 
 
 def read_facts(run: Run, row: np.dtype[np.void], start: int, stop: int) -> npt.NDArray[np.void]:
-    """Rows `start` to `stop` of what is noted of the records beside them, of type `row`."""
-    return _read_rows(run, "facts", row, start, stop)
+    """Rows `start` to `stop` of what is noted of the records beside them: the facts that `row` has fields for."""
+    rows = np.zeros(stop - start, row)
+    for name in (row.names or ()) if len(rows) else ():
+        rows[name] = _read_rows(run, _FACT + name, row[name], start, stop)
+    return rows
 
 
 def _read_rows(run: Run, section: str, row: np.dtype[np.void], start: int, stop: int) -> npt.NDArray[np.void]:
@@ -318,11 +324,11 @@ def _sort(content: RunContent) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int
 
 def _in_order(
     chunks: list[npt.NDArray[np.void]], kept: npt.NDArray[np.void] | None, order: npt.NDArray[np.int64]
-) -> bytes:
+) -> npt.NDArray[np.void]:
     parts = [*chunks, *([] if kept is None else [kept])]
     if not parts:
-        return b""
-    return np.concatenate(parts, dtype=parts[0].dtype)[order].tobytes()
+        return np.zeros(0, np.dtype([]))
+    return np.concatenate(parts, dtype=parts[0].dtype)[order]
 
 
 def _intact(path: StorePath, start: int, length: int, crc: int) -> bool:

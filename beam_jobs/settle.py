@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from beam_jobs.batch import DeadLetter
 from beam_jobs.build import RunSummary
+from beam_jobs.finished import open_runs
 from beam_jobs.gather import Gather
 from beam_jobs.join import unused_rows
 from beam_jobs.lookup import Places, Table, split_place
@@ -20,10 +21,12 @@ from beam_jobs.making import HELD_DTYPE
 from beam_jobs.placed import read_places
 from beam_jobs.plan import JobPlan
 from beam_jobs.previous import is_among
-from beam_jobs.runs import Run, open_run, read_index, read_section
+from beam_jobs.proofs import prove_groups
+from beam_jobs.runs import Run, read_index, read_section
 from beam_jobs.wire import for_runners
 from schemas import Books, HeadraceError
 from schemas.hashing import fingerprint
+from schemas.manifest import LeakProof
 from schemas.spec import Join, Write
 
 Marks = dict[int, npt.NDArray[np.bool_]]  # of the rows of each bucket of a table
@@ -37,11 +40,13 @@ class Settled:
     Attributes:
       shards: number of shards of each split.
       books: of every source; `written` of the main sources still counts duplicates.
+      proofs: that no value of a group column lies in two splits, by column.
       placed: what the files beside runs say of where records go, as one fingerprint; "" where there are none.
     """
 
     shards: list[int]
     books: dict[str, Books]
+    proofs: dict[str, LeakProof]
     placed: str
 
 
@@ -51,7 +56,7 @@ def settle(summaries: Sequence[RunSummary], plan: JobPlan) -> Settled:
 
     Raises:
       HeadraceError: nothing is left to write, there are too many dead letters, or a join's rule forbids its
-        unmatched rows.
+        unmatched rows, or a group lies in two splits.
     """
     summaries = sorted(summaries, key=lambda summary: summary.ordinal)
     books = {
@@ -85,6 +90,7 @@ def settle(summaries: Sequence[RunSummary], plan: JobPlan) -> Settled:
             for name, (_, size) in zip(plan.split_names, totals, strict=True)
         ],
         books,
+        prove_groups(plan, summaries),
         _placed(summaries),
     )
 
@@ -195,28 +201,6 @@ def _mark(marks: Marks, places: Places) -> None:
     owners, inside = split_place(places)
     for number in np.unique(owners).tolist():
         marks[number][inside[owners == number]] = True
-
-
-def open_runs(plan: JobPlan, summaries: Sequence[RunSummary]) -> Iterator[Run]:
-    """The runs of all summaries, one at a time.
-
-    Raises:
-      HeadraceError: one has vanished since it was written.
-    """
-    for summary in summaries:
-        yield open_finished(plan, summary.run)
-
-
-def open_finished(plan: JobPlan, name: str) -> Run:
-    """The run of that file name, which an earlier stage has written."""
-    run = open_run(plan.workspace.runs / name)
-    if run is None:
-        raise HeadraceError(
-            "A finished run has vanished from the work directory, or was damaged.",
-            where=str(plan.workspace.runs / name),
-            hint="Run the same command again. Every worker must see the same --out directory.",
-        )
-    return run
 
 
 def read_letters(run: Run) -> pa.Table:

@@ -35,7 +35,7 @@ def is_finished(plan: JobPlan, run: Run) -> bool:
 
 def is_taken_over(plan: JobPlan, run: Run) -> bool:
     """Whether the version before, which was made of the run, holds all records of it."""
-    return not bool(_is_left_out(plan, run, read_index(run)).any())
+    return not bool(is_left_out(plan, run).any() or is_repeated(plan, run).any())
 
 
 def take_over(making: Making, similar: Sequence[str]) -> list[int]:
@@ -64,7 +64,8 @@ def take_over(making: Making, similar: Sequence[str]) -> list[int]:
         for join in plan.spec.join:
             good &= _finds_the_same(making.table(join.table), old, join.table, was)
         written = old.codes[was] == WRITTEN
-        good[written] &= ~_is_left_out(plan, run, index)[place[was[written]]]
+        missing = is_left_out(plan, run) | is_repeated(plan, run)
+        good[written] &= ~missing[place[was[written]]]
         was, now = was[good], now[good]
         fresh[now] = False
         written = old.codes[was] == WRITTEN
@@ -124,12 +125,21 @@ def _together(plan: JobPlan, parts: list[KeptRecords]) -> KeptRecords | None:
     )
 
 
-def _is_left_out(plan: JobPlan, run: Run, index: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
-    """Which records of a run the version before may not hold, bool (n,): of a repeated key it has one only."""
+def is_repeated(plan: JobPlan, run: Run) -> npt.NDArray[np.bool_]:
+    """Which records of a run have a repeated key, of which the version before holds one record only, bool (n,)."""
     assert plan.previous is not None
-    old = plan.workspace.of(plan.previous.version)
-    out = is_among(index["hash"], repeated_hashes(old.repeated))
-    if plan.previous.placed:
-        final = read_placement(old.placements / run.path.name)
-        out |= final < 0 if final is not None and len(final) == len(index) else True
-    return out
+    return is_among(
+        read_index(run)["hash"], repeated_hashes(plan.workspace.of(plan.previous.version).repeated)
+    )
+
+
+def is_left_out(plan: JobPlan, run: Run) -> npt.NDArray[np.bool_]:
+    """Which records of a run the version before, which was made of it, has left out by a late rule, bool (n,)."""
+    assert plan.previous is not None
+    count = sum(records for records, _ in run.splits)
+    if not plan.previous.placed:
+        return np.zeros(count, np.bool_)
+    final = read_placement(plan.workspace.of(plan.previous.version).placements / run.path.name)
+    if final is None or len(final) != count:
+        return np.ones(count, np.bool_)  # nobody knows
+    return np.asarray(final < 0)

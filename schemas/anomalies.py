@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field
 
+from schemas.errors import HeadraceError
 from schemas.features import Model
+
+_MAX_BYTES = 1 << 28
 
 Action = Literal["warn", "stop"]
 Severity = Literal["error", "warning"]
@@ -75,3 +81,35 @@ class Anomalies(Model):
     drift_from: Compared | None = None
     skew_between: list[str] = Field(default_factory=list)
     anomalies: list[Anomaly]
+
+    def to_json(self) -> str:
+        """The canonical text of the file."""
+        return (
+            json.dumps(self.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=False) + "\n"
+        )
+
+
+def anomalies_json(anomalies: Iterable[Anomaly]) -> list[dict[str, Any]]:
+    """Anomalies for scripts, with their severity."""
+    return [{"severity": each.severity, **each.model_dump(exclude_none=True)} for each in anomalies]
+
+
+def parse_anomalies(data: bytes, where: str) -> Anomalies:
+    """The content of a file of anomalies; `where` names it in errors.
+
+    Raises:
+      HeadraceError: it is damaged.
+    """
+    try:
+        return Anomalies.model_validate_json(data)
+    except ValueError as error:
+        raise HeadraceError("A file of anomalies is damaged.", where=where, value=str(error)) from error
+
+
+def read_anomalies(path: Path) -> Anomalies:
+    """The anomalies in a file of a version. See `parse_anomalies`."""
+    try:
+        data = path.read_bytes() if path.stat().st_size <= _MAX_BYTES else b""
+    except OSError as error:
+        raise HeadraceError("The anomalies cannot be read.", where=str(path), value=error.strerror) from error
+    return parse_anomalies(data, str(path))

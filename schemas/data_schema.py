@@ -17,7 +17,7 @@ from schemas.features import Float32, ImageFormat, Int64, Model
 from schemas.hashing import fingerprint
 from schemas.load import FileKind, load_file, parse_file
 from schemas.manifest import Count
-from schemas.spec import Name
+from schemas.split import Name
 from schemas.units import Share
 
 MAX_VALUES = 100_000  # of a domain

@@ -29,6 +29,12 @@ def split_positions(groups: Iterable[bytes], seed: int) -> npt.NDArray[np.uint64
     return _digests(groups, _salt("split", seed), 8).view(">u8").ravel().astype(np.uint64)
 
 
+def value_hashes(values: Iterable[bytes]) -> npt.NDArray[np.uint64]:
+    """For each value of a column a name in [1, 2**64), uint64 of shape (n,): 0 is left for no value."""
+    found = _digests(values, _salt("value", 0), 8).view(">u8").ravel().astype(np.uint64)
+    return np.maximum(found, np.uint64(1))
+
+
 def ranks(hashes: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
     """For each key hash (`KEY_HASH_DTYPE`) a position in [0, 2**64), uint64 of shape (n,), independent of its order.
 

@@ -1,4 +1,4 @@
-"""Reading a job file: strict YAML, then the spec, with errors that name the line, the value and what is allowed."""
+"""Reading files that people write, jobs and schemas: strict YAML; errors name the line, the value, what is allowed."""
 
 from __future__ import annotations
 

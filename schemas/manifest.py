@@ -70,6 +70,30 @@ class Books(Model):
         return self.read + self.added == self.written + gone
 
 
+class LeakProof(Model):
+    """What a check for leaks between splits has looked at. A version with a leak is not committed."""
+
+    groups: Count = Field(description="Groups looked at: values of the column in any split.")
+    in_two_splits: Count = 0
+
+
+class DuplicatesEntry(Model):
+    """What was found when the records were compared with each other; duplicates.parquet lists them.
+
+    Each cluster of duplicates is counted once.
+    """
+
+    records: Count = Field(description="Compared.")
+    clusters: Count
+    left_out: Count
+    pairs_across_splits: Count = Field(
+        description="Of duplicates that both were written, to different splits."
+    )
+    against: dict[str, str] = Field(
+        default_factory=dict, description="Fingerprints of the versions that they were compared with too."
+    )
+
+
 class Manifest(Model):
     """A data set version."""
 
@@ -92,7 +116,12 @@ class Manifest(Model):
     )
     splits: dict[str, SplitEntry]
     books: dict[str, Books]
+    leaks: dict[str, LeakProof] = Field(
+        default_factory=dict,
+        description="Columns no value of which lies in two splits, and how that was found.",
+    )
     dead_letters: dict[str, int] = Field(description="Dead letters by `stage.rule`.")
+    duplicates: DuplicatesEntry | None = None
     files: list[FileEntry] = Field(description="Every other file of the version.")
 
     @model_validator(mode="after")
@@ -109,7 +138,9 @@ class Manifest(Model):
 
     def to_json(self) -> str:
         """The canonical text of the manifest file, with a seal: the content hash of all the rest."""
-        data = self.model_dump(by_alias=True, mode="json")
+        unasked = {"duplicates"} if self.duplicates is None else set()
+        unasked |= set() if self.leaks else {"leaks"}
+        data = self.model_dump(by_alias=True, mode="json", exclude=unasked)
         return _text({**data, "seal": fingerprint(data)})
 
 

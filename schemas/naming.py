@@ -9,9 +9,11 @@ TFMD_SCHEMA = "schema.pbtxt"
 STATISTICS = "statistics.json"
 ANOMALIES = "anomalies.json"
 DEAD_LETTERS = "dead_letters/dead_letters.parquet"
+DUPLICATES = "duplicates/duplicates.parquet"
 INDEX_DIR = "index"
 TRANSFORM_FN = "transform_fn"  # with the next, what tft.TFTransformOutput reads of a version's directory
 TRANSFORMED_METADATA = "transformed_metadata"
+SIGNATURES_DIR = "signatures"
 
 
 def shard_name(dataset: str, split: str, shard: int, shards: int) -> str:
@@ -40,3 +42,8 @@ def labels_name(feature: str) -> str:
 def tfmd_statistics_name(split: str) -> str:
     """The statistics of a split as a `DatasetFeatureStatisticsList`: where TFX's StatisticsGen puts them."""
     return f"statistics/Split-{split}/FeatureStats.pb"
+
+
+def signatures_name(shard_file: str) -> str:
+    """What duplicates of a shard's records are found by, relative to the data set directory."""
+    return f"{SIGNATURES_DIR}/{shard_file}.arrow"

@@ -8,15 +8,14 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from schemas.checks import SchemaCheck
 from schemas.columns import indexed_by_default, why_no_column
-from schemas.features import ClassLabelFeature, Feature, Model
+from schemas.duplicates import Duplicates
+from schemas.features import ClassLabelFeature, Feature, ImageFeature, Model, TextFeature
 from schemas.hashing import fingerprint
 from schemas.rules import Rule
 from schemas.sources import Source
+from schemas.split import Name, Split
 from schemas.transforms import OneHot, Step, Transform, TransformField
 from schemas.units import ByteSize, Share
-
-_NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
-Name = Annotated[str, Field(pattern=_NAME, max_length=100)]
 
 
 class Join(Model):
@@ -79,6 +78,19 @@ class Member(Model):
         None, ge=1, description="Most records of it to write: those with the smallest hashes of their keys."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_weight(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        share = value.get("weight", value.get("sample"))
+        if share is not None and ("weight" in value or (isinstance(share, int | float) and share > 1)):
+            raise ValueError(
+                "a data set holds a record once, so that `sample` is less than or equal to 1 and there is no `weight`; "
+                "for more of a source prepare it as a data set of its own, and mix: `load([…, …], weights=[3, 1])`"
+            )
+        return value
+
 
 def _member_kind(value: object) -> str:
     return "source" if isinstance(value, dict | Member) else "str"
@@ -99,25 +111,6 @@ _Main = Annotated[
     Annotated[Name, Tag("str")] | Annotated[_Members, Field(min_length=1), Tag("list[]")],
     Discriminator(_main_kind),
 ]
-
-
-class Split(Model):
-    """How records are dealt to named splits: by a hash, so that adding data moves none."""
-
-    fractions: dict[Name, Share] = Field(default_factory=lambda: {"train": 1.0}, min_length=1)
-    by: str | None = Field(None, description="Column whose equal values stay together; the key where absent.")
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _whole(self) -> Split:
-        if "all" in self.fractions:
-            raise ValueError(
-                "no split may be called 'all': to TFDS that means every split; choose another name"
-            )
-        total = sum(self.fractions.values())
-        if abs(total - 1) > 1e-9:
-            raise ValueError(f"fractions must add up to 1, not {total:g}")
-        return self
 
 
 class Write(Model):
@@ -191,6 +184,10 @@ class JobSpec(Model):
     statistics: bool = Field(
         True, description="Write statistics of every feature: statistics.json, and files that TFX tools read."
     )
+    duplicates: Duplicates | None = Field(
+        None,
+        description="Compare all records with each other, and leave out those that hold the same as others.",
+    )
     split: Split = Split()
     # Not `schema`, which pydantic's models have already.
     expected: SchemaCheck | None = Field(
@@ -230,9 +227,9 @@ class JobSpec(Model):
         if self.label is not None and self.label not in self.features:
             raise ValueError(f"label: no feature is called {self.label!r}; there are {sorted(self.features)}")
         if isinstance(self.write.shards, dict):
-            unknown = sorted(set(self.write.shards) ^ set(self.split.fractions))
+            unknown = sorted(set(self.write.shards) ^ set(self.split.names))
             if unknown:
-                raise ValueError(f"write.shards and split.fractions must name the same splits; see {unknown}")
+                raise ValueError(f"write.shards and split must name the same splits; see {unknown}")
         for name, feature in self.features.items():
             folders = isinstance(feature, ClassLabelFeature) and feature.names == "folders"
             if folders and any(
@@ -253,6 +250,19 @@ class JobSpec(Model):
         return self
 
     @model_validator(mode="after")
+    def _splits_of_duplicates(self) -> JobSpec:
+        if (
+            self.split.ranked
+            and self.duplicates is not None
+            and self.duplicates.action == "keep_within_split"
+        ):
+            raise ValueError(
+                "duplicates: `keep_within_split` needs splits that each record's own row decides, not `exact` or "
+                "`stratify`; use `drop`"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _indexable(self) -> JobSpec:
         for name in self.index or []:
             if name not in self.features:
@@ -268,9 +278,9 @@ class JobSpec(Model):
         transform = self.transforming
         if transform is None:
             return self
-        if transform.split not in self.split.fractions:
+        if self.split.names and transform.split not in self.split.names:
             raise ValueError(
-                f"transform.split: there is no split {transform.split!r}; there are {sorted(self.split.fractions)}"
+                f"transform.split: there is no split {transform.split!r}; there are {sorted(self.split.names)}"
             )
         for name, step in transform.features.items():
             source = step.source or name
@@ -279,6 +289,30 @@ class JobSpec(Model):
                     f"transform.features.{name}: no feature is called {source!r}; there are {sorted(self.features)}"
                 )
             _check_step(f"transform.features.{name}", step, self.features[source])
+        return self
+
+    @model_validator(mode="after")
+    def _deduplicable(self) -> JobSpec:
+        for check in self.duplicates.checks if self.duplicates is not None else []:
+            for name in check.exact or ([check.near.feature] if check.near is not None else []):
+                if name not in self.features:
+                    raise ValueError(
+                        f"duplicates: no feature is called {name!r}; there are {sorted(self.features)}"
+                    )
+            near = check.near
+            if near is None:
+                continue
+            feature, given = self.features[near.feature], near.model_fields_set
+            image, text = isinstance(feature, ImageFeature), isinstance(feature, TextFeature)
+            if not image and not text:
+                raise ValueError(
+                    f"duplicates: {near.feature!r} is neither an image nor a text; compare it by `exact`"
+                )
+            wrong = {"similarity", "shingle", "size"} if image else {"distance"}
+            if wrong & given:
+                raise ValueError(
+                    f"duplicates: {sorted(wrong & given)} is not for {feature.type} features such as {near.feature!r}"
+                )
         return self
 
     @property
@@ -309,7 +343,9 @@ class JobSpec(Model):
     @property
     def placed_late(self) -> bool:
         """Whether where records go, or whether they are left out, is known only once all are read."""
-        return any(member.limit is not None for member in self.members)
+        limited = any(member.limit is not None for member in self.members)
+        capped = self.split.cap is not None
+        return limited or self.duplicates is not None or self.split.ranked or capped
 
     @property
     def fingerprint(self) -> str:

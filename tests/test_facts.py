@@ -65,7 +65,7 @@ def test_a_large_picture_is_decoded_small(kind: str) -> None:
 def test_runs_hold_them_in_the_order_of_their_records_and_versions_take_them_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "facts_of", lambda *_: [SIZE, SIDES])
+    monkeypatch.setattr(plan, "_WANTED", [*plan._WANTED, lambda *_: [SIZE, SIDES]])
     data = make_data(tmp_path / "data")
     run(make_job(data), tmp_path / "out")
     (data / "photos/a/photo0000.png").write_bytes(encoded_image(np.random.default_rng(9), "png", (40, 50)))

@@ -82,7 +82,9 @@ def test_pages_name_what_exists(page: str) -> None:
     ]
     assert missing == []
     for command in re.findall(r"^\$? ?headrace (\w+)", text, re.M):
-        assert command in {"init", "run", "validate", "inspect", "verify", "diff", "profile", "schema"}
+        assert command in {
+            "init", "run", "validate", "inspect", "verify", "diff", "profile", "schema", "statistics",
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize("bench", sorted(p.name for p in (ROOT / "scripts/bench").glob("[!c]*.py")))

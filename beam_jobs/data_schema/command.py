@@ -12,7 +12,7 @@ from beam_jobs.data_schema.differences import drift_from, skew_between
 from beam_jobs.data_schema.infer import infer_schema
 from beam_jobs.data_schema.tfmd import from_pbtxt_file, to_pbtxt
 from beam_jobs.data_schema.versions import read_version
-from schemas.anomalies import Anomaly
+from schemas.anomalies import Anomaly, anomalies_json
 from schemas.data_schema import load_data_schema
 from schemas.errors import HeadraceError
 from schemas.statistics import Statistics
@@ -51,9 +51,8 @@ def check_command(
         *(skew_between(schema, version.statistics, between) if between else []),
     ]
     if as_json:
-        anomalies = [{"severity": each.severity, **each.model_dump(exclude_none=True)} for each in found]
-        told = json.dumps({"schema_fingerprint": schema.fingerprint, "anomalies": anomalies}, indent=1)
-        print(told)
+        told = {"schema_fingerprint": schema.fingerprint, "anomalies": anomalies_json(found)}
+        print(json.dumps(told, indent=1))
     else:
         print("\n".join(check_lines(version.called, found)))
     return int(any(each.kind != "not_checked" for each in found))

@@ -63,8 +63,7 @@ def find_differences(schema: DataSchema, which: Which, comparisons: Sequence[Com
 def drift_from(schema: DataSchema, statistics: Statistics, before: Statistics, called: str) -> list[Anomaly]:
     """How far each split has moved away from the split of that name in an earlier version, called so."""
     comparisons = [
-        Comparison(name, split, f"{name} of {called}", before.splits.get(name))
-        for name, split in statistics.splits.items()
+        Comparison(name, split, called, before.splits.get(name)) for name, split in statistics.splits.items()
     ]
     return find_differences(schema, "drift", comparisons)
 

@@ -15,11 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
-from itertools import pairwise
 
-from schemas.statistics import FeatureStatistics, Histogram, Numbers
+from schemas.statistics import FeatureStatistics, Numbers
 
-_DIGITS = 40
+_DIGITS = 28
 # Edges among the percentiles: between them about twenty bins, so that samples of a thousand values differ little, and
 # tails of one percent, so that a single far value moves no more than that.
 _GRID = (0, 1, *range(5, 100, 5), 99, 100)
@@ -139,17 +138,6 @@ class Bins:
     points: Mapping[Fraction | str, Fraction] = field(default_factory=dict)
 
 
-def histogram_bins(histogram: Histogram, numbers: Numbers | None = None) -> Bins:
-    """The bins of a histogram, with the NaNs and infinities of `numbers` beside them."""
-    spread, points = [], _not_finite(numbers)
-    for (low, high), count in zip(pairwise(map(Fraction, histogram.edges)), histogram.counts, strict=True):
-        if low == high:
-            points[low] = points.get(low, Fraction(0)) + count
-        elif count:
-            spread.append((low, high, Fraction(count)))
-    return Bins(spread, points)
-
-
 def quantile_bins(numbers: Numbers) -> Bins:
     """The distribution that equally spaced quantiles tell of: about twenty bins, and frequent values by themselves.
 
@@ -182,9 +170,7 @@ def quantile_bins(numbers: Numbers) -> Bins:
     return Bins(spread, points)
 
 
-def _not_finite(numbers: Numbers | None) -> dict[Fraction | str, Fraction]:
-    if numbers is None:
-        return {}
+def _not_finite(numbers: Numbers) -> dict[Fraction | str, Fraction]:
     found = {"nan": numbers.nan, "infinite": numbers.infinite}
     return {name: Fraction(count) for name, count in found.items() if count}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from beam_jobs.data_schema.expect import FIELD, Expectations
 from beam_jobs.data_schema.versions import Version, read_version
 from beam_jobs.plan import JobPlan, Workspace
 from beam_jobs.previous import notes
-from schemas.anomalies import Anomalies, Anomaly, Compared
+from schemas.anomalies import Anomalies, Anomaly, Compared, parse_anomalies
 from schemas.errors import HeadraceError
 from schemas.manifest import read_manifest
 from schemas.naming import ANOMALIES, STATISTICS
@@ -84,13 +83,9 @@ def told_anomalies(workspace: Workspace) -> list[Anomaly]:
     found: list[Anomaly] = []
     for path in (workspace.dataset / ANOMALIES, workspace.drift):
         try:
-            found += Anomalies.model_validate_json(path.read()).anomalies
+            found += parse_anomalies(path.read(), str(path)).anomalies
         except FileNotFoundError:
             continue
-        except ValueError as error:
-            raise HeadraceError(
-                "A file of anomalies is damaged.", where=str(path), hint="Remove it."
-            ) from error
     return found
 
 
@@ -135,8 +130,7 @@ def _report(expectations: Expectations, anomalies: list[Anomaly], drift_from: Co
         skew_between=[] if skew is None else skew.between,
         anomalies=anomalies,
     )
-    data = report.model_dump(mode="json", exclude_none=True)
-    return (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()
+    return report.to_json().encode()
 
 
 def _stopped(

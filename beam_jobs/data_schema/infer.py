@@ -12,7 +12,7 @@ from beam_jobs.starter.page import Page, flow, scalar
 from schemas.errors import HeadraceError
 from schemas.statistics import TOP_VALUES, FeatureStatistics, Numbers, Statistics
 
-_MARGIN = Decimal("0.1")  # of the range of numbers, on either side; a bound is wider by so much
+_MARGIN = Decimal("0.5")  # of the range of numbers, on either side: tails grow with the data
 _FEW = 50  # distinct values that may be a domain
 _EACH = 20  # times that a value of a domain occurs on average, at least
 _LEAST_DISTANCE = 0.05  # below which no difference is worth a word
@@ -85,7 +85,11 @@ def _image(page: Page, parts: Sequence[FeatureStatistics]) -> None:
     formats = sorted({name for each in images for name, count in each.formats.items() if count})
     if formats:
         page.add(f"    formats: {flow(formats)}")
-    _distances(page, parts, numeric=True, what="of brightness")
+    known = [
+        each.brightness.count for each in images if each.brightness is not None and each.brightness.count
+    ]
+    if len(known) == len(parts):
+        _distances(page, known, numeric=True, what="of brightness")
 
 
 def _class_label(page: Page, parts: Sequence[FeatureStatistics]) -> None:
@@ -93,12 +97,12 @@ def _class_label(page: Page, parts: Sequence[FeatureStatistics]) -> None:
     if names:
         page.add(f"    values: {flow(names)}")
     _balance(page, parts)
-    _distances(page, parts, numeric=False)
+    _distances(page, _counts(parts), numeric=False)
 
 
 def _bool(page: Page, parts: Sequence[FeatureStatistics]) -> None:
     _balance(page, parts)
-    _distances(page, parts, numeric=False)
+    _distances(page, _counts(parts), numeric=False)
 
 
 def _int64(page: Page, parts: Sequence[FeatureStatistics]) -> None:
@@ -107,7 +111,7 @@ def _int64(page: Page, parts: Sequence[FeatureStatistics]) -> None:
     if values is not None:
         page.off(f"    values: {flow(values)}", "if these are codes, and no other may come")
     _size(page, "length", [part.lengths for part in parts])
-    _distances(page, parts, numeric=values is None, bins=TOP_VALUES)
+    _distances(page, _counts(parts), numeric=values is None, bins=TOP_VALUES)
 
 
 def _float32(page: Page, parts: Sequence[FeatureStatistics]) -> None:
@@ -119,7 +123,7 @@ def _float32(page: Page, parts: Sequence[FeatureStatistics]) -> None:
         most = _rounded(min(1.0, 2 * share), ROUND_CEILING)
         page.add(f"    max_not_finite: {most}", f"{share:.2%} are NaN or infinite" if share else "")
     _size(page, "length", [part.lengths for part in parts])
-    _distances(page, parts, numeric=True)
+    _distances(page, _counts(parts), numeric=True)
 
 
 def _text(page: Page, parts: Sequence[FeatureStatistics]) -> None:
@@ -129,7 +133,7 @@ def _text(page: Page, parts: Sequence[FeatureStatistics]) -> None:
         page.add("    min_domain_mass: 1.0", "lower it to let some others pass")
     else:
         _size(page, "characters", [part.characters for part in parts])
-    _distances(page, parts, numeric=False)
+    _distances(page, _counts(parts), numeric=False)
 
 
 def _bytes(page: Page, parts: Sequence[FeatureStatistics]) -> None:
@@ -211,11 +215,15 @@ def _balance(page: Page, parts: Sequence[FeatureStatistics]) -> None:
         page.add(f"    balance: {{min: {low}, max: {high}}}", why)
 
 
+def _counts(parts: Sequence[FeatureStatistics]) -> list[int]:
+    return [part.values for part in parts]
+
+
 def _distances(
-    page: Page, parts: Sequence[FeatureStatistics], *, numeric: bool, bins: int = _BINS, what: str = ""
+    page: Page, counts: Sequence[int], *, numeric: bool, bins: int = _BINS, what: str = ""
 ) -> None:
     """Thresholds that chance alone does not reach: three times what two samples of the smallest split come to."""
-    values = min((part.values for part in parts if part.values), default=0)
+    values = min((count for count in counts if count), default=0)
     if not values:
         return
     if numeric:
@@ -231,7 +239,7 @@ def _distances(
 
 
 def _outward(value: float, width: Decimal, rounding: str, *, whole: bool) -> Any:
-    """A bound beyond an extreme: a tenth of the range away, to two digits of the range."""
+    """A bound beyond an extreme: half of the range away, to two digits of the range."""
     if not width:
         return value
     margin, place = width * _MARGIN, width.adjusted() - 1

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-from pyarrow.orc import ORCFile
 
-from beam_jobs.sources._columnar.chunks import Chunk, Columnar, Layout, Part, rows_between
+from beam_jobs.sources._columnar.chunks import Chunk, Columnar, Layout, Part
 from beam_jobs.sources._columnar.data_files import DataFile
+from beam_jobs.sources._columnar.orc_reader import OrcReader, open_orc
 from beam_jobs.sources._columnar.plain import Leaf
 
 _NUMBER_BYTES = 8
+_looking = threading.Semaphore(2)  # files at a time: each is a process
 
 
 class Orc(Columnar):
@@ -23,13 +25,10 @@ class Orc(Columnar):
 
     def layout(self, file: DataFile, version: Any) -> Layout:
         """The file's schema, and how many rows each stripe has, for which one column of it is read."""
-        with self.reading(file), file.open_arrow() as source:
-            orc = ORCFile(source)
+        with _looking, self.reading(file), file.open() as raw, open_orc(raw) as orc:
             leaves = self.wanted(orc.schema, file)
-            stripes = range(orc.nstripes if version else 0)
-            counts = [
-                orc.read_stripe(number, columns=_fields(leaves, orc)[:1]).num_rows for number in stripes
-            ]
+            stripes = range(orc.stripes if version else 0)
+            counts = [orc.count(number, _fields(leaves, orc)[:1]) for number in stripes]
         if version is None:
             return Layout(leaves, [])
         digest = file.digest(version)
@@ -39,13 +38,15 @@ class Orc(Columnar):
 
     def chunks(self, file: DataFile, part: Part) -> Iterator[pa.RecordBatch]:
         """The part's stripes."""
-        with file.open_arrow() as source:
-            orc = ORCFile(source)
+        with file.open() as raw, open_orc(raw, (file, part.digest)) as orc:
             fields = _fields(self.wanted(orc.schema, file), orc)
-            stripes = (orc.read_stripe(number, columns=fields) for number in range(part.start, part.end))
-            yield from rows_between(stripes, part.skip, part.rows)
+            left = part.rows
+            for number in range(part.start, part.end):
+                for records in orc.read(number, fields, part.skip, left):
+                    left -= records.num_rows
+                    yield records
 
 
-def _fields(leaves: dict[str, Leaf], orc: ORCFile) -> list[str]:
+def _fields(leaves: dict[str, Leaf], orc: OrcReader) -> list[str]:
     """The columns that the leaves are made of, or the first where there are none."""
     return list(dict.fromkeys(leaf.path[0] for leaf in leaves.values())) or [orc.schema.names[0]]

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.statistics.canonical import Column, Spans
+from beam_jobs.statistics.defaults import has_default
 from beam_jobs.statistics.distinct import DistinctCount, number_hashes
 from beam_jobs.statistics.pictures import look_at
 from beam_jobs.statistics.quantiles import Quantiles, Summary, compress, summarise, tally
@@ -158,9 +159,15 @@ class NumberStatistics:
 
 
 def _histogram(summary: Summary, low: float, high: float) -> Histogram:
-    edges = _whole_edges(low, high) if isinstance(low, int) and isinstance(high, int) else _edges(low, high)
-    below = summary.ranks(np.array(edges))
-    below[0], below[-1] = 0, summary.weights.sum()
+    if isinstance(low, int) and isinstance(high, int):
+        firsts = _whole_bins(low, high)
+        # As whole numbers, since large ones are no float64.
+        bounds, edges = np.array(firsts[:-1], np.int64), [(2 * first - 1) / 2 for first in firsts]
+    else:
+        edges = _edges(low, high)
+        bounds = np.array(edges[:-1])
+    below = np.append(summary.ranks(bounds), summary.weights.sum())
+    below[0] = 0
     return Histogram(edges=edges, counts=np.diff(below).tolist())
 
 
@@ -172,11 +179,11 @@ def _edges(first: float, last: float) -> list[float]:
     return [*(first + (last - first) * (step / BINS) for step in range(BINS)), last]
 
 
-def _whole_edges(first: int, last: int) -> list[float]:
-    """Bins of as many whole numbers each, with edges between them."""
+def _whole_bins(first: int, last: int) -> list[int]:
+    """The first number of each bin, and of the one behind; bins hold as many whole numbers each."""
     width = -(-(last - first + 1) // BINS)
     bins = -(-(last - first + 1) // width)
-    return [(2 * (first + width * step) - 1) / 2 for step in range(bins + 1)]
+    return [first + width * step for step in range(bins + 1)]
 
 
 class FeatureAccumulator:
@@ -185,11 +192,12 @@ class FeatureAccumulator:
     Attributes:
       feature: as the job has it, names of folders filled in.
       count, missing, values: records with and without a value, and values.
+      defaulted, unknown: records that got the default, and those of which it is not known.
     """
 
     def __init__(self, feature: Feature) -> None:
         self.feature = feature
-        self.count = self.missing = self.values = self.skipped = 0
+        self.count = self.missing = self.values = self.skipped = self.defaulted = self.unknown = 0
         self.distinct, self.top = DistinctCount(), TopValues()
         self.labels = np.zeros(len(label_names(feature)), np.int64)
         self.formats: dict[str, int] = {}
@@ -222,6 +230,7 @@ class FeatureAccumulator:
         self.values += len(values.starts) if isinstance(values, Spans) else len(values)
         there = records if column.counts is None else int(np.count_nonzero(column.counts))
         self.count += there
+        self.unknown += records
         self.missing += records - there
         if "lengths" in self.numbers:
             assert column.counts is not None
@@ -237,6 +246,7 @@ class FeatureAccumulator:
         """What is known so far, for `merge`."""
         return {
             "counts": [self.count, self.missing, self.values, self.skipped],
+            "defaults": [self.defaulted, self.unknown],
             "smallest": self.distinct.smallest,
             "top": {"keys": self.top.keys, "counts": self.top.counts, "error": self.top.error},
             "texts": {str(key): text.decode("utf-8", "replace") for key, text in self.top.texts.items()},
@@ -250,6 +260,8 @@ class FeatureAccumulator:
         count, missing, values, skipped = state["counts"]
         self.count, self.missing = self.count + count, self.missing + missing
         self.values, self.skipped = self.values + values, self.skipped + skipped
+        defaulted, unknown = state["defaults"]
+        self.defaulted, self.unknown = self.defaulted + defaulted, self.unknown + unknown
         self.distinct.add(state["smallest"])
         texts = {int(key): text.encode() for key, text in state["texts"].items()}
         top = state["top"]
@@ -276,6 +288,8 @@ class FeatureAccumulator:
         elif not len(self.labels):
             estimate, error = self.distinct.estimate
             found["distinct"] = Distinct(estimate=estimate, error=error)
+        if has_default(self.feature) and not self.unknown:
+            found["defaulted"] = self.defaulted
         return FeatureStatistics(
             type=self.feature.type, count=self.count, missing=self.missing, values=self.values, **found
         )

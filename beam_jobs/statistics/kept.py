@@ -6,7 +6,8 @@ before takes its statistics along, and a job that goes on makes none twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +16,14 @@ from beam_jobs.plan import JobPlan, Workspace
 from beam_jobs.statistics.shard import Scan, ShardStatistics
 from beam_jobs.statistics.tfmd import statistics_proto
 from beam_jobs.store_path import StorePath
+from schemas import HeadraceError
 from schemas.hashing import fingerprint
 from schemas.index import decode_bounds
 from schemas.manifest import ShardEntry, SplitEntry
 from schemas.naming import STATISTICS, tfmd_statistics_name
 from schemas.statistics import SplitStatistics, Statistics
+
+_READS = 16  # files of statistics that are read, and held, at a time
 
 
 def scan_shard(plan: JobPlan, lengths: npt.NDArray[np.int64], name: str) -> Scan:
@@ -29,27 +33,46 @@ def scan_shard(plan: JobPlan, lengths: npt.NDArray[np.int64], name: str) -> Scan
 
 def keep(plan: JobPlan, entry: ShardEntry, statistics: ShardStatistics) -> None:
     """Keeps the statistics of a shard."""
-    # Where a power cut takes the file, or some of it, the shard is read again.
+    # Where a power cut takes the file, or some of it, the shard is made again.
     _path(plan, plan.workspace, entry).write(statistics.encode(), durable=False)
 
 
 def look_at(plan: JobPlan, entry: ShardEntry) -> None:
     """Makes the statistics of a shard that lies in the stage, and keeps them."""
-    keep(plan, entry, _made(plan, entry, plan.workspace.stage))
+    keep(plan, entry, scan_again(plan, entry, plan.workspace.stage))
 
 
-def take_along(plan: JobPlan, entry: ShardEntry) -> None:
-    """Keeps the statistics of a shard that is taken over from the version before; where it has none, they are made."""
+def is_kept(plan: JobPlan, entry: ShardEntry) -> bool:
+    """Whether the statistics of a shard are there and whole."""
+    return _is_whole(plan, _read(_path(plan, plan.workspace, entry)))
+
+
+def take_along(plan: JobPlan, entry: ShardEntry) -> bool:
+    """Keeps the statistics of a shard that is taken over from the version before, if that has them."""
     assert plan.previous is not None
-    old = plan.workspace.of(plan.previous.version)
-    data = _read(_path(plan, old, entry))
-    if data is None or not ShardStatistics(plan.stored, plan.stored_packing).merge(data):
-        data = _made(plan, entry, old.dataset).encode()
+    data = _read(_path(plan, plan.workspace.of(plan.previous.version), entry))
+    if data is None or not _is_whole(plan, data):
+        return False
     _path(plan, plan.workspace, entry).write(data, durable=False)
+    return True
+
+
+def scan_again(plan: JobPlan, entry: ShardEntry, directory: StorePath) -> ShardStatistics:
+    """The statistics of a shard that lies in a directory."""
+    index = directory / entry.index.path
+    offsets = decode_bounds(index.read(), str(index)).astype(np.int64)
+    scan = scan_shard(plan, offsets[1:] - offsets[:-1], entry.path)
+    shard = directory / entry.path
+    scan.take(np.frombuffer(piece, np.uint8) for piece in shard.pieces(0, entry.bytes))
+    return scan.statistics
 
 
 def gather(plan: JobPlan, splits: Mapping[str, SplitEntry]) -> Statistics:
-    """The statistics of all shards in the stage; removes what is kept of others, from an attempt before this one."""
+    """The statistics of all shards in the stage; removes what is kept of others, from an attempt before this one.
+
+    Raises:
+      HeadraceError: those of a shard have vanished.
+    """
     wanted = {_path(plan, plan.workspace, entry).name for split in splits.values() for entry in split.shards}
     for name in plan.workspace.statistics.names():
         if name not in wanted:
@@ -69,23 +92,26 @@ def statistics_files(statistics: Statistics) -> dict[str, bytes]:
 
 def _of_split(plan: JobPlan, split: SplitEntry) -> SplitStatistics:
     whole = ShardStatistics(plan.stored, plan.stored_packing)
-    for entry in split.shards:
-        data = _read(_path(plan, plan.workspace, entry))
+    paths = [_path(plan, plan.workspace, entry) for entry in split.shards]
+    for path, data in zip(paths, _read_ahead(paths), strict=True):
         if data is None or not whole.merge(data):
-            made = _made(plan, entry, plan.workspace.stage)
-            keep(plan, entry, made)
-            whole.merge(made.encode())
+            raise HeadraceError(
+                "The statistics of a finished shard have vanished from the work directory, or were damaged.",
+                where=str(path),
+                hint="Run the same command again. Every worker must see the same --out directory.",
+            )
     return SplitStatistics(records=split.records, bytes=split.bytes, features=whole.results())
 
 
-def _made(plan: JobPlan, entry: ShardEntry, directory: StorePath) -> ShardStatistics:
-    """The statistics of a shard that lies in a directory."""
-    index = directory / entry.index.path
-    offsets = decode_bounds(index.read(), str(index)).astype(np.int64)
-    scan = scan_shard(plan, offsets[1:] - offsets[:-1], entry.path)
-    shard = directory / entry.path
-    scan.take(np.frombuffer(piece, np.uint8) for piece in shard.pieces(0, entry.bytes))
-    return scan.statistics
+def _read_ahead(paths: Sequence[StorePath]) -> Iterator[bytes | None]:
+    """The files in order, a few at a time, as a bucket answers each late."""
+    with ThreadPoolExecutor(_READS) as pool:
+        for start in range(0, len(paths), _READS):
+            yield from pool.map(_read, paths[start : start + _READS])
+
+
+def _is_whole(plan: JobPlan, data: bytes | None) -> bool:
+    return data is not None and ShardStatistics(plan.stored, plan.stored_packing).merge(data)
 
 
 def _path(plan: JobPlan, workspace: Workspace, entry: ShardEntry) -> StorePath:

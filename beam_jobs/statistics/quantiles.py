@@ -37,10 +37,10 @@ class Summary:
     weights: Weights
     error: int = 0
 
-    def ranks(self, edges: npt.NDArray[np.float64]) -> Weights:
-        """How many values lie below each edge, about: int64 (n,)."""
+    def ranks(self, bounds: Values) -> Weights:
+        """How many values lie below each bound, about: int64 (n,)."""
         ends = np.concatenate([[0], np.cumsum(self.weights)])
-        return ends[np.searchsorted(self.values.astype(np.float64), edges, side="left")]
+        return ends[np.searchsorted(self.values.astype(bounds.dtype), bounds, side="left")]
 
     def quantiles(self, count: int) -> Values:
         """`count` values at equal steps of rank, the first and the last included."""

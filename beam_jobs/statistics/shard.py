@@ -50,6 +50,11 @@ class ShardStatistics:
             else:
                 self.features[name].add(column, len(lengths), where)
 
+    def note_defaults(self, defaulted: Mapping[str, int]) -> None:
+        """Notes how many of all records got the default of each of these features."""
+        for name, records in defaulted.items():
+            self.features[name].defaulted, self.features[name].unknown = records, 0
+
     def results(self) -> dict[str, FeatureStatistics]:
         """The statistics by feature."""
         return {name: feature.result() for name, feature in self.features.items()}

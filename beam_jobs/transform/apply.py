@@ -18,7 +18,7 @@ import tensorflow as tf
 from beam_jobs.encode import encode_records, pack_columns
 from beam_jobs.indexed import to_columns, to_rows
 from beam_jobs.plan import JobPlan
-from beam_jobs.statistics.kept import look_at
+from beam_jobs.statistics.kept import is_kept, look_at
 from beam_jobs.store_path import StorePath
 from beam_jobs.transform.graph import failing, where_of
 from beam_jobs.transform.plan import taken
@@ -85,7 +85,9 @@ def _finished(plan: JobPlan, note: StorePath, wanted: str) -> ShardEntry | None:
         return None
     entry = ShardEntry.model_validate(told["entry"])
     sizes = [(plan.workspace.stage / file.path).size() for file in (entry, entry.index)]
-    return entry if sizes == [entry.bytes, entry.index.bytes] else None
+    if sizes != [entry.bytes, entry.index.bytes] or (plan.spec.statistics and not is_kept(plan, entry)):
+        return None
+    return entry
 
 
 def _write(plan: JobPlan, entry: ShardEntry, model: Model) -> ShardEntry:

@@ -65,7 +65,7 @@ def _contenders(name: str, work: Path, images: int) -> list[common.Contender]:
     for label, statistics in ((name, "true"), (f"{name} without", "false")):
         file = work / f"{name}-{statistics}.yaml"
         file.write_text((common.JOBS / job).read_text() + f"statistics: {statistics}\n")
-        command = [sys.executable, __file__, "one", file, data, work / "out_statistics"]
+        command: list[str | Path] = [sys.executable, __file__, "one", file, data, work / "out_statistics"]
         found.append(common.Contender(label, command, output=work / "out_statistics"))
     return found
 

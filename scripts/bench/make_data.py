@@ -24,6 +24,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -67,16 +68,32 @@ def _load(paths: list[Path]) -> None:
     _photos[:] = [Image.open(path).convert("RGB") for path in paths]
 
 
+@dataclass(frozen=True)
+class Window:
+    """What of which photo an image shows: left, top, right, bottom in the photo's pixels."""
+
+    photo: int
+    box: tuple[float, float, float, float]
+    mirrored: bool
+
+
+def draw_window(rng: random.Random, sizes: list[tuple[int, int]]) -> Window:
+    """The window of the image whose numbers `rng` draws; `sizes` are widths and heights of the photos."""
+    photo = rng.randrange(len(sizes))
+    whole_width, whole_height = sizes[photo]
+    # At least 60 % of the photo's height, in the shape of the result: large enough to stay a photo.
+    height = rng.uniform(0.6, 1.0) * min(whole_height, whole_width * SIZE[1] / SIZE[0])
+    width = height * SIZE[0] / SIZE[1]
+    left, top = rng.uniform(0, whole_width - width), rng.uniform(0, whole_height - height)
+    return Window(photo, (left, top, left + width, top + height), rng.random() < 0.5)
+
+
 def make_image(seed: int, index: int) -> bytes:
     """Image number `index`: a function of both numbers and the photos, whoever computes it and when."""
     rng = random.Random(f"{seed}/{index}")
-    photo = _photos[rng.randrange(len(_photos))]
-    # At least 60 % of the photo's height, in the shape of the result: large enough to stay a photo.
-    height = rng.uniform(0.6, 1.0) * min(photo.height, photo.width * SIZE[1] / SIZE[0])
-    width = height * SIZE[0] / SIZE[1]
-    left, top = rng.uniform(0, photo.width - width), rng.uniform(0, photo.height - height)
-    image = photo.resize(SIZE, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
-    if rng.random() < 0.5:
+    window = draw_window(rng, [photo.size for photo in _photos])
+    image = _photos[window.photo].resize(SIZE, Image.Resampling.BICUBIC, box=window.box)
+    if window.mirrored:
         image = ImageOps.mirror(image)
     image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.85, 1.15))
     image = ImageEnhance.Color(image).enhance(rng.uniform(0.8, 1.2))

@@ -218,7 +218,7 @@ def test_thresholds_are_inclusive() -> None:
     (found,) = drift_from(schema(), over, old, "pond 1.0.0")
     assert found.found == "L-infinity 0.101 ('cat' from 50.00% to 60.10%)"
     assert found.allowed == "at most 0.1"
-    assert found.what == "The values have moved away from those of train of pond 1.0.0."
+    assert found.what == "The values have moved away from those of pond 1.0.0."
     assert "features.label.drift.infinity_norm" in found.hint
     # A threshold that is exactly the distance.
     aligned = align(old.splits["train"].features["label"], over.splits["train"].features["label"])

@@ -16,7 +16,6 @@ from beam_jobs.data_schema.distances import (
     Counts,
     align_bins,
     align_counts,
-    histogram_bins,
     infinity_norm,
     jensen_shannon,
     quantile_bins,
@@ -40,6 +39,13 @@ def numbers(values: npt.NDArray[np.float64], *, nan: int = 0, infinite: int = 0)
 def histogram(values: npt.NDArray[np.float64], bins: int = 20) -> Histogram:
     counts, edges = np.histogram(values, bins)
     return Histogram(edges=edges.tolist(), counts=counts.tolist())
+
+
+def histogram_bins(histogram: Histogram) -> Bins:
+    """A histogram of bins that have a width."""
+    edges = [Fraction(edge) for edge in histogram.edges]
+    counts = [Fraction(count) for count in histogram.counts]
+    return Bins([each for each in zip(edges, edges[1:], counts, strict=False) if each[2]])
 
 
 def divergence(p: npt.ArrayLike, q: npt.ArrayLike) -> float:
@@ -97,14 +103,27 @@ def test_histograms_with_other_bins_are_as_far_apart_as_scipy_says(
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-def test_bins_without_width_are_points_and_nan_is_a_value() -> None:
+def test_as_far_apart_as_tfdv_says() -> None:
+    """The results that TensorFlow Data Validation's own tests expect (`anomalies/metrics_test.cc`)."""
+    before = histogram_bins(Histogram(edges=[1, 2, 3], counts=[2, 2]))
+    after = histogram_bins(Histogram(edges=[2, 4, 6], counts=[2, 2]))
+    assert jensen_shannon(align_bins(before, after)) == pytest.approx(0.65563906222, abs=1e-10)
+    some_nan = Bins([(Fraction(1), Fraction(2), Fraction(3))], {"nan": Fraction(1)})
+    no_nan = Bins([(Fraction(1), Fraction(2), Fraction(4))])
+    assert jensen_shannon(align_bins(some_nan, no_nan)) == pytest.approx(0.13792538096, abs=1e-10)
+    point = Bins([], {Fraction(1): Fraction(4)})
+    assert jensen_shannon(align_bins(point, after)) == 1
+    pairs, _ = align_counts(Counts({"b": 9, "c": 1}, 10), Counts({"a": 3, "b": 7}, 10))
+    assert infinity_norm(pairs) == (0.3, "a")
+
+
+def test_equal_quantiles_are_points_and_nan_is_a_value() -> None:
     one = Numbers(count=4, nan=4, min=1.0, max=1.0, mean=1.0, std=0.0, quantiles=[1.0, 1.0],
                   histogram=Histogram(edges=[1.0, 1.0], counts=[4]))  # fmt: skip
-    assert one.histogram is not None
-    bins = histogram_bins(one.histogram, one)
-    assert bins == Bins([], {Fraction(1): Fraction(4), "nan": Fraction(4)}) == quantile_bins(one)
+    bins = quantile_bins(one)
+    assert bins == Bins([], {Fraction(1): Fraction(4), "nan": Fraction(4)})
     assert jensen_shannon(align_bins(bins, bins)) == 0
-    without = histogram_bins(one.histogram)
+    without = Bins([], {Fraction(1): Fraction(1)})
     assert jensen_shannon(align_bins(bins, without)) == pytest.approx(
         divergence([0.5, 0.5], [1, 0]), rel=1e-9
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
@@ -15,8 +15,12 @@ from beam_jobs.data_schema.differences import drift_from, skew_between
 from beam_jobs.data_schema.infer import infer_schema
 from beam_jobs.data_schema.tfmd import from_pbtxt, to_pbtxt
 from schemas import HeadraceError
+from schemas.anomalies import read_anomalies
 from schemas.data_schema import load_data_schema, parse_data_schema
+from schemas.statistics import Statistics
 from tests.data_schema.made import SCHEMA, feature, numbers, only, schema, statistics, top
+
+SEED = 7
 
 WRONG: dict[str, tuple[str, str, str | None, str | None]] = {
     # name: (schema, what, where, allowed)
@@ -112,10 +116,8 @@ def test_what_is_wrong_is_told_with_its_place(name: str) -> None:
     ],
 )
 def test_hostile_files_are_refused(text: str, what: str) -> None:
-    started = time.monotonic()
     with pytest.raises(HeadraceError, match=what):
         parse_data_schema(text, "s.yaml")
-    assert time.monotonic() - started < 60
 
 
 def test_files_that_are_too_large_or_hold_too_many_values(
@@ -165,8 +167,8 @@ def test_an_inferred_schema_fits_what_it_was_inferred_from() -> None:
 def test_an_inferred_schema_has_room_but_not_for_everything() -> None:
     inferred = parse_data_schema(infer_schema(statistics(), "pond 1.0.0"))
     rules = {name: each.model_dump(exclude_defaults=True) for name, each in inferred.features.items()}
-    assert (rules["age"]["min"], rules["age"]["max"]) == (0, 109)
-    assert (rules["weight"]["min"], rules["weight"]["max"]) == (0, 0.11)
+    assert (rules["age"]["min"], rules["age"]["max"]) == (0, 149)
+    assert (rules["weight"]["min"], rules["weight"]["max"]) == (0, 0.15)
     assert rules["weight"]["max_not_finite"] == 0
     assert rules["kind"]["values"] == ["city", "sea"]
     assert "values" not in rules["name"]  # a hundred, each ten times: no domain
@@ -183,18 +185,45 @@ def test_an_inferred_schema_has_room_but_not_for_everything() -> None:
     )
 
 
+def test_chance_alone_is_no_drift() -> None:
+    """Of 60 pairs of samples of the same distributions none drifts, whatever the size; moved ones do."""
+    rng = np.random.default_rng(SEED)
+    print(f"seed {SEED}")
+
+    def sample(size: int, moved: float = 0.0) -> Statistics:
+        ages = rng.integers(0, 1000, size) + int(1000 * moved)
+        kinds = rng.choice(4, size, p=[0.4 + moved / 2, 0.3, 0.2 - moved / 2, 0.1])
+        zeros = np.where(rng.random(size) < 0.3 - moved / 4, 0.0, rng.lognormal(moved, 1, size))
+        return only(
+            weight=feature("float32", values=size, numbers=numbers(rng.normal(moved, 1, size))),
+            photo=feature("float32", values=size, numbers=numbers(zeros)),
+            age=feature("int64", values=size, numbers=numbers(ages), top=top({int(ages[0]): 1}, error=1)),
+            kind=feature("text", values=size, top=top({f"k{n}": int((kinds == n).sum()) for n in range(4)})),
+        )
+
+    for size in (60, 200, 1000, 20_000):
+        for _ in range(15):
+            before = sample(size)
+            inferred = parse_data_schema(infer_schema(before, "x"))
+            assert drift_from(inferred, sample(size), before, "") == []
+    before = sample(20_000)
+    inferred = parse_data_schema(infer_schema(before, "x"))
+    moved = drift_from(inferred, sample(20_000, 0.2), before, "")
+    assert {each.feature for each in moved} >= {"kind", "age"}
+
+
 @pytest.mark.parametrize(
     ("low", "high", "whole", "expected"),
     [
-        (1990, 2020, True, (1987, 2023)),
-        (-5, 7, True, (-7, 9)),
+        (1990, 2020, True, (1975, 2035)),
+        (-5, 7, True, (-11, 13)),
         (3, 3, True, (3, 3)),
         (-(2**63), 2**63 - 1, True, (None, None)),
-        (0.25, 0.75, False, (0.2, 0.8)),
-        (-1e30, 1e38, False, (-2e37, 1.2e38)),
+        (0.25, 0.75, False, (0, 1)),
+        (-1e30, 1e38, False, (-6e37, 1.6e38)),
     ],
 )
-def test_bounds_are_a_tenth_wider(
+def test_bounds_are_half_as_wide_again(
     low: float, high: float, whole: bool, expected: tuple[float, float]
 ) -> None:
     values = numbers([low, high])
@@ -348,3 +377,27 @@ def test_the_command_writes_compares_and_says(
     assert "There is no data set here" in capsys.readouterr().out
     assert main(["schema"]) == 0
     assert '"JobSpec"' in capsys.readouterr().out
+
+
+def test_a_job_is_validated_with_its_schema(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "job.yaml").write_text(
+        "name: a\nversion: 1.0.0\nvars: {here: .}\nsources: {rows: {kind: csv, path: x.csv, key: id}}\n"
+        "features: {x: {type: bool}}\nschema: {file: '${here}/schema.yaml'}\n"
+    )
+    (tmp_path / "schema.yaml").write_text("features: {x: {type: bool}}")
+    assert main(["validate", "job.yaml"]) == 0
+    (tmp_path / "schema.yaml").write_text("features: {x: {type: boll}}")
+    assert main(["validate", "job.yaml"]) == 1
+    assert "'boll' is not known here; did you mean 'bool'?" in capsys.readouterr().err
+
+
+def test_damaged_anomalies_say_so(tmp_path: Path) -> None:
+    for data in (b"", b"{}", b"[" * 10_000, b'{"schema_fingerprint": "x", "anomalies": [{"kind": "odd"}]}'):
+        (tmp_path / "anomalies.json").write_bytes(data)
+        with pytest.raises(HeadraceError, match="A file of anomalies is damaged"):
+            read_anomalies(tmp_path / "anomalies.json")
+    with pytest.raises(HeadraceError, match="The anomalies cannot be read"):
+        read_anomalies(tmp_path / "none")

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,12 +98,14 @@ class Tally:
         return {**vars(self), "kills": dict(sorted(self.kills.items())), "all_kills": self.kills.total()}
 
 
-def make_bench(folder: Path, records: int, options: Sequence[str]) -> Bench:
-    """Writes the data and jobs of both versions, and runs each once."""
+def make_bench(
+    folder: Path, records: int, options: Sequence[str], changes: Mapping[str, str] | None = None
+) -> Bench:
+    """Writes the data and jobs of both versions, changed so, and runs each once."""
     expected, partitions, shards, seconds = {}, {}, {}, {}
     for version, count in ((FIRST, records), (SECOND, records + records // 10)):
         data = make_data(folder / version, records=count, faults=True)
-        make_job(data, JOB, **MANY, **{f"version: {FIRST}": f"version: {version}"})
+        make_job(data, JOB, **MANY, **(changes or {}), **{f"version: {FIRST}": f"version: {version}"})
         out = folder / f"out-{version}"
         if version == SECOND:
             shutil.copytree(folder / f"out-{FIRST}", out)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from beam_jobs import Job, Result, load_job, run
+from beam_jobs.cli import main
 from beam_jobs.job import summary_lines
 from beam_jobs.verify import verify
 from schemas import HeadraceError
-from tests.jobs.small_job import digests, options
+from schemas.data_schema import ImageRules, load_data_schema
+from tests.jobs import small_job
+from tests.jobs.small_job import digests, encoded_image, make_data, make_job, options
 
 RECORDS = 400
 
@@ -210,6 +214,70 @@ def test_the_same_bytes_for_any_number_of_workers(folder: Path) -> None:
     assert b"above_max" in found[0]["anomalies.json"]
 
 
+def test_worker_processes_stop_the_job_too(folder: Path) -> None:
+    write_rows(folder, fares=90)
+    with pytest.raises(HeadraceError, match="above_max fare") as caught:
+        run(job(folder), folder / "out", options("multi_processing", 2))
+    assert "anomalies-1.0.0.json" in str(caught.value.hint)
+
+
+def test_images_and_lists_fit_the_schema_that_was_inferred_from_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_data(tmp_path)
+    first = run(make_job(data), tmp_path / "out")
+    assert main(["schema", "infer", str(first.path), "-o", str(tmp_path / "schema.yaml")]) == 0
+    rules = load_data_schema(tmp_path / "schema.yaml").features
+    assert isinstance(rules["image"], ImageRules)
+    assert rules["image"].model_dump(exclude_defaults=True, include={"height", "width", "channels", "formats"}) == {
+        "height": {"min": 20, "max": 20}, "width": {"min": 24, "max": 24}, "channels": [3], "formats": ["jpeg", "png"],
+    }  # fmt: skip
+    skew = "skew: {between: [train, validation, test]}"
+    checked = f'schema: {{file: "${{data}}/schema.yaml", {skew}, drift: {{against: "1.0.0"}}}}\n'
+    second = run(make_job(data, small_job.JOB.replace("1.0.0", "1.1.0") + checked), tmp_path / "out")
+    assert second.anomalies == []
+    # What the version says of itself to TFX's tools is a schema too.
+    told = ["schema", "import", str(first.path / "schema.pbtxt"), "-o", str(tmp_path / "own.yaml")]
+    assert main(told) == 0
+    assert main(["schema", "check", str(first.path), "--schema", str(tmp_path / "own.yaml")]) == 0
+    # Planted: other sizes, colours, words.
+    (tmp_path / "other").mkdir()
+    for path in (make_data(tmp_path / "other", records=60) / "photos").rglob("*.jpg"):
+        path.write_bytes(encoded_image(np.random.default_rng(1), size=(40, 50)))
+    capsys.readouterr()
+    elsewhere = checked.replace("${data}", str(tmp_path)).replace("1.0.0", str(first.path))
+    with pytest.raises(HeadraceError, match="Nothing was committed"):
+        run(make_job(tmp_path / "other", small_job.JOB + elsewhere), tmp_path / "third")
+    report = json.loads((tmp_path / "third/cells/.headrace/anomalies-1.0.0.json").read_text())["anomalies"]
+    found = {(each["kind"], each.get("feature"), each["found"]) for each in report}
+    assert {("wrong_image_size", "image", "40 pixels"), ("wrong_image_size", "image", "50 pixels")} <= found
+
+
+def test_values_that_are_missing_at_the_source_are_missed_though_a_default_fills_them(folder: Path) -> None:
+    for part in (folder / "rows").iterdir():
+        part.write_text(part.read_text().replace(",sea,", ",,"))
+    text = JOB.replace("max_bytes: 20}", "max_bytes: 20, default: city}")
+    change_schema(folder, **{"type: text,": "type: text, min_presence: 0.6,"})
+    assert run(job(folder, text=text), folder / "out").anomalies == []
+    change_schema(folder, **{"type: text,": "type: text, min_presence: 0.8,"})
+    with pytest.raises(
+        HeadraceError, match=r"low_presence kind \(train\): Too few records have a value of their own"
+    ):
+        run(job(folder, version="1.1.0", text=text), folder / "out")
+
+
+def test_inspect_shows_anomalies(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rows(folder, cash=8)
+    result = run(job(folder), folder / "out")
+    assert main(["inspect", str(result.path)]) == 0
+    assert "imbalance paid (train)" in capsys.readouterr().out
+    assert main(["inspect", str(result.path), "--json"]) == 0
+    assert [each["kind"] for each in json.loads(capsys.readouterr().out)["anomalies"]] == [
+        "imbalance",
+        "imbalance",
+    ]
+
+
 # --- Drift ---
 
 
@@ -220,7 +288,7 @@ def test_drift_from_the_version_before_is_told_and_is_no_part_of_the_version(fol
     write_rows(folder, kind="sea")
     second = run(job(folder, wish, "1.1.0"), folder / "out")
     assert told(second) == [("drift", "kind", "train"), ("drift", "kind", "test")]
-    assert "moved away from those of train of trips 1.0.0" in second.anomalies[0].what
+    assert "moved away from those of trips 1.0.0" in second.anomalies[0].what
     assert json.loads((second.path / "anomalies.json").read_text())["anomalies"] == []
     noted = json.loads((work(folder) / "drift-1.1.0.json").read_text())
     assert noted["drift_from"]["version"] == "1.0.0"
@@ -290,7 +358,8 @@ def test_a_version_that_was_committed_under_another_schema_is_left_as_it_is(fold
     assert run(job(folder), folder / "out").up_to_date
     change_schema(folder, **{"max: 50": "max: 60"})
     with pytest.raises(
-        HeadraceError, match="exists already, and its schema, or the version that it is compared with"
+        HeadraceError,
+        match=r"and its schema, or the version that it is compared with[\s\S]*headrace schema check",
     ):
         run(job(folder), folder / "out")
     # A new version takes everything over.

@@ -138,7 +138,9 @@ def test_of_the_work_only_what_later_versions_take_over_stays(data: Path, tmp_pa
         "lock",
         "partitions-1.0.0.jsonl",
         "runs",
+        "statistics-1.0.0",
     }
+    assert len(list((work / "statistics-1.0.0").iterdir())) == 6  # shards
     runs = list((work / "runs").iterdir())
     assert len(runs) == made.partitions
     assert {path.suffix for path in runs} == {".run"}

@@ -201,6 +201,8 @@ def test_images_over_a_limit_are_read_again_and_the_others_taken_over(tmp_path: 
         ("limit: 50", "limit: 0", "greater than or equal to 1"),
         ("limit: 50", "limt: 50", "no field 'limt' here; did you mean 'limit'"),
         ("limit: 50", "sample: 1.5", "less than or equal to 1"),
+        ("limit: 50", "sample: 3", r"load\(\[…, …\], weights=\[3, 1\]\)"),
+        ("limit: 50", "weight: 3", r"no `weight`.*load\(\[…, …\], weights=\[3, 1\]\)"),
         ('main: [a, {source: b, prefix: "b/", limit: 50}]', "main: a", "neither `main` nor joined"),
     ],
 )

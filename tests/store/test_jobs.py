@@ -14,6 +14,8 @@ import fsspec
 import pytest
 
 from beam_jobs import join, lookup, run
+from beam_jobs.data_schema.infer import infer_schema
+from beam_jobs.data_schema.versions import read_version
 from beam_jobs.job import Result
 from schemas import HeadraceError, read_manifest
 from tests.jobs.small_job import JOB, digests, make_data, make_job, options
@@ -143,3 +145,23 @@ def test_a_table_that_is_shuffled_in_a_bucket(
     done = run(job, out_of(bucket), THREADS)
     assert done.shuffled["labels"] > 4
     assert objects(str(done.path)) == digests(run(job, tmp_path / "out", THREADS).path)
+
+
+def test_a_schema_is_kept_to_in_a_bucket(data: Path, tmp_path: Path, bucket: Bucket) -> None:
+    """Drift is measured from the version before, which lies in the bucket too; what stops leaves nothing visible."""
+    first = prepare(data, out_of(bucket))
+    schema = tmp_path / "schema.yaml"
+    schema.write_text(infer_schema(read_version(str(first.path)).statistics, "cells"))
+    checked = f"{JOB}schema: {{file: {schema}, drift: {{against: previous}}}}\n"
+
+    def later(out: str | Path, version: str) -> Result:
+        return run(make_job(data, checked.replace("version: 1.0.0", f"version: {version}")), out, THREADS)
+
+    second = later(out_of(bucket), "1.1.0")
+    assert [each for each in second.anomalies if each.severity == "error"] == []
+    assert objects(str(second.path)) == digests(later(tmp_path / "out", "1.1.0").path)
+    schema.write_text(schema.read_text().replace("type: image", "type: image\n    bytes: {max: 1}"))
+    with pytest.raises(HeadraceError, match=r"too_long image[\s\S]*anomalies-1.2.0.json"):
+        later(out_of(bucket), "1.2.0")
+    with pytest.raises(HeadraceError, match="There is no data set here"):
+        read_manifest(f"{out_of(bucket)}/cells/1.2.0")

@@ -1,0 +1,1 @@
+"""Duplicates: records that hold the same, or nearly, under different keys."""

@@ -1,0 +1,74 @@
+"""All records of a job that are looked at for duplicates, and those of earlier versions: on disk, mapped."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from beam_jobs.facts import Fact, row_of
+from schemas.hashing import KEY_HASH_DTYPE
+
+Rows = npt.NDArray[np.void]
+
+# run: its number, or -1 less the number of an earlier version; place: in the run's index; row: in the source.
+RECORD = np.dtype(
+    [
+        ("run", "<i4"),
+        ("place", "<i8"),
+        ("row", "<i8"),
+        ("length", "<i8"),
+        ("split", "<i2"),
+        ("hash", KEY_HASH_DTYPE),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Records and their signatures, in the order of the sources; behind them those of earlier versions.
+
+    Attributes:
+      records: `RECORD` (n,).
+      signatures: of the job's facts, rows (n,).
+      own: how many are the job's own.
+    """
+
+    records: Rows
+    signatures: Rows
+    own: int
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def chunks(self, size: int = 1 << 14) -> Iterator[tuple[npt.NDArray[np.int64], Rows]]:
+        """The numbers and signatures of all, some thousand at a time."""
+        for start in range(0, len(self), size):
+            rows = self.signatures[start : start + size]
+            yield np.arange(start, start + len(rows)), rows
+
+
+def gather(
+    own: Iterable[tuple[Rows, Rows]], earlier: Iterable[tuple[Rows, Rows]], facts: Sequence[Fact]
+) -> Gathered:
+    """Writes records and signatures, part by part, into temporary files that vanish with the last use of them."""
+    kind, count, counts = row_of(facts), 0, []
+    with tempfile.TemporaryFile() as records, tempfile.TemporaryFile() as signatures:
+        for parts in (own, earlier):
+            for some, rows in parts:
+                records.write(some.tobytes())
+                signatures.write(rows.tobytes())
+                count += len(some)
+            counts.append(count)
+        records.flush()
+        signatures.flush()
+        if not count:
+            return Gathered(np.zeros(0, RECORD), np.zeros(0, kind), 0)
+        return Gathered(
+            np.memmap(records, RECORD, "r", shape=(count,)),
+            np.memmap(signatures, kind, "r", shape=(count,)),
+            counts[0],
+        )
