@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -93,6 +93,8 @@ class Ledger:
     """Records that joins made of one, beyond the first."""
     dropped: defaultdict[str, list[npt.NDArray[np.int64]]] = field(default_factory=lambda: defaultdict(list))
     """Rows dropped, by rule."""
+    repaired: defaultdict[str, list[npt.NDArray[np.int64]]] = field(default_factory=lambda: defaultdict(list))
+    """Rows of which a rule mended a value, by rule; whatever became of them later."""
     _letters: list[tuple[int, DeadLetter]] = field(default_factory=list)
 
     @property
@@ -125,6 +127,28 @@ class Ledger:
             return batch
         self.dropped[rule].append(batch.rows[mask])
         return batch.keep(~mask)
+
+    def leave_out(
+        self,
+        batch: Batch,
+        stage: str,
+        problems: Iterable[Problem],
+        dropped: Mapping[str, npt.NDArray[np.bool_]],
+    ) -> Batch:
+        """`refuse`, then `drop` by each of several rules, whose masks are of the whole batch; gives the rest."""
+        problems = list(problems)
+        left = np.ones(len(batch), dtype=np.bool_)
+        left[[problem.place for problem in problems]] = False
+        batch = self.refuse(batch, stage, problems)
+        for rule, mask in dropped.items():
+            batch = self.drop(batch, rule, mask[left])
+            left &= ~mask
+        return batch
+
+    def repair(self, batch: Batch, rule: str, mask: npt.NDArray[np.bool_]) -> None:
+        """Counts the records where `mask` is true as repaired by `rule`."""
+        if bool(mask.any()):
+            self.repaired[rule].append(batch.rows[mask])
 
     def _letter(self, batch: Batch, stage: str, problem: Problem) -> DeadLetter:
         key = batch.keys[problem.place].as_py()

@@ -24,13 +24,16 @@ from beam_jobs.plan import JobPlan
 from beam_jobs.runs import Run, RunContent, open_run, write_run
 from beam_jobs.sources.base import Selective
 from beam_jobs.splits import GROUP, SPLIT, assign_splits
+from beam_jobs.survey.apply import needs_survey
 from beam_jobs.take_over import is_finished, is_left_out, is_repeated, take_over
 from beam_jobs.union import take_sample, with_prefix
 from beam_jobs.validate import to_features
 from beam_jobs.wire import for_runners
+from schemas import HeadraceError
 from schemas.hashing import as_sortable, key_hashes
 from schemas.spec import Member
 
+_LEARNT_BY = f"{OWN_PREFIX}learnt by"  # the split of a record where a cleaning rule had to know it
 _JOINED = f"{OWN_PREFIX}joined:"
 
 
@@ -45,6 +48,7 @@ class RunSummary:
       read, dead_lettered: records.
       added: records that joins made of one, beyond the first.
       dropped: records dropped, by rule.
+      repaired: records of which a rule mended a value, by rule.
       splits: records and bytes of each split.
       kept: source records that were taken over from the version before, not read again.
       committed: whether the version before was made of this very run, and holds all records of it that are written.
@@ -59,6 +63,7 @@ class RunSummary:
     added: int
     dead_lettered: int
     dropped: dict[str, int]
+    repaired: dict[str, int]
     splits: list[tuple[int, int]]
     kept: int
     committed: bool
@@ -145,6 +150,7 @@ def _summary(ref: PartitionRef, listed: Listed, run: Run, *, committed: bool) ->
         added=summary["added"],
         dead_lettered=summary["dead_lettered"],
         dropped=summary["dropped"],
+        repaired=summary["repaired"],
         splits=run.splits,
         kept=summary["read"] if committed else summary["kept"],
         committed=committed,
@@ -160,19 +166,24 @@ class BuildRuns(beam.PTransform):
 
     def expand(self, partitions: beam.PCollection[PartitionRef]) -> beam.PCollection[RunSummary]:
         """PartitionRef → RunSummary."""
-        waited_for: list[beam.pvalue.AsSideInput] = []
-        begin, plan = partitions.pipeline, self.plan
-        if parts := list_parts(plan):
-            done = begin | "Parts" >> Deal(parts) | "Prepare part" >> beam.Map(prepare_part, plan=plan)
-            waited_for = [beam.pvalue.AsList(done)]
-        if buckets := list_buckets(plan):
-            done = (
-                begin
-                | "Buckets of tables" >> Deal(buckets)
-                | "Prepare table" >> beam.Map(prepare_bucket, plan, *waited_for)
-            )
-            waited_for = [beam.pvalue.AsList(done)]
-        return partitions | "Build run" >> beam.Map(build_run, self.plan, *waited_for)
+        tables = prepare_tables(partitions.pipeline, self.plan)
+        return partitions | "Build run" >> beam.Map(build_run, self.plan, *tables)
+
+
+def prepare_tables(begin: beam.Pipeline, plan: JobPlan) -> list[beam.pvalue.AsSideInput]:
+    """Adds what prepares all tables to a pipeline; gives what those who use the tables wait for."""
+    waited_for: list[beam.pvalue.AsSideInput] = []
+    if parts := list_parts(plan):
+        done = begin | "Parts" >> Deal(parts) | "Prepare part" >> beam.Map(prepare_part, plan=plan)
+        waited_for = [beam.pvalue.AsList(done)]
+    if buckets := list_buckets(plan):
+        done = (
+            begin
+            | "Buckets of tables" >> Deal(buckets)
+            | "Prepare table" >> beam.Map(prepare_bucket, plan, *waited_for)
+        )
+        waited_for = [beam.pvalue.AsList(done)]
+    return waited_for
 
 
 def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
@@ -209,11 +220,13 @@ def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
     for table in tables:
         content.sections |= making.used_rows(table)
     dropped = {rule: np.concatenate(rows) for rule, rows in sorted(ledger.dropped.items())}
+    repaired = {rule: np.unique(np.concatenate(rows)) for rule, rows in sorted(ledger.repaired.items())}
     content.summary = {
         "read": ledger.read,
         "added": ledger.added,
         "dead_lettered": len(letters),
         "dropped": {rule: len(rows) for rule, rows in dropped.items()},
+        "repaired": {rule: len(rows) for rule, rows in repaired.items()},
         "kept": kept,
     }
     # In a section of its own, since only duplicates need it and every shard reads the summary.
@@ -221,7 +234,7 @@ def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
     if making.outcomes is not None:
         taken = [] if content.kept is None else [content.kept.index["row"]]
         rows = np.concatenate([*content.rows, *taken, np.zeros(0, np.int64)]).astype(np.int64)
-        making.outcomes.settle(rows, dropped)
+        making.outcomes.settle(rows, dropped, repaired)
         content.sections["outcomes"] = making.outcomes.encode()
     return content
 
@@ -229,26 +242,10 @@ def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
 def _add_batch(batch: Batch, making: Making, member: Member) -> None:
     """Takes one batch through all stages and adds what is left of it to the run."""
     plan, ledger, content = making.plan, making.ledger, making.content
-    batch = ledger.refuse(batch, "read", _missing_keys(batch))
-    batch = take_sample(batch, member, plan.spec.seed, ledger)
-    for join in plan.spec.join:
-        table = making.table(join.table)
-        asked = ask(batch, join, table)
-        if making.outcomes is not None:
-            found = digests_at(table, asked.firsts)
-            making.outcomes.looked(join.table, batch.rows, asked.keys, found)
-        if join.many == "explode" and GROUP not in batch.records.schema.names:
-            batch = batch.with_column(GROUP, batch.keys)
-        batch, places = join_table(batch, join, table, asked, ledger)
-        batch = batch.with_column(_JOINED + join.table, pa.array(places))
-        making.matched[join.table].append(places)
-    for rule in plan.spec.clean:
-        if not len(batch):
-            return  # a user's function adds its columns only where there are records
-        batch = apply_rule(batch, rule, ledger)
+    batch = prepared(batch, making, member, len(plan.spec.clean))
     if not len(batch):
         return
-    batch = assign_splits(batch, plan.spec.split, plan.lists, ledger)
+    batch = _in_splits(batch, plan, ledger)
     if not len(batch):
         return
     batch, columns = to_features(batch, plan.features, ledger)
@@ -272,6 +269,38 @@ def _add_batch(batch: Batch, making: Making, member: Member) -> None:
         making.note_written(join.table, own[_JOINED + join.table].to_numpy(), hashes)
 
 
+def prepared(batch: Batch, making: Making, member: Member, rules: int) -> Batch:
+    """A batch of a source's records after the joins and the first `rules` cleaning rules.
+
+    From the first rule on that needs the train split it says in which split each record is.
+    """
+    plan, ledger = making.plan, making.ledger
+    batch = ledger.refuse(batch, "read", _missing_keys(batch))
+    batch = take_sample(batch, member, plan.spec.seed, ledger)
+    for join in plan.spec.join:
+        table = making.table(join.table)
+        asked = ask(batch, join, table)
+        if making.outcomes is not None:
+            found = digests_at(table, asked.firsts)
+            making.outcomes.looked(join.table, batch.rows, asked.keys, found)
+        if join.many == "explode" and GROUP not in batch.records.schema.names:
+            batch = batch.with_column(GROUP, batch.keys)
+        batch, places = join_table(batch, join, table, asked, ledger)
+        batch = batch.with_column(_JOINED + join.table, pa.array(places))
+        making.matched[join.table].append(places)
+    for number, rule in enumerate(plan.spec.clean[: rules + 1]):
+        if not len(batch):
+            break  # a user's function adds its columns only where there are records
+        if needs_survey(rule) and _LEARNT_BY not in batch.records.schema.names:
+            batch = assign_splits(batch, plan.spec.split, plan.lists, ledger)
+            batch = batch.with_column(_LEARNT_BY, batch.records[SPLIT])
+            if not len(batch):
+                break
+        if number < rules:
+            batch = apply_rule(batch, rule, ledger, plan.found[number])
+    return batch
+
+
 def _missing_keys(batch: Batch) -> list[Problem]:
     if not batch.keys.null_count:
         return []
@@ -279,6 +308,24 @@ def _missing_keys(batch: Batch) -> list[Problem]:
         Problem(place, "missing_key", "the key has no value")
         for place in np.flatnonzero(batch.keys.is_null().to_numpy(zero_copy_only=False)).tolist()
     ]
+
+
+def _in_splits(batch: Batch, plan: JobPlan, ledger: Ledger) -> Batch:
+    """The records with their splits, which must be what rules that need the train split went by.
+
+    Raises:
+      HeadraceError: they are not.
+    """
+    after = assign_splits(batch, plan.spec.split, plan.lists, ledger)
+    if _LEARNT_BY in batch.records.schema.names:
+        settled = len(after) == len(batch) and after.records[SPLIT].equals(after.records[_LEARNT_BY])
+        if not settled:
+            raise HeadraceError(
+                "A cleaning rule changes what the split depends on, behind a rule that needs to know the train split.",
+                where="clean",
+                hint="Put the rules that change it before those of `impute`, `outliers` and `weights`.",
+            )
+    return after
 
 
 def encode_letters(letters: list[DeadLetter]) -> bytes:

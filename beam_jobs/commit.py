@@ -27,9 +27,10 @@ from beam_jobs.previous import Note, notes
 from beam_jobs.settle import Settled, read_letters, table_books
 from beam_jobs.statistics.kept import gather, statistics_files
 from beam_jobs.store_path import StorePath
+from beam_jobs.survey.apply import needs_survey, title
 from beam_jobs.wire import for_runners
 from schemas import Books, HeadraceError, Manifest, __version__
-from schemas.manifest import FileEntry, SplitEntry, all_files, content_fingerprint
+from schemas.manifest import FileEntry, SplitEntry, Surveyed, all_files, content_fingerprint
 from schemas.naming import DEAD_LETTERS, DUPLICATES
 from schemas.packing import stored_features
 
@@ -103,6 +104,11 @@ def commit(
         books=books,
         leaks=settled.proofs,
         dead_letters=letters,
+        surveyed=[
+            Surveyed(rule=n, name=title(rule), found=found)
+            for n, (rule, found) in enumerate(zip(plan.spec.clean, plan.found, strict=True))
+            if needs_survey(rule)
+        ],
         duplicates=duplicates,
         files=sorted(
             [*(_file_entry(stage, path) for path in [*others, *signed, DEAD_LETTERS]), *model],

@@ -23,7 +23,7 @@ from schemas import HeadraceError, JobSpec, Manifest
 from schemas.manifest import SplitEntry
 from schemas.naming import DATASET_INFO, MANIFEST, STATISTICS, tfmd_statistics_name
 
-_PARTS = ("features", "job", "books", "dead_letters", "files")
+_PARTS = ("features", "job", "surveyed", "books", "dead_letters", "files")
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Diff:
       before, after: the versions.
       records: what became of each record.
       shards: by split.
-      features, job, books, dead_letters, files: fields that differ. Not the job's version; nor `dataset_info.json`,
-        which holds it; nor statistics, which follow from the records.
+      features, job, surveyed, books, dead_letters, files: fields that differ. Not the job's version; nor
+        `dataset_info.json`, which holds it; nor statistics, which follow from the records.
       notes: what is needed to understand the rest.
       seconds: how long it took.
     """
@@ -73,6 +73,7 @@ class Diff:
     shards: Mapping[str, ShardCounts]
     features: tuple[Change, ...]
     job: tuple[Change, ...]
+    surveyed: tuple[Change, ...]
     books: tuple[Change, ...]
     dead_letters: tuple[Change, ...]
     files: tuple[Change, ...]
@@ -137,6 +138,7 @@ def diff(before: str | Path, after: str | Path, *, records: int = 0) -> Diff:
         "features": _changes(*({n: f.model_dump(by_alias=True, mode="json", exclude_none=True)
                                 for n, f in m.features.items()} for m in (a, b))),
         "job": _changes(*jobs),
+        "surveyed": _changes(*({each.name: each.found for each in m.surveyed} for m in (a, b))),
         "books": _changes(*({n: books.model_dump() for n, books in m.books.items()} for m in (a, b))),
         "dead_letters": _changes(dict(a.dead_letters), dict(b.dead_letters), deep=False),
         "files": _changes(_other_files(a), _other_files(b), deep=False),

@@ -24,6 +24,7 @@ _SHOWN_VALUE, _SHOWN_SHA256 = 60, 12  # characters
 _TITLES = {
     "job": "Job",
     "features": "Features",
+    "surveyed": "Learnt from the train split",
     "books": "Books",
     "dead_letters": "Dead letters",
     "files": "Other files, by SHA-256",

@@ -77,6 +77,7 @@ class Inspection:
             "label": manifest.spec.get("label"),
             "indexed": manifest.indexed,
             "packed": manifest.packed,
+            "surveyed": [each.model_dump() for each in manifest.surveyed],
             "splits": {
                 name: {"records": split.records, "bytes": split.bytes, "shards": len(split.shards)}
                 for name, split in manifest.splits.items()
@@ -86,6 +87,7 @@ class Inspection:
                 for name, feature in features.items()
             },
             "books": {source: books.model_dump() for source, books in manifest.books.items()},
+            "leaks": {column: proof.model_dump() for column, proof in manifest.leaks.items()},
             "dead_letters": {
                 rule: {"count": count, "examples": self.letters.get(rule, [])}
                 for rule, count in manifest.dead_letters.items()
@@ -210,6 +212,26 @@ def _blocks(inspection: Inspection) -> Iterator[Block]:
     ]
     if dropped:
         yield Facts("Dropped on purpose", dropped)
+    if manifest.leaks:
+        yield Facts(
+            "Values in two splits",
+            [
+                (column, f"{proof.in_two_splits:,} of {proof.groups:,} looked at")
+                for column, proof in manifest.leaks.items()
+            ],
+        )
+    repaired = [
+        (f"{source}: {rule}", f"{count:,} repaired")
+        for source, books in manifest.books.items()
+        for rule, count in books.repaired.items()
+    ]
+    if repaired:
+        yield Facts("Repaired", repaired)
+    if manifest.surveyed:
+        yield Facts(
+            "Learnt from the train split",
+            [(each.name, shorten(json.dumps(each.found, ensure_ascii=False))) for each in manifest.surveyed],
+        )
     if inspection.anomalies is not None and inspection.anomalies.anomalies:
         yield Facts("Anomalies", [
             (shorten(f"{each.kind} {each.where}", 60), shorten(f"{each.found}; allowed {each.allowed}"))

@@ -27,12 +27,14 @@ from beam_jobs.runners import check_output, parse_options, run_pipeline
 from beam_jobs.runs import open_run
 from beam_jobs.settle import BUDGET_FIELD, read_letters
 from beam_jobs.split_lists import write_lists
+from beam_jobs.survey.run import survey
 from beam_jobs.sweep import strip, sweep
 from beam_jobs.transform.plan import plan_transform
 from beam_jobs.wire import end_attempt
 from schemas import HeadraceError, Manifest, read_manifest
 from schemas.anomalies import Anomaly, anomalies_json
 from schemas.errors import shorten
+from schemas.naming import DUPLICATES
 from schemas.units import format_bytes
 
 _SHOWN_ANOMALIES = 5
@@ -132,19 +134,20 @@ def run(
             )  # fmt: skip
         plan = plan_transform(plan)
         strip(workspace)
-        if not from_scratch:
-            plan = dataclasses.replace(plan, previous=find_previous(plan))
         store.prepare(workspace.version)
         store.tidy()
         runs: dict[str, bool] = {}  # whether a committed version holds its records
-        refs = write_partitions(workspace.partitions, _noting(list_partitions(plan, partitions), runs))
-        there = set(workspace.runs.names())
-        finished = sum(not committed and run in there for run, committed in runs.items())
-        watched = shown(plan, runs.keys()) if show_progress else nullcontext()
         try:
+            if plan.lists is not None:
+                write_lists(plan.lists, *list_entries(job))
+            plan = survey(plan, partitions, beam_options)
+            if not from_scratch:
+                plan = dataclasses.replace(plan, previous=find_previous(plan))
+            refs = write_partitions(workspace.partitions, _noting(list_partitions(plan, partitions), runs))
+            there = set(workspace.runs.names())
+            finished = sum(not committed and run in there for run, committed in runs.items())
+            watched = shown(plan, runs.keys()) if show_progress else nullcontext()
             with watched:
-                if plan.lists is not None:
-                    write_lists(plan.lists, *list_entries(job))
                 materialize(plan, beam_options)
                 run_pipeline(
                     lambda pipeline: build_pipeline(pipeline, plan, refs), beam_options, store.lock_file
@@ -269,6 +272,7 @@ def summary_lines(result: Result) -> list[str]:
         ]
         parts += [f"{count:,} dropped ({rule})" for rule, count in books.dropped.items()]
         parts += [f"{books.duplicates:,} duplicates"] if books.duplicates else []
+        parts += [f"{count:,} repaired ({rule})" for rule, count in books.repaired.items()]
         parts += [f"{books.added:,} added by joins"] if books.added else []
         parts += [f"shuffled by key into {result.shuffled[name]} files"] if name in result.shuffled else []
         lines.append(f"  {name:<12} {', '.join(parts)}")
@@ -284,6 +288,11 @@ def summary_lines(result: Result) -> list[str]:
     if not result.up_to_date and result.partitions_reused:
         lines.append(
             f"  {'resumed':<12} {result.partitions_reused:,} of {result.partitions:,} partitions were finished before"
+        )
+    if (found := manifest.duplicates) is not None:
+        lines.append(
+            f"  {'duplicates':<12} {found.clusters:,} clusters in {found.records:,} records, "
+            f"{found.left_out:,} left out, {found.pairs_across_splits:,} pairs in two splits: see {DUPLICATES}"
         )
     if manifest.dead_letters:
         letters = ", ".join(f"{count:,} {rule}" for rule, count in manifest.dead_letters.items())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,7 @@ from schemas.units import format_bytes
 MAX_PARTITION_BYTES = 512 << 20
 _KEY, _DIGEST = "headrace:key", "headrace:digest"
 _ORDER = [(RULE, "ascending"), (_KEY, "ascending"), (_DIGEST, "ascending")]
+_SAID = re.compile(r'"error": ?\{"code": ?\d+, ?"message": ?"((?:[^"\\]|\\.)*)"')
 
 
 @dataclass(frozen=True)
@@ -62,28 +64,41 @@ def materialize(plan: JobPlan, options: PipelineOptions) -> None:
       HeadraceError: a transform failed, or gave no rows.
     """
     for name in transforms_of(plan):
-        source = plan.source(name)
-        assert isinstance(source, TransformRows)
-        if not _is_wanted(plan, name):
-            continue
-        directory = source.directory(source.partitions()[0])
-        if read_counts(directory) is not None:
-            continue
-        directory.delete_tree()  # what a killed job left: its rows may be those of another state of the data
-        try:
-            run_pipeline(
-                lambda pipeline, name=name: build_rows(pipeline, plan, name),  # type: ignore[misc]
-                options,
-                plan.workspace.root.store.lock_file,
-            )
-        except RuntimeError as error:
-            raise HeadraceError(
-                "A transform of yours failed.",
-                where=f"sources.{name}",
-                value=str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__,
-            ) from error
-        if read_counts(directory) is None:
-            raise HeadraceError("The source holds no row.", where=f"sources.{name}")
+        if _is_wanted(plan, name):
+            leave_rows(plan, options, name)
+
+
+def leave_rows(plan: JobPlan, options: PipelineOptions, name: str) -> None:
+    """Leaves the rows of a source that is a transform in the work directory, unless they are there.
+
+    Raises:
+      HeadraceError: the transform failed, or gave no rows.
+    """
+    source = plan.source(name)
+    assert isinstance(source, TransformRows)
+    directory = source.directory(source.partitions()[0])
+    if read_counts(directory) is not None:
+        return
+    directory.delete_tree()  # what a killed job left: its rows may be those of another state of the data
+    try:
+        run_pipeline(
+            lambda pipeline: build_rows(pipeline, plan, name), options, plan.workspace.root.store.lock_file
+        )
+    except RuntimeError as error:
+        raise HeadraceError(
+            "A transform of yours failed.",
+            where=f"sources.{name}",
+            value=_reason(error),
+        ) from error
+    if read_counts(directory) is None:
+        raise HeadraceError("The source holds no row.", where=f"sources.{name}")
+
+
+def _reason(error: RuntimeError) -> str:
+    """The last line of an error, or what Google's services say in it behind their request and its headers."""
+    text = str(error).strip()
+    said = _SAID.search(text)
+    return said[1] if said else text.splitlines()[-1] if text else type(error).__name__
 
 
 def transforms_of(plan: JobPlan) -> list[str]:

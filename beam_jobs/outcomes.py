@@ -27,6 +27,7 @@ class Outcomes:
       identities: 16 bytes each; see `Selective.identities`.
       codes: int32 (n,): UNUSABLE for dead letters, WRITTEN, or which rule dropped it.
       rules: those that dropped rows, in order.
+      repaired: the rows that each rule repaired, bool (n,), by rule.
       keys: what each row looked for in a table, by table; None where it looked for nothing.
       digests: of the row of the table that it found, by table.
     """
@@ -34,6 +35,7 @@ class Outcomes:
     identities: list[bytes]
     codes: npt.NDArray[np.int32]
     rules: list[str]
+    repaired: dict[str, npt.NDArray[np.bool_]]
     keys: dict[str, list[str | None]]
     digests: dict[str, list[bytes]]
 
@@ -45,6 +47,7 @@ class Outcomes:
             identities,
             np.full(count, UNUSABLE, np.int32),
             [],
+            {},
             {table: [None] * count for table in tables},
             {table: [_NO_DIGEST] * count for table in tables},
         )
@@ -55,12 +58,15 @@ class Outcomes:
             self.keys[table][row] = key
             self.digests[table][row] = digest
 
-    def settle(self, written: Rows, dropped: dict[str, Rows]) -> None:
+    def settle(self, written: Rows, dropped: dict[str, Rows], repaired: dict[str, Rows]) -> None:
         """Notes what became of all rows."""
         self.codes[written] = WRITTEN
         self.rules = sorted(dropped)
         for code, rule in enumerate(self.rules, 1):
             self.codes[dropped[rule]] = code
+        for rule, rows in repaired.items():
+            self.repaired[rule] = np.zeros(len(self.codes), np.bool_)
+            self.repaired[rule][rows] = True
 
     def encode(self) -> bytes:
         """As an Arrow stream."""
@@ -68,6 +74,8 @@ class Outcomes:
             "identity": pa.array(self.identities, pa.binary(16)),
             "code": pa.array(self.codes),
         }
+        for rule, rows in self.repaired.items():
+            columns[f"repaired:{rule}"] = pa.array(rows)
         for table in self.keys:
             columns[f"key:{table}"] = pa.array(self.keys[table], pa.string())
             columns[f"digest:{table}"] = pa.array(self.digests[table], pa.binary(DIGEST_BYTES))
@@ -89,6 +97,11 @@ class Outcomes:
             columns["identity"],
             np.array(columns["code"], np.int32),
             json.loads(table.schema.metadata[b"rules"]),
+            {
+                name.removeprefix("repaired:"): np.array(rows, np.bool_)
+                for name, rows in columns.items()
+                if name.startswith("repaired:")
+            },
             {name: columns[f"key:{name}"] for name in names},
             {name: columns[f"digest:{name}"] for name in names},
         )

@@ -63,7 +63,7 @@ def decide_fractions(plan: JobPlan, runs: Runs) -> Fractions | None:
 
         cuts = find_cuts(
             units(),
-            _expected(runs),
+            runs.records,
             list(split.fractions.values()),
             by_groups=split.exact == "groups",
             note_mixed=note_mixed,
@@ -103,14 +103,10 @@ def decide_caps(plan: JobPlan, runs: Runs) -> Caps | None:
     found = {}
     for name in split.cap.splits or split.names[:1]:
         number = split.names.index(name)
-        cuts = find_caps(units(number), _expected(runs), split.cap.most)
+        cuts = find_caps(units(number), runs.records, split.cap.most)
         if bool((cuts.counts > split.cap.most).any()):
             found[number] = cuts
     return Caps(found) if found else None
-
-
-def _expected(runs: Runs) -> int:
-    return sum(len(each.final) for each in runs())
 
 
 def _units(placing: Placing, chosen: npt.NDArray[Any], positions: Hashes, strata: Hashes) -> Units:
@@ -122,13 +118,13 @@ def _units(placing: Placing, chosen: npt.NDArray[Any], positions: Hashes, strata
 
 
 def _positions(placing: Placing) -> Hashes:
-    return np.asarray(placing.facts[POSITION])
+    return placing.fact(POSITION)
 
 
 def _strata(placing: Placing, name: str) -> Hashes:
     """The fact of that name, or one stratum for all."""
     known = name in (placing.plan.fact_row.names or ())
-    return np.asarray(placing.facts[name]) if known else np.zeros(len(placing.final), np.uint64)
+    return placing.fact(name) if known else np.zeros(len(placing.final), np.uint64)
 
 
 def _of_groups(path: StorePath, positions: Hashes, strata: Hashes) -> Hashes:

@@ -70,12 +70,8 @@ def decide(summaries: Sequence[RunSummary], plan: JobPlan) -> list[Decision]:
     """What all rules make of all records; empty where no record goes elsewhere than its own row said."""
     summaries = sorted(summaries, key=lambda summary: summary.ordinal)
     decisions: list[Decision] = []
-
-    def runs() -> Iterator[Placing]:
-        return (Placing.of(plan, summary, decisions) for summary in summaries)
-
     for decider in _DECIDERS:
-        decision = decider(plan, runs)
+        decision = decider(plan, Runs(plan, summaries, decisions))
         if decision is not None:
             decisions = [*decisions, decision]
     return decisions

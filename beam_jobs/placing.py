@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -50,10 +50,11 @@ class Placing:
         """The run's index, `INDEX_DTYPE` (n,)."""
         return read_index(self.run)
 
-    @cached_property
-    def facts(self) -> npt.NDArray[np.void]:
-        """What is noted of the records beside them, (n,); see `beam_jobs.facts`."""
-        return read_facts(self.run, self.plan.fact_row, 0, len(self.final))
+    def fact(self, name: str) -> npt.NDArray[Any]:
+        """What is noted of the records beside them, n values; see `beam_jobs.facts`. Other facts are not read."""
+        row = np.dtype([(name, self.plan.fact_row[name])])
+        values: npt.NDArray[Any] = read_facts(self.run, row, 0, len(self.final))[name]
+        return values
 
     @property
     def written(self) -> npt.NDArray[np.bool_]:
@@ -85,4 +86,25 @@ class Decision(Protocol):
         """Places the records of one run: a function of the decision and the run alone."""
 
 
-Runs = Callable[[], Iterator[Placing]]
+@dataclass(frozen=True)
+class Runs:
+    """All runs of a job, in the order of their sources: called, it goes through them from the beginning.
+
+    Attributes:
+      plan: of the job.
+      summaries: of the runs, in order.
+      decisions: so far; what is seen is what they have left.
+    """
+
+    plan: JobPlan
+    summaries: Sequence[RunSummary]
+    decisions: Sequence[Decision]
+
+    def __call__(self) -> Iterator[Placing]:
+        """The runs, one at a time."""
+        return (Placing.of(self.plan, summary, self.decisions) for summary in self.summaries)
+
+    @property
+    def records(self) -> int:
+        """How many they hold together."""
+        return sum(records for summary in self.summaries for records, _ in summary.splits)

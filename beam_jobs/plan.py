@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from beam_jobs.clean import columns_after
+from beam_jobs.clean import columns_after, constants
 from beam_jobs.data_schema.expect import Expectations, expect
 from beam_jobs.duplicates.signatures import signature_facts
 from beam_jobs.expressions import engine_version
@@ -25,6 +26,8 @@ from beam_jobs.functions import function_fingerprint, source_fingerprint
 from beam_jobs.indexed import row_type
 from beam_jobs.join import TableFiles, columns_after_join, count_buckets
 from beam_jobs.listing import PartitionList
+from beam_jobs.rules.conditions import has_expression
+from beam_jobs.rules.languages import version as model_version
 from beam_jobs.runs import RUN_SUFFIX
 from beam_jobs.sources import open_source
 from beam_jobs.sources.base import Materialized, Partition, Selective, Source
@@ -35,6 +38,7 @@ from beam_jobs.statistics.defaults import default_facts
 from beam_jobs.store import Store, open_store
 from beam_jobs.store_lock import WORK
 from beam_jobs.store_path import StorePath
+from beam_jobs.survey.apply import needs_survey, title
 from beam_jobs.union import check_shapes
 from schemas import HeadraceError, JobSpec, __version__, load_spec, read_manifest
 from schemas.columns import indexed_by_default
@@ -45,8 +49,11 @@ from schemas.load import fill_variables
 from schemas.naming import MANIFEST
 from schemas.packing import pack
 from schemas.remote_errors import redacted
-from schemas.rules import ComputeRule, MapRule, WhereRule
+from schemas.rules import MapRule, Rule
 from schemas.spec import Join, Member
+from schemas.split import Split
+from schemas.survey_rules import WeightsRule
+from schemas.value_rules import TagLanguageRule
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,15 @@ class Workspace:
     def analysed(self) -> StorePath:
         """Which of it the version's transform was made of."""
         return self.work / f"analysis-{self.version}.json"
+
+    @property
+    def survey(self) -> StorePath:
+        """What was found in each partition for rules that need the train split."""
+        return self.work / "survey"
+
+    def surveyed(self, number: int) -> StorePath:
+        """The list of the partitions of the survey of that number, and of what each left."""
+        return self.work / f"survey{number}-{self.version}.jsonl"
 
     @property
     def stage(self) -> StorePath:
@@ -234,6 +250,7 @@ class JobPlan:
       records: fingerprint of all that changes a record, but for the record itself and the tables.
       basis: fingerprint of all that changes a run, but for the partition itself.
       inputs: fingerprint of the user's side of the version: spec, functions, sources, schema.
+      found: what each cleaning rule needs that was found beforehand, None for most; see `beam_jobs.survey.apply`.
       expectations: what statistics are compared with before the commit, if the job has a schema.
       preprocessing: content hash of the code of the transform's function, if there is one.
       transform: what the transform comes to; see `beam_jobs.transform.plan`.
@@ -253,6 +270,7 @@ class JobPlan:
     records: str
     basis: str
     inputs: str
+    found: tuple[Any, ...] = ()
     expectations: Expectations | None = None
     preprocessing: str | None = None
     transform: TransformPlan | None = None
@@ -270,6 +288,12 @@ class JobPlan:
         }
         lists = self.lists and replace(self.lists, path=StorePath(store, self.lists.path.path))
         return replace(self, workspace=workspace, tables=tables, lists=lists)
+
+    def with_found(self, number: int, found: Any) -> JobPlan:
+        """The same with what a survey found for a cleaning rule: records made with something else are others."""
+        every = (*self.found[:number], found, *self.found[number + 1 :])
+        records = fingerprint(self.records, number, found)
+        return replace(self, found=every, records=records, basis=_basis(records, self.tables))
 
     def source(self, name: str) -> Source:
         """The source of that name, opened."""
@@ -344,6 +368,25 @@ class JobPlan:
         return pack(self.stored) if self.spec.pack else {}
 
     @property
+    def train_split(self) -> int:
+        """The number of the split that rules may learn from: the one called train, or the only one.
+
+        Raises:
+          HeadraceError: there is none.
+        """
+        names = self.split_names
+        if "train" in names:
+            return names.index("train")
+        if len(names) > 1:
+            raise HeadraceError(
+                "Rules that learn from the data need to know which split is for training.",
+                where="split",
+                value=", ".join(names),
+                allowed="one of them called train",
+            )
+        return 0
+
+    @property
     def split_names(self) -> list[str]:
         """The splits in the order of the spec, which is the order of their numbers."""
         return self.spec.split.names
@@ -375,7 +418,8 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
     main = PartitionList(replace(partition, ordinal=ordinal) for ordinal, partition in enumerate(mains))
     partitions = {name: list(found) for name, found in listed.items()}
     features = _resolve(spec, roots, main)
-    code, functions = code_fingerprint(), function_fingerprints(spec)
+    found = tuple(constants(rule) for rule in spec.clean)
+    code, functions = code_fingerprint(), function_fingerprints(spec, found)
     lists = _lists(job, workspace)
     # Only of a source whose records can be read singly will a later version ask what each found in a table.
     digested = any(
@@ -399,7 +443,7 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
         describe(facts_of(spec, features)),
         lists and lists.digest,
     )
-    basis = fingerprint(records, [files.name for files in tables.values()])
+    basis = _basis(records, tables)
     every = itertools.chain(main, *partitions.values())
     identities = [[partition.source, partition.identity] for partition in every]
     transform = spec.transforming
@@ -423,6 +467,7 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
         records,
         basis,
         inputs,
+        found,
         expectations,
         preprocessing,
         lists=lists,
@@ -478,16 +523,18 @@ def import_from_here() -> None:
         sys.path.insert(0, here)
 
 
-def function_fingerprints(spec: JobSpec) -> dict[str, str]:
-    """Content hash of the code of each of the user's functions, and what computes expressions, if there are any."""
-    found = {
+def function_fingerprints(spec: JobSpec, found: Iterable[Any]) -> dict[str, str]:
+    """Content hash of the code of each of the user's functions, and what else the rules use: engines, tables."""
+    functions = {
         rule.map: function_fingerprint(rule.map, f"clean, map {rule.map}")
         for rule in spec.clean
         if isinstance(rule, MapRule)
     }
-    if any(isinstance(rule, ComputeRule | WhereRule) for rule in spec.clean):
-        found["expressions"] = f"duckdb=={engine_version()}"
-    return found
+    if any(has_expression(rule) for rule in spec.clean):
+        functions["expressions"] = f"duckdb=={engine_version()}"
+    if any(isinstance(rule, TagLanguageRule) for rule in spec.clean):
+        functions["languages"] = model_version()
+    return functions | {f"clean {n}": fingerprint(each) for n, each in enumerate(found) if each is not None}
 
 
 @cache
@@ -501,6 +548,10 @@ def code_fingerprint() -> str:
     libraries = [f"{name}=={version(name)}" for name in ("numpy", "pillow", "pyarrow")]
     digest.update("\0".join([__version__, *libraries, *platform.python_version_tuple()[:2]]).encode())
     return digest.hexdigest()
+
+
+def _basis(records: str, tables: Mapping[str, TableFiles]) -> str:
+    return fingerprint(records, [files.name for files in tables.values()])
 
 
 def _partition_fingerprint(basis: str, partition: Partition) -> str:
@@ -549,6 +600,8 @@ def _check_columns(plan: JobPlan) -> None:
         columns = columns_after_join(join, columns, plan.source(join.table).columns())
     known: list[str] | None = columns
     for rule in spec.clean:
+        if needs_survey(rule):
+            _check_learning(rule, plan, known)
         known = columns_after(rule, known)
     if known is None:
         return
@@ -556,7 +609,16 @@ def _check_columns(plan: JobPlan) -> None:
     for name, feature in plan.features.items():
         for column in [feature.source or name] if not isinstance(feature.source, list) else feature.source:
             _known(column, columns, f"features.{name}.from")
-    split = spec.split
+    _check_split(spec.split, columns)
+    for name, feature in plan.features.items():
+        if isinstance(feature, ImageFeature) and any(
+            spec.sources[main].kind == "csv" for main in spec.main_names
+        ):
+            raise HeadraceError("Rows of text hold no images.", where=f"features.{name}", value=feature.type)
+
+
+def _check_split(split: Split, columns: list[str]) -> None:
+    """The columns that splits depend on."""
     for where in ("by", "stratify", "time", "column"):
         if (named := getattr(split, where)) is not None:
             _known(named, columns, f"split.{where}")
@@ -564,11 +626,24 @@ def _check_columns(plan: JobPlan) -> None:
         _known(named, columns, "split.leaks")
     if split.cap is not None:
         _known(split.cap.by, columns, "split.cap.by")
-    for name, feature in plan.features.items():
-        if isinstance(feature, ImageFeature) and any(
-            spec.sources[main].kind == "csv" for main in spec.main_names
-        ):
-            raise HeadraceError("Rows of text hold no images.", where=f"features.{name}", value=feature.type)
+
+
+def _check_learning(rule: Rule, plan: JobPlan, columns: list[str] | None) -> None:
+    """A rule that learns from the train split must know, record by record, which records those are."""
+    split = plan.spec.split
+    assert plan.train_split >= 0
+    if split.ranked or (split.cap is not None and isinstance(rule, WeightsRule)):
+        raise HeadraceError(
+            "A cleaning rule needs to know the train split, which only all records together tell.",
+            where=f"clean, {title(rule)}",
+            value="split.exact or split.stratify" if split.ranked else "split.cap",
+            allowed="splits by hash, group, time, column or lists"
+            if split.ranked
+            else "`weights`, or a cap of each class",
+            hint="Leave out one of the two, or prepare a data set first, and clean the next one made of it.",
+        )
+    if columns is not None:
+        _check_split(split, columns)
 
 
 def _known(column: str, columns: list[str], where: str) -> None:

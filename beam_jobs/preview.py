@@ -16,6 +16,7 @@ from beam_jobs.runners import parse_options
 from beam_jobs.runs import open_run, read_section
 from beam_jobs.settle import shard_count
 from beam_jobs.sources.base import Selective
+from beam_jobs.survey.run import passes
 from beam_jobs.take_over import is_finished
 from schemas.units import format_bytes
 
@@ -37,6 +38,8 @@ class Preview:
       tables: bytes of each joined table, which is read in full.
       shuffled: into how many files each table is shuffled that is too large to be held by every worker.
       shards: of each split.
+      surveys: how often the main sources are read before, for rules that learn from the train split; what can be taken
+        over is known only then.
       exact: whether the numbers of shards are asked for, rather than guessed from the sizes of sources.
     """
 
@@ -53,6 +56,7 @@ class Preview:
     tables: dict[str, int]
     shuffled: dict[str, int]
     shards: dict[str, int]
+    surveys: int
     exact: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -71,7 +75,8 @@ def preview(
     import_from_here()
     parse_options(options)
     plan, partitions = plan_job(job, out)
-    if not from_scratch:
+    surveys = len(passes(plan.spec.clean))
+    if not (from_scratch or surveys):
         plan = dataclasses.replace(plan, previous=find_previous(plan))
     unchanged = finished = kept_records = to_read = size = 0
     records: int | None = 0
@@ -103,6 +108,7 @@ def preview(
         tables={name: sum(p.bytes for p in found) for name, found in plan.table_partitions.items()},
         shuffled={name: files.buckets for name, files in plan.tables.items() if files.shuffled},
         shards={name: shard_count(write, name, round(share * size)) for name, share in _shares(plan).items()},
+        surveys=surveys,
         exact=write.shards is not None,
     )
 
@@ -156,6 +162,11 @@ def preview_lines(found: Preview, source: str) -> list[str]:
             rows.append(("taken over", f"from {found.previous}: {', '.join(parts) or 'nothing'}"))
         if found.finished:
             rows.append(("finished", f"{_count(found.finished, 'partition')}, by a job that was stopped"))
+        if found.surveys:
+            times = "once" if found.surveys == 1 else f"{found.surveys} times"
+            rows.append(
+                ("survey", f"the train split is read {times} before; then it is known what is taken over")
+            )
         rows.append(("to read", format_bytes(found.to_read)))
         for split, shards in found.shards.items():
             text = _count(shards, "shard")

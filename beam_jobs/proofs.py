@@ -46,11 +46,11 @@ def _prove(plan: JobPlan, summaries: Sequence[RunSummary], column: str) -> LeakP
     straddling = np.concatenate(found)
     if len(straddling):
         raise HeadraceError(
-            f"{len(straddling):,} values of {column!r} have records in two splits, so the splits would leak. "
-            "Nothing was committed.",
+            f"Values of {column!r} that have records in two splits: {len(straddling):,} of {groups:,}. "
+            "The splits would leak, so nothing was committed.",
             where="split.by" if column == plan.spec.split.by else "split.leaks",
             value="; ".join(_example(plan, summaries, column, group) for group in straddling[:_EXAMPLES]),
-            allowed=f"each value in one split; {groups:,} were looked at",
+            allowed="each value in one split",
             hint="Split by that column (`by:`), or mend the column, the lists or the times.",
         )
     return LeakProof(groups=groups)
@@ -58,7 +58,7 @@ def _prove(plan: JobPlan, summaries: Sequence[RunSummary], column: str) -> LeakP
 
 def _pairs(placing: Placing, column: str) -> npt.NDArray[np.void]:
     """The groups of a run's written records, each once with every split that it has records in."""
-    values = placing.facts[leak_fact(column)]
+    values = placing.fact(leak_fact(column))
     chosen = placing.written & (values != 0)
     pairs = np.zeros(int(chosen.sum()), _PAIR)
     pairs["group"], pairs["split"] = values[chosen], placing.final[chosen]
@@ -70,7 +70,7 @@ def _example(plan: JobPlan, summaries: Sequence[RunSummary], column: str, group:
     found: dict[str, str] = {}
     for summary in summaries:
         placing = place_as_written(plan, summary)
-        here = np.flatnonzero((placing.facts[leak_fact(column)] == group) & placing.written)
+        here = np.flatnonzero((placing.fact(leak_fact(column)) == group) & placing.written)
         for place in here.tolist():
             name = plan.split_names[int(placing.final[place])]
             if name not in found:

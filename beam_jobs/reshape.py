@@ -1,8 +1,7 @@
-"""Rules that change a batch's columns: computed, selected, renamed, cast, flattened, and records left out by where."""
+"""Rules that change a batch's columns: computed, selected, renamed, cast, flattened."""
 
 from __future__ import annotations
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -10,7 +9,7 @@ from beam_jobs.batch import OWN_PREFIX, Batch, Ledger, Problem
 from beam_jobs.expressions import Expression, evaluate, parse_expression
 from schemas import HeadraceError
 from schemas.errors import shorten
-from schemas.rules import CastRule, ComputeRule, FlattenRule, RenameRule, SelectRule, WhereRule
+from schemas.rules import CastRule, ComputeRule, FlattenRule, RenameRule, SelectRule
 
 _TYPES = {
     "string": pa.string(),
@@ -24,33 +23,13 @@ _TYPES = {
 }
 
 
-def expressions(rule: WhereRule | ComputeRule) -> dict[str, Expression]:
-    """The expressions of a rule, by the column that each makes; that of `where` by an empty name.
+def expressions(rule: ComputeRule) -> dict[str, Expression]:
+    """The expressions of a rule, by the column that each makes.
 
     Raises:
       HeadraceError: one is no expression, or holds what is not allowed.
     """
-    if isinstance(rule, WhereRule):
-        return {"": parse_expression(rule.where, f"clean, where {rule.counted_as}")}
     return {name: parse_expression(text, f"clean, compute {name}") for name, text in rule.compute.items()}
-
-
-def keep_where(batch: Batch, rule: WhereRule, ledger: Ledger) -> Batch:
-    """Drops the records for which the expression is not true; one where it fails is a dead letter."""
-    expression = expressions(rule)[""]
-    values, failed = evaluate(expression, _users(batch))
-    if not pa.types.is_boolean(values.type):
-        raise HeadraceError(
-            "The expression of `where` is neither true nor false.",
-            where=expression.where,
-            value=rule.where,
-            allowed=f"a bool, not {values.type}",
-        )
-    true = pc.fill_null(values, False).to_numpy(zero_copy_only=False)
-    problems = [Problem(place, "where", f"{rule.where}: {why}") for place, why in failed.items()]
-    rest = np.ones(len(batch), np.bool_)
-    rest[list(failed)] = False
-    return ledger.drop(ledger.refuse(batch, "clean", problems), rule.counted_as, ~true[rest])
 
 
 def compute_columns(batch: Batch, rule: ComputeRule, ledger: Ledger) -> Batch:
@@ -112,7 +91,7 @@ def cast_columns(batch: Batch, rule: CastRule, ledger: Ledger) -> Batch:
     for name, kind in rule.cast.items():
         known(name, batch.columns, "clean, cast")
         before = batch.records.column(name)
-        after, wrong = _cast(_trimmed(before, kind), _TYPES[kind], f"clean, cast {name}")
+        after, wrong = cast_or_places(_trimmed(before, kind), _TYPES[kind], f"clean, cast {name}")
         for place in wrong:
             value = shorten(repr(before[place].as_py()), 80)
             problems.append(Problem(place, "cast", f"{name}: {value} is no {kind}"))
@@ -152,6 +131,27 @@ def known(name: str, columns: list[str], where: str) -> None:
         )
 
 
+def cast_or_places(column: pa.Array, kind: pa.DataType, where: str) -> tuple[pa.Array, list[int]]:
+    """`column` as `kind`, null where a value cannot be, and the places of those: found by halving.
+
+    Raises:
+      HeadraceError: no value of the one type can be one of the other.
+    """
+    try:
+        return pc.cast(column, kind), []
+    except pa.ArrowNotImplementedError as error:
+        raise HeadraceError(
+            "There is no such cast.", where=where, value=f"{column.type} to {kind}", hint=str(error)
+        ) from error
+    except pa.ArrowInvalid:
+        if len(column) == 1:
+            return pa.nulls(1, kind), [0]
+    half = len(column) // 2
+    left, left_wrong = cast_or_places(column[:half], kind, where)
+    right, right_wrong = cast_or_places(column[half:], kind, where)
+    return pa.concat_arrays([left, right]), left_wrong + [place + half for place in right_wrong]
+
+
 def _fields(column: pa.Array, prefix: str, depth: int) -> list[tuple[str, pa.Array]]:
     """The fields of a column of structs, null where the struct is."""
     found: list[tuple[str, pa.Array]] = []
@@ -182,20 +182,3 @@ def _users(batch: Batch) -> pa.RecordBatch:
 def _trimmed(column: pa.Array, kind: str) -> pa.Array:
     text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
     return pc.utf8_trim_whitespace(column) if text and kind != "string" else column
-
-
-def _cast(column: pa.Array, kind: pa.DataType, where: str) -> tuple[pa.Array, list[int]]:
-    """`column` as `kind`, null where a value cannot be, and the places of those: found by halving."""
-    try:
-        return pc.cast(column, kind), []
-    except pa.ArrowNotImplementedError as error:
-        raise HeadraceError(
-            "There is no such cast.", where=where, value=f"{column.type} to {kind}", hint=str(error)
-        ) from error
-    except pa.ArrowInvalid:
-        if len(column) == 1:
-            return pa.nulls(1, kind), [0]
-    half = len(column) // 2
-    left, left_wrong = _cast(column[:half], kind, where)
-    right, right_wrong = _cast(column[half:], kind, where)
-    return pa.concat_arrays([left, right]), left_wrong + [place + half for place in right_wrong]

@@ -124,14 +124,17 @@ def shard_count(write: Write, split: str, size: int) -> int:
 def main_books(summaries: Sequence[RunSummary]) -> Books:
     """The books of a main source as the runs have them; duplicates are known later."""
     dropped: Counter[str] = Counter()
+    repaired: Counter[str] = Counter()
     for summary in summaries:
         dropped.update(summary.dropped)
+        repaired.update(summary.repaired)
     return Books(
         read=sum(summary.read for summary in summaries),
         added=sum(summary.added for summary in summaries),
         written=sum(records for summary in summaries for records, _ in summary.splits),
         dead_lettered=sum(summary.dead_lettered for summary in summaries),
         dropped=dict(sorted(dropped.items())),
+        repaired=dict(sorted(repaired.items())),
     )
 
 

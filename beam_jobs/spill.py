@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-ROWS_HELD = 1 << 20  # of a range, about
+ROWS_HELD = 1 << 19  # of a range, about
 _BYTES_HELD = 64 << 20  # before rows go to a file
 
 Rows = npt.NDArray[np.void]

@@ -5,21 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 
+from beam_jobs.sources import open_source
 from beam_jobs.sources._places.locate import filesystem
 from beam_jobs.store_path import StorePath
 from schemas import HeadraceError
 from schemas.errors import shorten
 from schemas.hashing import KEY_HASH_DTYPE, as_sortable, key_hashes
 from schemas.remote_errors import redacted
+from schemas.sources import CsvSource, ParquetSource
 
 MAX_LIST_BYTES = 256 << 20
 MAX_ENTRIES = 20_000_000
@@ -66,34 +64,43 @@ def read_lists(files: Mapping[str, str], splits: Sequence[str], column: str | No
     Raises:
       HeadraceError: a list is missing, too large or unreadable, or a value is in two of them.
     """
-    parts = [np.zeros(0, _ENTRY)]
-    values: list[bytes] = []
+    parts, count = [np.zeros(0, _ENTRY)], 0
     for name, path in files.items():
-        own = list(_values(path, column, f"split.lists.{name}"))
-        values += own
-        if len(values) > MAX_ENTRIES:
-            raise HeadraceError(
-                "The lists of splits are too long.", where="split.lists", allowed=f"{MAX_ENTRIES:,} entries"
-            )
-        part = np.zeros(len(own), _ENTRY)
-        part["hash"], part["split"] = as_sortable(key_hashes(own, 0)), splits.index(name)
-        parts.append(part)
+        for values in _values(path, column, f"split.lists.{name}"):
+            part = np.zeros(len(values), _ENTRY)
+            part["hash"], part["split"] = as_sortable(key_hashes(values, 0)), splits.index(name)
+            parts.append(part)
+            count += len(part)
+            if count > MAX_ENTRIES:
+                raise HeadraceError(
+                    "The lists of splits are too long.",
+                    where="split.lists",
+                    allowed=f"{MAX_ENTRIES:,} entries",
+                )
     together = np.concatenate(parts, dtype=_ENTRY)
-    order = np.lexsort((together["split"], together["hash"]["lo"], together["hash"]["hi"]))
-    entries = together[order]
+    entries = together[np.lexsort((together["split"], together["hash"]["lo"], together["hash"]["hi"]))]
     again = np.zeros(len(entries), np.bool_)
     again[1:] = entries["hash"][1:] == entries["hash"][:-1]
     twice = np.flatnonzero(again & (entries["split"] != np.roll(entries["split"], 1)))
     if len(twice):
-        value = values[int(order[twice[0]])].decode("utf-8", "replace")
         raise HeadraceError(
-            f"{len(twice):,} values are in the lists of two splits.",
+            f"Values that are in the lists of two splits: {len(twice):,}.",
             where="split.lists",
-            value=shorten(value, 100),
+            value=_value_of(files, column, entries["hash"][twice[0]]),
             allowed="each in one list",
         )
     entries = entries[~again]
     return entries, hashlib.blake2b(entries.tobytes(), digest_size=16).hexdigest()
+
+
+def _value_of(files: Mapping[str, str], column: str | None, wanted: np.void) -> str:
+    """The listed value that has a hash, for people."""
+    for name, path in files.items():
+        for values in _values(path, column, f"split.lists.{name}"):
+            here = np.flatnonzero(as_sortable(key_hashes(values, 0)) == wanted)
+            if len(here):
+                return shorten(values[int(here[0])].decode("utf-8", "replace"), 100)
+    raise AssertionError("it was there a moment ago")
 
 
 def write_lists(lists: Lists, entries: Entries, digest: str) -> None:
@@ -125,47 +132,46 @@ def _read_entries(path: StorePath) -> Entries:
     return entries
 
 
-def _values(path: str, column: str | None, where: str) -> Iterator[bytes]:
-    data = _read(path, where)
+def _values(path: str, column: str | None, where: str) -> Iterator[list[bytes]]:
+    """What a list holds, some at a time."""
     if path.endswith((".parquet", ".csv")):
-        yield from _of_table(data, path, column, where)
+        try:
+            yield from _of_table(path, column, where)
+        except HeadraceError as error:
+            error.where = where  # not a source of the job's
+            raise
         return
+    data = _read(path, where)
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise HeadraceError("The list is not UTF-8.", where=where, value=redacted(path)) from error
-    yield from (line for line in (line.removesuffix(b"\r") for line in data.split(b"\n")) if line)
+    lines = [line.removesuffix(b"\r") for line in data.split(b"\n")]
+    yield [line for line in lines if line]
 
 
-def _of_table(data: bytes, path: str, column: str | None, where: str) -> Iterator[bytes]:
-    try:
-        if path.endswith(".parquet"):
-            table = pq.read_table(BytesIO(data), columns=None if column is None else [column])
-        else:
-            # Read twice, as what a column is called is known only then: all of them are text, "007" is no number.
-            with pa.csv.open_csv(BytesIO(data)) as reader:
-                names = reader.schema.names
-            types = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
-            table = pa.csv.read_csv(BytesIO(data), convert_options=types)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise HeadraceError(
-            "The list cannot be read.", where=where, value=f"{redacted(path)}: {error}"
-        ) from error
-    names = table.schema.names
+def _of_table(path: str, column: str | None, where: str) -> Iterator[list[bytes]]:
+    """The values of a column, read as a source of the job would be."""
+    spec = ParquetSource(kind="parquet", path=path) if path.endswith(".parquet") else None
+    source = open_source(where, spec or CsvSource(kind="csv", path=path, nulls=[""]), path)
+    names = source.columns()
     chosen = names[0] if column is None and len(names) == 1 else column
     if chosen not in names:
         raise HeadraceError(
             "The list has no such column." if column else "The list has several columns.",
-            where=where,
             value=column,
             allowed=shorten(", ".join(names), 400),
             hint="Say which with `split.list_column`.",
         )
-    values = table.column(chosen)
-    if not pa.types.is_binary(values.type):
-        values = pc.cast(values, pa.string())
-    for chunk in values.chunks:
-        yield from chunk.drop_null().cast(pa.binary()).to_pylist()
+    if spec is not None:
+        source = open_source(where, spec.model_copy(update={"columns": [chosen]}), path)
+    for partition in source.partitions():
+        for batch in source.read(partition):
+            for fault in batch.faults:
+                value = f"{source.origin(partition, fault.row)}: {fault.reason}"
+                raise HeadraceError("The list has a row that cannot be read.", value=value)
+            values = batch.records.column(chosen).cast(pa.string())
+            yield values.drop_null().cast(pa.binary()).to_pylist()
 
 
 def _read(path: str, where: str) -> bytes:

@@ -9,6 +9,9 @@ from beam_jobs.plan import Workspace
 from beam_jobs.previous import notes
 from beam_jobs.runs import RECORDS_SUFFIX
 
+# Kinds of files of the work directory that belong to a version, beside those of surveys.
+_NOTES = ("partitions", "inputs", "repeated", "drift", "analysis")
+
 
 def strip(workspace: Workspace) -> set[str]:
     """Removes the records of runs that committed versions were made of: their shards hold them. Gives the runs."""
@@ -39,6 +42,15 @@ def sweep(workspace: Workspace) -> None:
     for name in workspace.runs.names():
         if name not in committed:
             (workspace.runs / name).delete()
+    answers = {
+        listed.run
+        for name in workspace.work.names()
+        if name.startswith("survey") and _version_of(name) in versions
+        for listed in read_partitions(workspace.work / name)
+    }
+    for name in workspace.survey.names():
+        if name not in answers:
+            (workspace.survey / name).delete()
     for directory in (workspace.tables, workspace.rows, workspace.shard_notes, workspace.raw):
         directory.delete_tree()
     analysed = {name for version in versions for name in _analysed(workspace.of(version))}
@@ -49,14 +61,15 @@ def sweep(workspace: Workspace) -> None:
     workspace.anomalies.delete()
     for name in workspace.work.names():
         kind, _, rest = name.partition("-")
-        version = rest.rpartition(".")[0]
-        if (
-            kind in ("partitions", "inputs", "repeated", "drift", "analysis")
-            and "/" not in name
-            and version not in versions
-        ):
+        noted = kind in _NOTES or kind.startswith("survey")
+        if noted and "/" not in name and _version_of(name) not in versions:
             (workspace.work / name).delete()
         version, _, run = rest.partition("/")
         gone = version not in versions
         if (kind == "placements" and (gone or run not in committed)) or (kind == "statistics" and gone):
             (workspace.work / name).delete()
+
+
+def _version_of(name: str) -> str:
+    """The version that a file of the work directory is of: <kind>-<version>.<suffix>."""
+    return name.partition("-")[2].rpartition(".")[0]

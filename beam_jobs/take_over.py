@@ -91,6 +91,9 @@ def _note(making: Making, old: Outcomes, was: Rows, now: Rows, hashes: npt.NDArr
     for code, rule in enumerate(old.rules, 1):
         if (codes == code).any():
             making.ledger.dropped[rule].append(now[codes == code])
+    for rule, repaired in old.repaired.items():
+        if repaired[was].any():
+            making.ledger.repaired[rule].append(now[repaired[was]])
     for join in making.plan.spec.join:
         name = join.table
         keys = [old.keys[name][row] for row in was.tolist()]

@@ -62,12 +62,24 @@ class Books(Model):
     )
     duplicates: Count = 0
     added: Count = Field(0, description="Records that one-to-many joins made of one, beyond the first.")
+    repaired: dict[str, Count] = Field(
+        default_factory=dict,
+        description="Records of which a rule mended a value, by rule, whatever became of them; they balance nothing.",
+    )
 
     @property
     def balanced(self) -> bool:
         """Whether every record read is accounted for."""
         gone = self.dead_lettered + sum(self.dropped.values()) + self.duplicates
         return self.read + self.added == self.written + gone
+
+
+class Surveyed(Model):
+    """What a cleaning rule was applied with, found in the train split."""
+
+    rule: Annotated[int, Field(ge=0, description="Its place in the job's `clean:`, from 0.")]
+    name: str
+    found: dict[str, Any]
 
 
 class LeakProof(Model):
@@ -121,6 +133,10 @@ class Manifest(Model):
         description="Columns no value of which lies in two splits, and how that was found.",
     )
     dead_letters: dict[str, int] = Field(description="Dead letters by `stage.rule`.")
+    surveyed: list[Surveyed] = Field(
+        default_factory=list,
+        description="What cleaning rules found in the train split, such as means and bounds.",
+    )
     duplicates: DuplicatesEntry | None = None
     files: list[FileEntry] = Field(description="Every other file of the version.")
 

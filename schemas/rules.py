@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from schemas.features import DottedName, Model
+from schemas.rule_parts import BookName, ColumnName, Expression, not_ours, once
+from schemas.survey_rules import ImputeRule, OutliersRule, WeightsRule
+from schemas.value_rules import (
+    ConvertUnitsRule,
+    NormalizeTextRule,
+    OneOfRule,
+    ParseNumberRule,
+    ParseTimeRule,
+    TagLanguageRule,
+)
 
-
-def _not_ours(name: str) -> str:
-    if name.startswith("headrace:"):
-        raise ValueError("names that begin with headrace: are our own")
-    return name
-
-
-ColumnName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_not_ours)]
-Expression = Annotated[
-    str, Field(min_length=1, max_length=10_000, description="A DuckDB SQL expression over columns.")
-]
 CastType = Literal["string", "int32", "int64", "float32", "float64", "bool", "date", "timestamp"]
 
 
@@ -32,11 +31,38 @@ class MapRule(Model):
 
 
 class DropRule(Model):
-    """Leave out records by a column's value."""
+    """Leave out records by a column's value, or by a condition."""
 
-    drop: str = Field(min_length=1, max_length=100, description="A name for the rule; the books count by it.")
-    column: str
-    values: list[str | int | float | bool | None] = Field(min_length=1, description="null means no value.")
+    drop: BookName = Field(description="A name for the rule; the books count by it.")
+    column: str | None = None
+    values: list[str | int | float | bool | None] | None = Field(
+        None, min_length=1, description="Of the column; null means no value."
+    )
+    where: Expression | None = Field(None, description="The condition, in place of a column and values.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> DropRule:
+        if (self.column is None) != (self.values is None) or (self.where is None) == (self.column is None):
+            raise ValueError("a drop rule needs `column` and `values`, or `where` with a condition")
+        return self
+
+
+class RepairRule(Model):
+    """Set columns of the records for which a condition is true; all expressions see the columns as they were."""
+
+    repair: BookName = Field(description="A name for the rule; the books count the records that it repaired.")
+    where: Expression
+    set: dict[ColumnName, Expression] = Field(min_length=1, description="New values by column.")
+
+
+class DeadLetterRule(Model):
+    """Refuse the records for which a condition is true."""
+
+    dead_letter: BookName = Field(description="The rule that the dead letters name.")
+    where: Expression
+    reason: str | None = Field(
+        None, min_length=1, max_length=400, description="For people; the condition where absent."
+    )
 
 
 class WhereRule(Model):
@@ -63,14 +89,7 @@ class ComputeRule(Model):
 class SelectRule(Model):
     """Keep these columns only."""
 
-    select: list[ColumnName] = Field(min_length=1)
-
-    @field_validator("select")
-    @classmethod
-    def _once(cls, value: list[str]) -> list[str]:
-        if repeated := sorted({name for name in value if value.count(name) > 1}):
-            raise ValueError(f"columns are listed more than once: {repeated}")
-        return value
+    select: Annotated[list[ColumnName], AfterValidator(once)] = Field(min_length=1)
 
 
 class RenameRule(Model):
@@ -97,13 +116,34 @@ class FlattenRule(Model):
     """Replace a column of structs by a column for each of their fields."""
 
     flatten: ColumnName
-    prefix: Annotated[str, AfterValidator(_not_ours)] = Field(
+    prefix: Annotated[str, AfterValidator(not_ours)] = Field(
         "", max_length=100, description="Put before the names of the fields."
     )
     depth: int = Field(1, ge=1, le=20, description="How many levels; structs that lie deeper stay structs.")
 
 
-VERBS = ("map", "drop", "where", "compute", "select", "rename", "cast", "flatten")
+# A rule is known by its verb; the order matters where a rule has another's verb as a field.
+VERBS = (
+    "map",
+    "drop",
+    "repair",
+    "dead_letter",
+    "where",
+    "compute",
+    "select",
+    "rename",
+    "cast",
+    "flatten",
+    "normalize_text",
+    "tag_language",
+    "parse_number",
+    "parse_time",
+    "convert_units",
+    "one_of",
+    "impute",
+    "outliers",
+    "weights",
+)
 
 
 def _rule_kind(rule: object) -> str | None:
@@ -120,12 +160,22 @@ Rule = Annotated[
     | Annotated[SelectRule, Tag("select")]
     | Annotated[RenameRule, Tag("rename")]
     | Annotated[CastRule, Tag("cast")]
-    | Annotated[FlattenRule, Tag("flatten")],
+    | Annotated[FlattenRule, Tag("flatten")]
+    | Annotated[RepairRule, Tag("repair")]
+    | Annotated[DeadLetterRule, Tag("dead_letter")]
+    | Annotated[NormalizeTextRule, Tag("normalize_text")]
+    | Annotated[TagLanguageRule, Tag("tag_language")]
+    | Annotated[ParseNumberRule, Tag("parse_number")]
+    | Annotated[ParseTimeRule, Tag("parse_time")]
+    | Annotated[ConvertUnitsRule, Tag("convert_units")]
+    | Annotated[OneOfRule, Tag("one_of")]
+    | Annotated[ImputeRule, Tag("impute")]
+    | Annotated[OutliersRule, Tag("outliers")]
+    | Annotated[WeightsRule, Tag("weights")],
     Discriminator(
         _rule_kind,
         custom_error_type="unknown_rule",
         custom_error_message="a rule needs its verb: `map: module:function`, `drop: name`, `where: expression`, "
-        "`compute: {column: expression}`, `select: [columns]`, `rename: {old: new}`, `cast: {column: type}` or "
-        "`flatten: column`",
+        "`compute: {column: expression}`, or another one of " + ", ".join(VERBS),
     ),
 ]

@@ -293,7 +293,14 @@ class JobSpec(Model):
 
     @model_validator(mode="after")
     def _deduplicable(self) -> JobSpec:
-        for check in self.duplicates.checks if self.duplicates is not None else []:
+        if self.duplicates is None:
+            return self
+        if self.duplicates.action == "keep_within_split" and self.split.ranked:
+            raise ValueError(
+                "duplicates: `keep_within_split` needs splits that records know by themselves; with exact or stratified"
+                " fractions use `drop`"
+            )
+        for check in self.duplicates.checks:
             for name in check.exact or ([check.near.feature] if check.near is not None else []):
                 if name not in self.features:
                     raise ValueError(

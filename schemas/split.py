@@ -171,7 +171,12 @@ class Split(Model):
         total = sum(self.fractions.values())
         if abs(total - 1) > 1e-9:
             raise ValueError(f"fractions must add up to 1, not {total:g}")
-        given = {name for name in ("fractions", "time", "column", "lists") if name in self.model_fields_set}
+        # By values, not by what was written out: a job that is read back from its dump is the same job.
+        fields = {
+            name: field.get_default(call_default_factory=True) for name, field in Split.model_fields.items()
+        }
+        told = {name for name, default in fields.items() if getattr(self, name) != default}
+        given = told & {"fractions", "time", "column", "lists"}
         if len(given) > 1:
             raise ValueError(f"one of them decides, not several: {', '.join(sorted(given))}")
         needs = {
@@ -188,7 +193,7 @@ class Split(Model):
             "otherwise": ("time", "column", "lists"),
         }
         for field, kinds in needs.items():
-            if field in self.model_fields_set and self.kind not in kinds:
+            if field in told and self.kind not in kinds:
                 raise ValueError(f"`{field}` goes with `{'` or `'.join(kinds)}`, not with `{self.kind}`")
         return self
 

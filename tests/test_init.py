@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -9,7 +10,9 @@ import itertools
 import json
 import os
 import random
+import sqlite3
 import tarfile
+import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,11 +32,13 @@ from beam_jobs.cli import main
 from beam_jobs.init_job import init_job
 from beam_jobs.preview import preview
 from beam_jobs.starter import sample
+from beam_jobs.starter.place import without_secrets
 from loader import load
 from schemas import HeadraceError, JobSpec
 from schemas.load import parse_spec
 from tests import servers
 from tests.sources import hf_data
+from tests.sources.web import WebServer
 
 COUNT = 60
 
@@ -645,3 +650,72 @@ def test_a_large_text_is_not_read_in_full(tmp_path: Path, monkeypatch: pytest.Mo
     assert "looked at" in text
     assert feature(spec, "x") == {"type": "float32"}, "a bound of a part is none of all"
     assert spec.sources["rows"].key == "id"
+
+
+def written_by_excel(path: Path, encoding: str) -> None:
+    with path.open("w", newline="", encoding=encoding) as file:
+        writer = csv.writer(file, dialect="excel-tab")
+        writer.writerow(["ID", "Température", "Label"])
+        writer.writerows([n, n / 2, ("a", "b")[n % 2]] for n in range(COUNT))
+
+
+class TestWhatPeopleHave:
+    @pytest.mark.parametrize(
+        ("name", "encoding"),
+        [("t.txt", "utf-16"), ("t.txt", "utf-8-sig"), ("t.tsv", "utf-8-sig"), ("t.txt", "latin-1")],
+    )
+    def test_tables_of_spreadsheets(self, name: str, encoding: str, tmp_path: Path) -> None:
+        """A single text with tabs is a table; names keep their letters without the accents."""
+        written_by_excel(tmp_path / name, encoding)
+        text = init_job([str(tmp_path / name)])
+        assert feature(parse_spec(text), "Temperature")["from"] == "Température"
+        (tmp_path / "job.yaml").write_text(text)
+        result = run(load_job(tmp_path / "job.yaml"), tmp_path / "out")
+        assert result.manifest.books["t"].written == COUNT
+
+    def test_a_text_without_tabs_is_a_text(self, tmp_path: Path) -> None:
+        (tmp_path / "t.txt").write_text("It is, as ever,\na text, with, commas,\n")
+        assert _main(parse_spec(init_job([str(tmp_path / "t.txt")]))).kind == "files"
+
+    def test_zip_archives(self, tmp_path: Path) -> None:
+        """Of one file, of a folder of images and the file of a table within."""
+        folder_of_images(tmp_path / "pets")
+        plain_csv(tmp_path / "data")
+        archive = tmp_path / "all.zip"
+        with zipfile.ZipFile(archive, "w") as file:
+            for place in sorted((tmp_path / "pets").rglob("*.png")):
+                file.write(place, place.relative_to(tmp_path))
+            file.write(tmp_path / "data/rows.csv", "data/rows.csv")
+        for given, kind in (
+            (archive, "image_folder"),
+            (f"zip://pets::{archive}", "image_folder"),
+            (f"zip://data/rows.csv::{archive}", "csv"),
+            (f"zip://data::{archive}", "csv"),
+        ):
+            text = init_job([str(given)])
+            assert _main(parse_spec(text)).kind == kind
+            job = tmp_path / "job.yaml"
+            job.write_text(text.replace("\nname: ", f"\nname: n{abs(len(str(given)))}"))
+            books = run(load_job(job), tmp_path / "out").manifest.books
+            assert [book.written for book in books.values()] == [COUNT]
+
+    def test_folders_of_web_servers(self, tmp_path: Path) -> None:
+        folder_of_images(tmp_path / "pets")
+        (tmp_path / "rows").mkdir()
+        parquet_folder(tmp_path / "rows")
+        with WebServer(tmp_path) as server:
+            for folder, kind in (("pets", "image_folder"), ("rows", "parquet")):
+                spec = parse_spec(init_job([f"http://127.0.0.1:{server.port}/{folder}/"]))
+                assert _main(spec).kind == kind
+                assert spec.vars == {"data": f"http://127.0.0.1:{server.port}/{folder}"}
+
+    def test_no_secret_of_an_archive(self, tmp_path: Path) -> None:
+        assert without_secrets("zip://a/b::https://me:hush@h/a.zip?sig=hush") == "zip://a/b::https://h/a.zip"
+        assert without_secrets("zip://::data/a.zip") == "zip://::data/a.zip"
+
+    def test_databases(self, tmp_path: Path) -> None:
+        with contextlib.closing(sqlite3.connect(tmp_path / "shop.sqlite")) as connection:
+            connection.execute("CREATE TABLE t (id INTEGER)")
+        wanted = rf"(?s)read by table: `kind: sql, url: sqlite:///{tmp_path}/shop\.sqlite, table: NAME`"
+        with pytest.raises(HeadraceError, match=wanted):
+            init_job([str(tmp_path / "shop.sqlite")])

@@ -185,9 +185,11 @@ def _too_large(path: Path) -> None:
         ("a.txt", _too_large, "The list is too large"),
         ("a.txt", lambda path: path.write_bytes(b"\xff\xfe"), "The list is not UTF-8"),
         ("a.csv", lambda path: path.write_text("a,b\n1,2\n"), "The list has several columns"),
-        ("a.csv", lambda path: path.write_text(""), "The list cannot be read"),
-        ("a.parquet", lambda path: path.write_bytes(b"PAR1"), "The list cannot be read"),
-        ("a.txt", lambda path: path.write_text("same\n"), "1 values are in the lists of two splits"),
+        ("a.csv", lambda path: path.write_text("a,b\n1\n"), "The list has several columns"),
+        ("a.csv", lambda path: path.write_bytes(b"a\n\xff\n"), "The list has a row that cannot be read"),
+        ("a.csv", lambda path: path.write_text(""), "empty|no rows|nothing"),
+        ("a.parquet", lambda path: path.write_bytes(b"PAR1"), "is damaged|cannot be read|no Parquet"),
+        ("a.txt", lambda path: path.write_text("same\n"), "Values that are in the lists of two splits: 1"),
     ],
 )
 def test_mistakes_in_lists(name: str, make: Callable[[Path], None], message: str, tmp_path: Path) -> None:
@@ -236,3 +238,8 @@ def test_a_list_that_changes_while_a_job_begins(tmp_path: Path) -> None:
 def test_mistakes(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Split.model_validate(fields)
+
+
+def test_a_job_is_the_same_read_back() -> None:
+    assert Split.model_validate(TIMED.model_dump(mode="json")) == TIMED
+    assert Split.model_validate(Split().model_dump(mode="json")) == Split()

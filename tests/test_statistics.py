@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from fractions import Fraction
 from typing import Any
@@ -11,12 +12,14 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from beam_jobs.encode import encode_records, pack_columns
 from beam_jobs.statistics import canonical
 from beam_jobs.statistics.accumulate import NumberStatistics
 from beam_jobs.statistics.canonical import PADDING, Spans, read_columns, stored
 from beam_jobs.statistics.distinct import MOST, DistinctCount, mixed, number_hashes
+from beam_jobs.statistics.pictures import look_at
 from beam_jobs.statistics.quantiles import MAX_POINTS, Quantiles, Summary, compress, summarise, tally
 from beam_jobs.statistics.shard import Scan, ShardStatistics
 from beam_jobs.statistics.sums import Sums
@@ -465,3 +468,33 @@ def test_damaged_statistics_of_a_shard_are_not_merged(damage: bytes | str) -> No
     empty = ShardStatistics(FEATURES, {})
     assert not empty.merge(bad)
     assert all(feature.count == 0 for feature in empty.results().values())
+
+
+# --- images ---
+
+
+def encoded(pixels: np.ndarray[Any, Any], kind: str) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(pixels).save(sink, kind)
+    return sink.getvalue()
+
+
+def test_images_are_measured_and_bad_ones_only_counted() -> None:
+    rng = generator()
+    ramp = np.broadcast_to(np.linspace(0, 250, 96).astype(np.uint8)[:, None, None], (96, 72, 3))
+    noise = rng.integers(0, 256, (40, 50, 4), dtype=np.uint8)
+    jpeg, png = encoded(ramp, "jpeg"), encoded(noise, "png")
+    cut = jpeg[:-60] + b"\xff\xd9"
+    found = look_at(spans_of([jpeg, png, cut, b"", b"no image", jpeg[:30]]), decode=True)
+    assert found.formats == {"jpeg": 3, "png": 1, "unknown": 2}
+    assert found.sizes.tolist() == [[96, 72, 3], [40, 50, 4], [96, 72, 3]]
+    expected = [np.asarray(Image.open(io.BytesIO(data)).convert("L")).mean() for data in (jpeg, png)]
+    assert found.brightness[:2] == pytest.approx(expected, abs=2)
+    assert not len(look_at(spans_of([jpeg]), decode=False).brightness)
+
+
+def test_few_images_of_many_are_decoded() -> None:
+    png = encoded(np.full((4, 4, 3), 7, np.uint8), "png")
+    found = look_at(spans_of([png] * 100), decode=True)
+    assert len(found.sizes) == 100
+    assert found.brightness.tolist() == [7.0] * 8

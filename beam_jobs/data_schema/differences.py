@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from beam_jobs.data_schema.distances import (
     Bins,
     Pair,
+    Shares,
     align_bins,
     align_counts,
     counts_of,
@@ -81,31 +82,30 @@ class Aligned:
     """Two distributions side by side.
 
     Attributes:
-      values: the shares of each value that is known by name.
-      bins: the shares of all bins.
+      values: by value; None where values are not counted.
+      pairs: the shares of all values, or of all bins.
     """
 
-    values: Mapping[str, Pair]
-    bins: Sequence[Pair]
+    values: Shares | None
+    pairs: Sequence[Pair]
 
 
 def align(before: FeatureStatistics, after: FeatureStatistics) -> Aligned | None:
     """The distributions of a feature side by side; None where one of them is empty or not known."""
     counts = counts_of(before), counts_of(after)
-    values: dict[str, Pair] = {}
-    bins: list[Pair] = []
+    values = None
     if counts[0] is not None and counts[1] is not None:
         if not counts[0].total or not counts[1].total:
             return None
-        values, bins = align_counts(counts[0], counts[1])
+        values = align_counts(counts[0], counts[1])
         if counts[0].complete and counts[1].complete:
-            return Aligned(values, bins)
+            return Aligned(values, values.pairs)
     numbers = _bins(before), _bins(after)
     if numbers[0] is not None and numbers[1] is not None:
-        if Bins() in numbers:
+        if numbers[0].empty or numbers[1].empty:
             return None
-        bins = align_bins(numbers[0], numbers[1])
-    return Aligned(values, bins) if bins else None
+        return Aligned(values, align_bins(numbers[0], numbers[1]))
+    return None if values is None else Aligned(values, values.pairs)
 
 
 def _bins(feature: FeatureStatistics) -> Bins | None:
@@ -129,13 +129,17 @@ def _too_far(
     which: Which, name: str, each: Comparison, thresholds: NumberThresholds, aligned: Aligned
 ) -> Iterator[Anomaly]:
     measures: list[tuple[str, str, float, float]] = []
-    if isinstance(thresholds, Thresholds) and thresholds.infinity_norm is not None:
+    if (
+        isinstance(thresholds, Thresholds)
+        and thresholds.infinity_norm is not None
+        and aligned.values is not None
+    ):
         distance, value = infinity_norm(aligned.values)
-        shares = [f"{float(share):.2%}" for share in aligned.values.get(value, (0, 0))]
+        shares = [f"{share:.2%}" for share in aligned.values.share(value)]
         told = f"L-infinity {distance:.6g} ({shorten(value, 60)!r} from {' to '.join(shares)})"
         measures.append(("infinity_norm", told, distance, thresholds.infinity_norm))
     if thresholds.jensen_shannon is not None:
-        distance = jensen_shannon(aligned.bins)
+        distance = jensen_shannon(aligned.pairs)
         told = f"Jensen-Shannon {distance:.6g}"
         measures.append(("jensen_shannon", told, distance, thresholds.jensen_shannon))
     moved = "have moved away from those" if which == "drift" else "are distributed otherwise than those"

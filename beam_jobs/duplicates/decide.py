@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -75,34 +76,35 @@ def results(plan: JobPlan, runs: Sequence[str]) -> StorePath:
 def _decide(plan: JobPlan, rule: Duplicates, runs: Runs, names: Sequence[str], directory: StorePath) -> None:
     facts = signature_facts(plan.spec, plan.features)
     checks = [compared(check, plan.features) for check in rule.checks]
-    gathered = gather(
-        (_records(number, placing, facts) for number, placing in enumerate(runs())),
-        _earlier(plan, facts),
-        facts,
+    # With exact fractions no record has its split yet: then all are one tier.
+    splits = [None] if plan.spec.split.ranked else list(range(len(plan.split_names)))
+    own = (
+        (_records(number, placing, facts, split) for number, placing in enumerate(runs())) for split in splits
     )
+    gathered = gather(chain([_earlier(plan, facts)], own), facts)
     members = choose(gathered, find_clusters(gathered, checks), rule, _continued(plan, gathered))
     found = Findings(gathered, members, _why(gathered, checks, members), names)
     _write_out(found, directory)
-    staying = ~members.out & (members.numbers < gathered.own)
-    kept = gathered.records[members.numbers[staying]]
+    kept = gathered.records[members.numbers[~members.out]]
     left = np.zeros(len(kept), _LEFT)
-    left["run"], left["place"], left["cluster"] = kept["run"], kept["place"], members.survivors[staying]
+    left["run"], left["place"], left["cluster"] = kept["run"], kept["place"], members.survivors[~members.out]
     (directory / _STAYING).write(left.tobytes(), durable=False)
     write_report(directory / _REPORT, plan, found)
     done = {
-        "records": gathered.own,
-        "clusters": int((members.numbers == members.survivors).sum()),
+        "records": len(gathered) - gathered.earlier,
+        "clusters": len(np.unique(members.survivors)),
         "left_out": int(members.out.sum()),
+        "pairs_across_splits": members.across,
     }
     (directory / _DONE).write(json.dumps(done).encode(), durable=False)
 
 
 def _records(
-    number: int, placing: Placing, facts: Sequence[Fact]
+    number: int, placing: Placing, facts: Sequence[Fact], split: int | None
 ) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void]]:
-    """The records of a run that no rule has left out, and their signatures, in the order of the source."""
+    """The records of a run, or of a split of it, that no rule has left out, and their signatures, in source order."""
     index = placing.index
-    places = np.flatnonzero(placing.written)
+    places = np.flatnonzero(placing.written if split is None else placing.final == split)
     places = places[
         np.lexsort((index["hash"]["lo"][places], index["hash"]["hi"][places], index["row"][places]))
     ]
@@ -137,10 +139,10 @@ def _continued(plan: JobPlan, gathered: Gathered) -> npt.NDArray[np.bool_]:
         if (manifest := read_manifest(directory)).name == plan.spec.name
         and manifest.spec.get("seed", 0) == plan.spec.seed
     ]
-    earlier = gathered.records[gathered.own :]
+    earlier = gathered.records[: gathered.earlier]
     known = np.sort(earlier["hash"][np.isin(earlier["run"], same)].astype(KEY_HASH_DTYPE))
     found = is_among(gathered.records["hash"], known.astype(KEY_HASH_DTYPE))
-    return found & (np.arange(len(gathered)) < gathered.own)
+    return found & (np.arange(len(gathered)) >= gathered.earlier)
 
 
 def _why(gathered: Gathered, checks: Sequence[Compared], members: Members) -> list[Named]:
@@ -190,24 +192,24 @@ def _write_out(found: Findings, directory: StorePath) -> None:
 
 
 def describe_duplicates(plan: JobPlan, runs: Sequence[str]) -> tuple[DuplicatesEntry, bytes]:
-    """What a manifest says of the duplicates of a job with these runs, and the file that lists them.
-
-    The pairs across splits are counted by where the records have gone in the end.
-    """
+    """What a manifest says of the duplicates of a job with these runs, and the file that lists them."""
     directory = results(plan, runs)
     done: dict[str, Any] = json.loads((directory / _DONE).read())
+    if plan.spec.split.ranked:
+        done["pairs_across_splits"] = _across_in_the_end(plan, runs, directory)
+    against = {name: found for name, (_, found) in plan.against.items()}
+    return DuplicatesEntry(**done, against=against), (directory / _REPORT).read()
+
+
+def _across_in_the_end(plan: JobPlan, runs: Sequence[str], directory: StorePath) -> int:
+    """The pairs across splits by where the records have gone in the end."""
     left = np.frombuffer((directory / _STAYING).read(), _LEFT)
     final = np.zeros(len(left), np.int64)
     for run in np.unique(left["run"]).tolist():
         placed = read_placement(plan.workspace.placements / runs[run])
         here = left["run"] == run
         final[here] = -1 if placed is None else placed[left["place"][here]]
-    entry = DuplicatesEntry(
-        **done,
-        pairs_across_splits=pairs_across(left["cluster"][final >= 0], final[final >= 0]),
-        against={name: found for name, (_, found) in plan.against.items()},
-    )
-    return entry, (directory / _REPORT).read()
+    return pairs_across(left["cluster"][final >= 0], final[final >= 0])
 
 
 def pairs_across(clusters: Numbers, splits: Numbers) -> int:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.duplicates.buckets import Buckets, Clusters, Numbers, link
+from beam_jobs.duplicates.buckets import Buckets, Clusters, Numbers, Pairs, link
 from beam_jobs.duplicates.gathered import Gathered
 from beam_jobs.duplicates.images import KEY_BITS, NO_KEY, SLACK, distances, window_keys
 from beam_jobs.duplicates.signatures import fact_of
@@ -72,13 +74,26 @@ def compared(check: Check, features: Mapping[str, Feature]) -> Compared:
     return Compared(check, fact_of(check, features).name, image)
 
 
-def find_clusters(gathered: Gathered, checks: Sequence[Compared]) -> Clusters:
-    """What belongs together by any of the checks. Time grows as the number of records does; see `buckets`."""
+def find_clusters(gathered: Gathered, checks: Sequence[Compared]) -> Iterator[tuple[int, int, Clusters]]:
+    """What belongs together by any of the checks: with each tier's bounds, among its records and those of tiers before.
+
+    Time grows as the number of records does; see `buckets`.
+    """
     clusters = Clusters(len(gathered))
-    for check in checks:
-        with _bucketed(gathered, check) as buckets:
-            link(clusters, buckets.pairs(among_all=not check.image), partial(check.are_alike, gathered))
-    return clusters
+    with ExitStack() as stack:
+        filed = [stack.enter_context(_bucketed(gathered, check)) for check in checks]
+        for low, high in pairwise(gathered.bounds):
+            for check, buckets in zip(checks, filed, strict=True):
+                pairs = _between(buckets.pairs(among_all=not check.image), low, high)
+                link(clusters, pairs, partial(check.are_alike, gathered))
+            yield low, high, clusters
+
+
+def _between(found: Iterable[Pairs], low: int, high: int) -> Iterator[Pairs]:
+    """The pairs whose later member is of a tier."""
+    for some, others in found:
+        here = (others >= low) & (others < high)
+        yield some[here], others[here]
 
 
 def _bucketed(gathered: Gathered, check: Compared) -> Buckets:
@@ -107,47 +122,78 @@ def _bucketed(gathered: Gathered, check: Compared) -> Buckets:
 
 @dataclass(frozen=True)
 class Members:
-    """Records of clusters of several, cluster by cluster, the survivor first; n of them.
+    """The job's own records of clusters of several; n of them.
 
     Attributes:
-      numbers: int64 (n,), of the records.
+      numbers: int64 (n,), of the records, ascending.
       survivors: int64 (n,), the number of each one's survivor.
       out: bool (n,), which are left out.
+      across: pairs that stay, in different tiers.
     """
 
     numbers: Numbers
     survivors: Numbers
     out: npt.NDArray[np.bool_]
+    across: int
 
 
 def choose(
-    gathered: Gathered, clusters: Clusters, rule: Duplicates, continued: npt.NDArray[np.bool_]
+    gathered: Gathered,
+    found: Iterable[tuple[int, int, Clusters]],
+    rule: Duplicates,
+    continued: npt.NDArray[np.bool_],
 ) -> Members:
     """Who survives of each cluster.
 
-    Records that an earlier version has under the same key come first (`continued`, bool of all records), then those
-    of earlier versions themselves, then by the job's rule.
+    Of the first tier that has any of a cluster one survives, by the job's rule; of later tiers none, nor where an
+    earlier version has one, unless it has a record of the tier under the same key (`continued`, bool of all records).
     """
-    roots = clusters.roots(np.arange(len(gathered)))
-    several = np.bincount(roots, minlength=1)[roots] > 1
-    numbers = np.flatnonzero(several)
-    roots, records = roots[numbers], gathered.records[numbers]
-    earlier = numbers >= gathered.own
-    rank = np.where(continued[numbers], 0, np.where(earlier, 1, 2))
+    count = len(gathered)
+    survivors, out, across = np.arange(count), np.zeros(count, np.bool_), 0
+    for low, high, clusters in found:
+        mine, roots = np.arange(low, high), clusters.roots(np.arange(high))
+        before = np.arange(gathered.earlier, low)
+        own = _first(roots, before[survivors[before] == before], count)[roots[mine]]
+        old = _first(roots, np.arange(gathered.earlier), count)[roots[mine]]
+        best = _best(gathered, mine, roots[mine], rule, continued)
+        best = np.where((old < count) & ~continued[best], old, best)
+        survivors[mine] = np.where(own < count, own, best)
+        out[mine] = survivors[mine] != mine
+        if rule.action == "report":
+            out[mine] = False
+        elif rule.action == "keep_within_split":
+            split = gathered.records["split"]
+            out[mine] &= split[mine] != split[survivors[mine]]
+        counts = [np.bincount(roots[part[~out[part]]], minlength=1 + high) for part in (before, mine)]
+        across += int((counts[0] * counts[1]).sum())
+    involved = survivors != np.arange(count)
+    involved[survivors[involved]] = True
+    involved[: gathered.earlier] = False
+    numbers = np.flatnonzero(involved)
+    return Members(numbers, survivors[numbers], out[numbers], across)
+
+
+def _first(roots: Numbers, numbers: Numbers, count: int) -> Numbers:
+    """The smallest of `numbers` in each root's cluster, int64 (count,); `count` where none is."""
+    found = np.full(count, count)
+    np.minimum.at(found, roots[numbers], numbers)
+    return found
+
+
+def _best(
+    gathered: Gathered, mine: Numbers, roots: Numbers, rule: Duplicates, continued: npt.NDArray[np.bool_]
+) -> Numbers:
+    """Which of a tier's records in its cluster each would be left out for, int64 (n,)."""
+    records = gathered.records[mine]
     # The last key that is given counts most.
-    keys: list[npt.NDArray[np.generic]] = [numbers]
+    keys: list[npt.NDArray[np.generic]] = [mine]
     if rule.keep == "largest":
         keys.append(-records["length"])
     elif rule.keep == "hash":
         keys += [records["hash"]["lo"], records["hash"]["hi"]]
-    order = np.lexsort([*keys, rank, roots])
-    numbers, roots, records, earlier = numbers[order], roots[order], records[order], earlier[order]
-    first = np.ones(len(numbers), np.bool_)
-    first[1:] = roots[1:] != roots[:-1]
-    place = np.maximum.accumulate(np.where(first, np.arange(len(numbers)), 0)) if len(numbers) else numbers
-    out = ~first & ~earlier
-    if rule.action == "report":
-        out[:] = False
-    elif rule.action == "keep_within_split":
-        out &= records["split"] != records["split"][place]
-    return Members(numbers, numbers[place], out)
+    order = np.lexsort([*keys, ~continued[mine], roots])
+    first = np.ones(len(order), np.bool_)
+    first[1:] = roots[order][1:] != roots[order][:-1]
+    found = np.zeros(len(mine), np.int64)
+    found[order] = mine[order][first][np.cumsum(first) - 1]
+    return found

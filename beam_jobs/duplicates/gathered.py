@@ -29,20 +29,28 @@ RECORD = np.dtype(
 
 @dataclass(frozen=True)
 class Gathered:
-    """Records and their signatures, in the order of the sources; behind them those of earlier versions.
+    """Records and their signatures, tier by tier: first those of earlier versions, then the job's own.
+
+    What becomes of a record depends on its own tier and those before alone. So the splits are tiers, in their order:
+    no record of another split changes what is in the first, which is the one to train on.
 
     Attributes:
-      records: `RECORD` (n,).
+      records: `RECORD` (n,), of each tier in the order of the sources.
       signatures: of the job's facts, rows (n,).
-      own: how many are the job's own.
+      bounds: where each tier of the job's own begins, and where the last one ends.
     """
 
     records: Rows
     signatures: Rows
-    own: int
+    bounds: list[int]
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def earlier(self) -> int:
+        """How many are of earlier versions."""
+        return self.bounds[0]
 
     def chunks(self, size: int = 1 << 14) -> Iterator[tuple[npt.NDArray[np.int64], Rows]]:
         """The numbers and signatures of all, some thousand at a time."""
@@ -51,24 +59,22 @@ class Gathered:
             yield np.arange(start, start + len(rows)), rows
 
 
-def gather(
-    own: Iterable[tuple[Rows, Rows]], earlier: Iterable[tuple[Rows, Rows]], facts: Sequence[Fact]
-) -> Gathered:
+def gather(tiers: Iterable[Iterable[tuple[Rows, Rows]]], facts: Sequence[Fact]) -> Gathered:
     """Writes records and signatures, part by part, into temporary files that vanish with the last use of them."""
-    kind, count, counts = row_of(facts), 0, []
+    kind, count, bounds = row_of(facts), 0, []
     with tempfile.TemporaryFile() as records, tempfile.TemporaryFile() as signatures:
-        for parts in (own, earlier):
+        for parts in tiers:
             for some, rows in parts:
                 records.write(some.tobytes())
                 signatures.write(rows.tobytes())
                 count += len(some)
-            counts.append(count)
+            bounds.append(count)
         records.flush()
         signatures.flush()
         if not count:
-            return Gathered(np.zeros(0, RECORD), np.zeros(0, kind), 0)
+            return Gathered(np.zeros(0, RECORD), np.zeros(0, kind), bounds)
         return Gathered(
             np.memmap(records, RECORD, "r", shape=(count,)),
             np.memmap(signatures, kind, "r", shape=(count,)),
-            counts[0],
+            bounds,
         )

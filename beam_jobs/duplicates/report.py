@@ -80,15 +80,17 @@ def write_report(path: StorePath, plan: JobPlan, found: Findings) -> None:
     def described(number: int) -> tuple[str, str, str, str]:
         record = gathered.records[number]
         split = int(record["split"])
-        known = plan.split_names[split] if split < len(plan.split_names) else ""
+        # Exact fractions deal the records when all duplicates have gone.
+        known = "" if plan.spec.split.ranked or split >= len(plan.split_names) else plan.split_names[split]
         key = record["hash"].tobytes().hex()
         if record["run"] < 0:
             return versions[-1 - int(record["run"])], "", key, known
         of = partition(int(record["run"]))
         return of.source, sources[of.source].origin(of, int(record["row"])), key, known
 
-    wanted = np.flatnonzero((members.numbers != members.survivors) & (members.numbers < gathered.own))
-    wanted = wanted[np.argsort(members.numbers[wanted], kind="stable")]
+    wanted = np.flatnonzero(members.numbers != members.survivors)
+    records = gathered.records[members.numbers[wanted]]
+    wanted = wanted[np.lexsort((members.numbers[wanted], records["row"], records["run"]))]
     with path.writing(durable=False) as file, pq.ParquetWriter(file, REPORT_SCHEMA) as writer:
         for start in range(0, len(wanted), _ROWS):
             rows = []

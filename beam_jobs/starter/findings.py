@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,10 +19,11 @@ from beam_jobs.starter.kinds import (
     families_of,
     kind_of,
     media_of,
+    tabbed,
 )
 from beam_jobs.starter.match import Match, key_of, match_paths, match_tables
 from beam_jobs.starter.media import Media, media_in
-from beam_jobs.starter.place import Place, look, stem_of, without_secrets
+from beam_jobs.starter.place import Place, join, look, stem_of, without_secrets
 from beam_jobs.starter.sample import Sample, take
 from schemas.errors import HeadraceError, shorten
 
@@ -99,6 +101,9 @@ def find(data: Sequence[str]) -> Findings:
         if any(name in place.files for name in HUGGINGFACE):
             families.append(_huggingface(place))
             continue
+        if (text := tabbed(place)) is not None:
+            families.append(text)
+            continue
         families += families_of(place, place.files, unused)
         media += media_in(place, place.files).values()
         _note_others(place, unused)
@@ -122,9 +127,11 @@ def _note_others(place: Place, unused: dict[str, list[str]]) -> None:
             last = name.rpartition("/")[2]
             suffix = f".{last.rpartition('.')[2]}" if "." in last else "files without extension"
             database = suffix.lower() in _DATABASES
-            reason = (
-                "a database, which `kind: sql` reads by table" if database else f"no source reads {suffix}"
-            )
+            reason = f"no source reads {suffix}"
+            if database:
+                scheme = "duckdb" if suffix.lower() == ".duckdb" else "sqlite"
+                url = f"{scheme}:///{join(place.written, name)}"
+                reason = f"a database, which is read by table: `kind: sql, url: {url}, table: NAME`"
             unused.setdefault(reason, []).append(name)
 
 
@@ -365,7 +372,9 @@ def _taken(found: Findings) -> Iterator[str]:
 
 def identifier(text: str, default: str) -> str:
     """`text` as the name of a source or feature."""
-    name = re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")[:80].rstrip("_")
+    plain = unicodedata.normalize("NFKD", text)  # letters, and their accents apart
+    plain = "".join(char for char in plain if not unicodedata.combining(char))
+    name = re.sub(r"[^A-Za-z0-9]+", "_", plain).strip("_")[:80].rstrip("_")
     if not name:
         return default
     return name if name[0].isalpha() else f"{default}_{name}"

@@ -143,6 +143,15 @@ def families_of(place: Place, files: Sequence[str], unusable: dict[str, list[str
     return sorted(found, key=lambda family: family.files[0])
 
 
+def tabbed(place: Place) -> Family | None:
+    """The table that a single .txt is, with tabs as spreadsheets write it; else it is a text."""
+    name = place.files[0] if len(place.files) == 1 else ""
+    if not name.lower().endswith(".txt"):
+        return None
+    family = _family(place, Kind("csv", (".txt",), sniff_csv), name, {})
+    return family if family is not None and family.found.options.get("delimiter") == "\t" else None
+
+
 def _merged(place: Place, families: list[Family]) -> list[Family]:
     """Families of the same shape as one, where a path can name the files of all of them."""
     if len(families) == 1:

@@ -15,6 +15,8 @@ from schemas.errors import HeadraceError
 
 MAX_FILES = 200_000  # looked at below one folder
 _OURS = ("manifest.json", "features.json")  # beside each other: a data set that Headrace wrote
+_ZIP = "zip://"
+_WEB = ("http://", "https://")
 _NOISE = {"thumbs.db", "desktop.ini", "_success"}
 
 
@@ -38,8 +40,13 @@ class Place:
 
 
 def join(root: str, name: str) -> str:
-    """A path below a root; a signed URL is the file itself."""
-    if not name or is_signed(root):
+    """A path below a root; a signed URL is the file itself, and one within an archive ends with the archive."""
+    if not name:
+        return root
+    if root.startswith(_ZIP):
+        inner, mark, archive = root.removeprefix(_ZIP).partition("::")
+        return f"{_ZIP}{join(inner, name)}{mark}{archive}"
+    if is_signed(root):
         return root
     return f"{root.rstrip('/')}/{name}" if root else name
 
@@ -65,10 +72,19 @@ def look(given: str) -> Place:
         ) from None
     fs, path = filesystem(given, "init")
     try:
-        is_file = fs.isfile(path)
+        # A web server has a page for a folder too.
+        is_page = given.startswith(_WEB) and given.endswith("/")
+        is_file = not is_page and fs.isfile(path)
         size = int(fs.info(path).get("size") or -1) if is_file else -1
     except OSError as error:
         raise HeadraceError("The location cannot be looked at.", value=f"{given}: {error}") from error
+    if is_file and path.lower().endswith(".zip") and not given.startswith(_ZIP):
+        return look(f"{_ZIP}::{given}")
+    if is_file and given.startswith(_ZIP):
+        inner, _, archive = given.removeprefix(_ZIP).partition("::")
+        folder, _, name = inner.rpartition("/")
+        root = f"{_ZIP}{folder}::{archive}"
+        return Place(root, without_secrets(root), [name], {name: size})
     if is_file:
         folder, _, name = given.partition("?")[0].rpartition("/")
         if is_signed(given):
@@ -119,6 +135,9 @@ def _folders(file: str) -> Iterator[str]:
 
 def without_secrets(url: str) -> str:
     """The URL without a user, a password and what follows `?`: keys and signatures lie there."""
+    if "::" in url:
+        inner, _, archive = url.partition("::")
+        return f"{inner}::{without_secrets(archive)}"
     if local_root(url) is not None:
         return url
     parts = urlsplit(url)

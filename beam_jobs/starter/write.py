@@ -87,8 +87,9 @@ class _Variables:
             (p for p in self._found.places if _is_below(family.place.written, p.written)), family.place
         )
         inner = family.place.written[len(root.written) :].lstrip("/")
-        rest = "" if is_signed(root.root) else join(inner, family.path)
-        if "${" in rest:
+        zipped = root.root.startswith("zip://")
+        rest = "" if is_signed(root.root) and not zipped else join(inner, family.path)
+        if "${" in rest or (rest and zipped):
             return f"${{{self._of(join(root.written, rest), secret=False)}}}"
         secret = root.written != root.root and "://" in root.root
         written = escaped(root.written) if family.pattern else root.written

@@ -22,7 +22,6 @@ import random
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import common
 import make_data
@@ -168,9 +167,9 @@ def _cost(sources: npt.NDArray[np.uint8], base: int) -> list[common.Goal]:
             size = min(4096, count - start)
             some = sources[rng.integers(0, len(sources), size)].astype(np.float64)
             rows[check.fact][start : start + size] = _with_other_phases(some, rng)
-        gathered: Any = Gathered(np.zeros(count, RECORD), rows, count)
+        gathered = Gathered(np.zeros(count, RECORD), rows, [0, count])
         begun = time.process_time()
-        clusters = find_clusters(gathered, [check])
+        _, _, clusters = next(find_clusters(gathered, [check]))
         seconds.append(time.process_time() - begun)
         together = count - len(np.unique(clusters.roots(np.arange(count))))
         common.note(

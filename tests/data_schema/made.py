@@ -88,13 +88,17 @@ def schema(text: str = SCHEMA) -> DataSchema:
 def numbers(values: Any, *, nan: int = 0, infinite: int = 0) -> Numbers:
     """The statistics of numbers, exact: quantiles as `schemas.statistics` defines them."""
     ranked = np.sort(np.asarray(values))
+    exact = ranked.astype(np.float64)
     if not len(ranked):
         return Numbers(nan=nan, infinite=infinite)
     places = np.maximum(0, np.ceil(np.arange(101) / 100 * len(ranked)).astype(int) - 1)
-    counts, edges = np.histogram(ranked, 20)
+    low, high = float(ranked[0]), float(ranked[-1])
+    edges = np.linspace(low, high, 21)
+    inner = np.searchsorted(exact, edges[1:-1])
+    counts = np.diff([0, *inner, len(ranked)])
     return Numbers(
         count=len(ranked), nan=nan, infinite=infinite, min=ranked[0].item(), max=ranked[-1].item(),
-        mean=float(ranked.mean()), std=float(ranked.std()), quantiles=ranked[places].tolist(),
+        mean=float(exact.mean()), std=float(exact.std()), quantiles=ranked[places].tolist(),
         histogram=Histogram(edges=edges.tolist(), counts=counts.tolist()),
     )  # fmt: skip
 

@@ -223,7 +223,8 @@ def test_thresholds_are_inclusive() -> None:
     # A threshold that is exactly the distance.
     aligned = align(old.splits["train"].features["label"], over.splits["train"].features["label"])
     assert aligned is not None
-    exact = jensen_shannon(aligned.bins)
+    assert aligned.values is not None
+    exact = jensen_shannon(aligned.pairs)
     assert infinity_norm(aligned.values) == (0.101, "cat")
     text = SCHEMA.replace("infinity_norm: 0.1, jensen_shannon: 0.05", f"jensen_shannon: {exact!r}")
     assert drift_from(schema(text), over, old, "") == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from beam_jobs import run
 from beam_jobs.job import Result
 from beam_jobs.verify import verify
 from schemas import HeadraceError
-from schemas.naming import DUPLICATES
+from schemas.hashing import split_of, split_positions
+from schemas.naming import DUPLICATES, signatures_name
 from tests.jobs.small_job import digests, make_job, options
 
 JOB = """
@@ -65,6 +67,11 @@ def varied(image: Image.Image, how: str, rng: np.random.Generator) -> bytes:
     return sink.getvalue()
 
 
+def split_of_key(name: str) -> str:
+    """The split that a picture of the job below is in."""
+    return ("train", "test")[int(split_of(split_positions([name.encode()], 0), [0.5, 0.5])[0])]
+
+
 HOW = ("same", "encoded anew", "resized", "cropped")
 
 
@@ -82,6 +89,18 @@ def make_photos(folder: Path, *, planted: int = 16, seed: int = 7) -> dict[str, 
             (folder / "photos" / again).write_bytes(varied(image, HOW[number % 4], rng))
             pairs[again] = name
     return pairs
+
+
+def check_rows(rows: list[dict[str, Any]], pairs: dict[str, str]) -> None:
+    """Every planted pair is listed, and no other; what lies in the first split survives, else the first in order."""
+    listed = {frozenset((row["origin"], row["survivor_origin"])) for row in rows}
+    assert listed == {frozenset(pair) for pair in pairs.items()}
+    assert len(listed) == len(rows)
+    for row in rows:
+        if row["split"] == row["survivor_split"]:
+            assert row["survivor_origin"] < row["origin"]
+        else:
+            assert row["survivor_split"] == "train"
 
 
 def opened(path: Path) -> Image.Image:
@@ -106,11 +125,11 @@ def first(planted: tuple[Path, dict[str, str]], tmp_path_factory: pytest.TempPat
 def test_all_planted_are_found_and_only_they(first: Result, planted: tuple[Path, dict[str, str]]) -> None:
     pairs = planted[1]
     rows = report(first.path)
-    assert {row["origin"]: row["survivor_origin"] for row in rows} == pairs
+    check_rows(rows, pairs)
     assert all(row["left_out"] for row in rows)
-    kinds = {row["origin"]: row["kind"] for row in rows}
+    kinds = {row["origin"][1:]: row["kind"] for row in rows}
     assert kinds == {
-        again: "exact: image" if number % 4 == 0 else "near: image"
+        again[1:]: "exact: image" if number % 4 == 0 else "near: image"
         for number, again in enumerate(sorted(pairs))
     }
     assert any(row["split"] != row["survivor_split"] for row in rows)
@@ -144,7 +163,7 @@ def test_a_report_leaves_everything_where_it_is(planted: tuple[Path, dict[str, s
     text = changed(JOB, **{"split:": "  action: report\nsplit:"})
     result = run(make_job(planted[0], text), tmp_path)
     rows = report(result.path)
-    assert {row["origin"]: row["survivor_origin"] for row in rows} == planted[1]
+    check_rows(rows, planted[1])
     assert not any(row["left_out"] for row in rows)
     found = result.manifest.duplicates
     assert found is not None
@@ -173,10 +192,14 @@ def test_the_survivor_is_chosen_by_the_rule(planted: tuple[Path, dict[str, str]]
     rows = report(run(make_job(planted[0], text), tmp_path).path)
     sizes = {path.name: path.stat().st_size for path in (planted[0] / "photos").iterdir()}
     assert len(rows) == 16
-    assert all(sizes[row["survivor_origin"]] >= sizes[row["origin"]] for row in rows)
+    within = [row for row in rows if row["split"] == row["survivor_split"]]
+    assert within
+    assert all(sizes[row["survivor_origin"]] >= sizes[row["origin"]] for row in within)
     text = changed(JOB, **{"split:": "  keep: hash\nsplit:"})
     rows = report(run(make_job(planted[0], text), tmp_path / "hash").path)
-    assert all(row["survivor_key_hash"] < row["key_hash"] for row in rows)
+    within = [row for row in rows if row["split"] == row["survivor_split"]]
+    assert within
+    assert all(row["survivor_key_hash"] < row["key_hash"] for row in within)
 
 
 def test_a_later_version_is_what_a_build_from_scratch_gives(tmp_path: Path) -> None:
@@ -194,10 +217,41 @@ def test_a_later_version_is_what_a_build_from_scratch_gives(tmp_path: Path) -> N
     assert updated.taken_over["records"] > PICTURES // 2
     scratch = run(make_job(data, text), tmp_path / "scratch")
     assert digests(updated.path) == digests(scratch.path)
-    rows = {row["origin"]: row["survivor_origin"] for row in report(updated.path)}
-    assert "q002.jpg" not in rows
-    assert rows["p050.jpg"] == "a_new.jpg"
+    pairs = {frozenset((row["origin"], row["survivor_origin"])) for row in report(updated.path)}
+    assert len(pairs) == 8
+    assert {"a_new.jpg", "p050.jpg"} in pairs
+    assert not any("q002.jpg" in pair for pair in pairs)
     assert verify(updated.path).ok
+
+
+def test_no_record_of_another_split_changes_the_first(
+    first: Result, planted: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    """Not even one that two records of `train` are like, or that comes before what it is like."""
+    data, rng = tmp_path / "data", np.random.default_rng(13)
+    (data / "photos").mkdir(parents=True)
+    test = {row["origin"] for row in report(first.path) if row["split"] == "test"}
+    for path in (planted[0] / "photos").iterdir():
+        if path.name not in test:
+            (data / "photos" / path.name).write_bytes(path.read_bytes())
+    train = [path for path in sorted((data / "photos").iterdir()) if split_of_key(path.name) == "train"]
+    for number, path in enumerate(train[:6]):
+        added = [
+            name
+            for name in (f"a{number}{letter}.jpg" for letter in "bcdefghijkl")
+            if split_of_key(name) == "test"
+        ]
+        (data / "photos" / added[0]).write_bytes(varied(opened(path), HOW[number % 4], rng))
+    result = run(make_job(data, JOB), tmp_path)
+    for shard, again in zip(
+        first.manifest.splits["train"].shards, result.manifest.splits["train"].shards, strict=True
+    ):
+        assert shard.sha256 == again.sha256
+        assert (first.path / signatures_name(shard.path)).read_bytes() == (
+            result.path / signatures_name(shard.path)
+        ).read_bytes()
+    left = {row["origin"] for row in report(result.path) if row["left_out"] and row["split"] == "test"}
+    assert len([name for name in left if name.startswith("a")]) == 6
 
 
 def test_what_an_earlier_version_has_is_left_out(
@@ -262,6 +316,37 @@ def test_a_stopped_job_goes_on_to_the_same_bytes(
     result = run(make_job(planted[0], JOB), tmp_path, options("in_memory", 1))
     assert result.partitions_reused == result.partitions
     assert digests(result.path) == digests(first.path)
+
+
+def guide() -> list[str]:
+    """The blocks of the guide that say `duplicates:`."""
+    page = (Path(__file__).parents[2] / "docs/duplicates.md").read_text("utf-8")
+    return re.findall(r"```yaml\n(duplicates:\n.*?)```", page, re.DOTALL)
+
+
+@pytest.mark.parametrize("block", guide())
+def test_what_the_guide_says_runs(
+    block: str, first: Result, planted: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    if "body" in block:
+        words = [f"word{n}" for n in range(50)]
+        rows = [
+            "id,body,topic",
+            f"a,{' '.join(words)},t",
+            f"b,{' '.join([*words, 'more'])},t",
+            "c,other words,t",
+        ]
+        (tmp_path / "rows.csv").write_text("\n".join(rows) + "\n")
+        text = TEXTS[: TEXTS.index("duplicates:")] + block + TEXTS[TEXTS.index("split:") :]
+        assert run(make_job(tmp_path, text), tmp_path).manifest.books["rows"].dropped == {"near-duplicate": 1}
+        return
+    text = JOB[: JOB.index("duplicates:")] + block + JOB[JOB.index("split:") :]
+    if "against" in block:
+        text = text.replace("[1.0.0]", f"[{first.path}]").replace("version: 1.0.0", "version: 2.0.0")
+    found = run(make_job(planted[0], text), tmp_path).manifest.duplicates
+    assert found is not None
+    assert found.pairs_across_splits == 0
+    assert found.clusters == (4 if "near" not in block else 16)
 
 
 TEXTS = """

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from beam_jobs import run
+from beam_jobs.cli import main
 from beam_jobs.diff import diff
 from beam_jobs.inspect_dataset import inspect
 from beam_jobs.job import Result
@@ -293,7 +294,7 @@ def test_planted_leaks_are_all_found(workers: int, data: Path, tmp_path: Path) -
         write_rows(data, leaked)
         flags = options("multi_threading", workers)
         with pytest.raises(
-            HeadraceError, match=f"^{planted} values of 'patient' have records in two"
+            HeadraceError, match=f"Values of 'patient' that have records in two splits: {planted} of 57"
         ) as caught:
             run(make_job(data, JOB + split), tmp_path / f"out{planted}", flags)
         assert caught.value.where == "split.leaks"
@@ -305,7 +306,9 @@ def test_planted_leaks_are_all_found(workers: int, data: Path, tmp_path: Path) -
 
 def test_a_group_column_beside_the_one_to_split_by(data: Path, tmp_path: Path) -> None:
     split = "split: {fractions: {train: 0.5, test: 0.5}, by: patient, leaks: [label]}\n"
-    with pytest.raises(HeadraceError, match="3 values of 'label' have records in two splits") as caught:
+    with pytest.raises(
+        HeadraceError, match="Values of 'label' that have records in two splits: 3 of 3"
+    ) as caught:
         run(make_job(data, JOB + split), tmp_path / "out")
     assert str(caught.value.value).count("is in train") == 2
 
@@ -383,3 +386,23 @@ def test_runs_are_taken_over_although_records_were_left_out(data: Path, tmp_path
     assert 0 < updated.taken_over["partitions"] < first.partitions - 1
     assert digests(updated.path) == digests(run(job, tmp_path / "fresh3").path)
     assert verify(updated.path).ok
+
+
+def test_what_inspect_says_of_leaks(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run(make_job(data, JOB + PLACED), tmp_path / "out")
+    assert inspect(Path(result.path)).to_json()["leaks"] == {"patient": {"groups": 57, "in_two_splits": 0}}
+    assert main(["inspect", str(result.path)]) == 0
+    assert re.search(r"patient +0 of 57 looked at", capsys.readouterr().out)
+
+
+def test_limits_then_fractions(data: Path, tmp_path: Path) -> None:
+    """What is over a limit is left out before fractions are counted, and caps come last."""
+    text = JOB.replace("features:", "main: [{source: scans, limit: 333}]\nfeatures:")
+    split = "split: {fractions: {train: 0.5, test: 0.5}, exact: true, cap: {by: label, most: 20}}\n"
+    result = run(make_job(data, text + split), tmp_path / "out")
+    dropped = result.manifest.books["scans"].dropped
+    assert dropped["over the limit"] == 267
+    assert sizes(result)[1] in (166, 167)
+    labels = Counter(row["label"] for row in held(result)["train"].values())
+    assert max(labels.values()) == 20
+    assert dropped["over the cap"] == 333 - sum(sizes(result))
