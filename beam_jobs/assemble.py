@@ -200,9 +200,9 @@ def _finished(plan: JobPlan, split: int, number: int, name: str, wanted: str) ->
         return None
     # Both files were flushed to the disk before the note was written, so a size that is right is enough.
     for file in (entry, entry.index):
-        if (plan.workspace.stage / file.path).size() != file.bytes:
+        if (plan.assembled / file.path).size() != file.bytes:
             return None
-    if plan.spec.statistics and not is_kept(plan, entry):
+    if plan.spec.statistics and not plan.materializes and not is_kept(plan, entry):
         return None
     return Shard(split, number, entry, [tuple(duplicate) for duplicate in note["duplicates"]], note["linked"])
 
@@ -240,10 +240,11 @@ def _make_shard(plan: JobPlan, split: int, number: int, name: str, ranges: list[
 
 
 def _write_shard(plan: JobPlan, name: str, merge: Merge, old: OldShards | None) -> ShardEntry:
-    stage = plan.workspace.stage
+    stage = plan.assembled
     digest, size = hashlib.sha256(), 0
     chosen = merge.index[merge.chosen]
-    gathered = scan_shard(plan, chosen["length"].astype(np.int64), name) if plan.spec.statistics else None
+    looked_at = plan.spec.statistics and not plan.materializes  # of transformed records they are those
+    gathered = scan_shard(plan, chosen["length"].astype(np.int64), name) if looked_at else None
     with (stage / name).writing(durable=True) as file:
         for parts in merged_records(merge, locate(merge, old)):
             for part in parts:

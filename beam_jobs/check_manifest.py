@@ -13,8 +13,7 @@ from pydantic import ValidationError
 
 from beam_jobs.check_files import Problem
 from schemas import JobSpec, Manifest
-from schemas.hashing import fingerprint
-from schemas.manifest import all_files, is_sealed
+from schemas.manifest import all_files, content_fingerprint, is_sealed
 from schemas.naming import DATASET_INFO, DEAD_LETTERS, MANIFEST, index_name, shard_name
 
 _MAX_JSON_BYTES = 64 << 20
@@ -78,8 +77,7 @@ def _books_problems(manifest: Manifest) -> Iterator[Problem]:
 
 
 def _fingerprint_problems(manifest: Manifest) -> Iterator[Problem]:
-    shards = {name: [shard.sha256 for shard in split.shards] for name, split in manifest.splits.items()}
-    whole = fingerprint(manifest.spec_fingerprint, shards)
+    whole = content_fingerprint(manifest.spec_fingerprint, manifest.splits, manifest.files)
     if whole != manifest.fingerprint:
         yield _differs("fingerprint", "is not that of its spec and shards", whole, manifest.fingerprint)
 

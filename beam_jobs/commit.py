@@ -30,8 +30,7 @@ from beam_jobs.store_path import StorePath
 from beam_jobs.survey.apply import needs_survey, title
 from beam_jobs.wire import for_runners
 from schemas import Books, HeadraceError, Manifest, __version__
-from schemas.hashing import fingerprint
-from schemas.manifest import FileEntry, SplitEntry, Surveyed, all_files
+from schemas.manifest import FileEntry, SplitEntry, Surveyed, all_files, content_fingerprint
 from schemas.naming import DEAD_LETTERS, DUPLICATES
 from schemas.packing import stored_features
 
@@ -53,9 +52,13 @@ class Committed:
 
 @for_runners
 def commit(
-    shards: Sequence[Shard], plan: JobPlan, settled: Settled, summaries: Sequence[RunSummary]
+    shards: Sequence[Shard],
+    plan: JobPlan,
+    settled: Settled,
+    summaries: Sequence[RunSummary],
+    model: Sequence[FileEntry] = (),
 ) -> Committed:
-    """Makes the staged shards a version.
+    """Makes the staged shards a version; `model` are the files of its transform.
 
     Raises:
       HeadraceError: the books do not balance, a key lies in two splits, the data are not what the job's schema
@@ -73,7 +76,7 @@ def commit(
         name=plan.spec.name,
         version=plan.spec.version,
         description=plan.spec.description,
-        features=stored_features(plan.features, plan.packing),
+        features=stored_features(plan.stored, plan.stored_packing),
         label=plan.spec.label,
         splits=splits,
     )
@@ -91,15 +94,12 @@ def commit(
         name=plan.spec.name,
         version=plan.spec.version,
         description=plan.spec.description,
-        fingerprint=fingerprint(
-            plan.spec.fingerprint,
-            {name: [shard.sha256 for shard in split.shards] for name, split in splits.items()},
-        ),
+        fingerprint=content_fingerprint(plan.spec.fingerprint, splits, model),
         spec_fingerprint=plan.spec.fingerprint,
         spec=plan.spec.model_dump(by_alias=True, mode="json", exclude={"vars"}, exclude_unset=True),
-        features=plan.features,
-        indexed=sorted(plan.spec.indexed),
-        packed=plan.packing,
+        features=plan.stored,
+        indexed=sorted(plan.stored_indexed),
+        packed=plan.stored_packing,
         splits=splits,
         books=books,
         leaks=settled.proofs,
@@ -110,7 +110,10 @@ def commit(
             if needs_survey(rule)
         ],
         duplicates=duplicates,
-        files=[_file_entry(stage, path) for path in sorted([*others, *signed, DEAD_LETTERS])],
+        files=sorted(
+            [*(_file_entry(stage, path) for path in [*others, *signed, DEAD_LETTERS]), *model],
+            key=lambda entry: entry.path,
+        ),
     )
     _remove_strays(stage, manifest)
     taken_over = {
@@ -131,6 +134,7 @@ class Commit(beam.PTransform):
     plan: JobPlan
     settled: beam.PCollection[Settled]
     summaries: beam.PCollection[RunSummary]
+    model: beam.PCollection[list[FileEntry]] | None = None
 
     def expand(self, shards: beam.PCollection[Shard]) -> beam.PCollection[Committed]:
         """Shard → Committed (one)."""
@@ -139,7 +143,11 @@ class Commit(beam.PTransform):
             | "Gather" >> Gather()
             | "Commit"
             >> beam.Map(
-                commit, self.plan, beam.pvalue.AsSingleton(self.settled), beam.pvalue.AsList(self.summaries)
+                commit,
+                self.plan,
+                beam.pvalue.AsSingleton(self.settled),
+                beam.pvalue.AsList(self.summaries),
+                *([] if self.model is None else [beam.pvalue.AsSingleton(self.model)]),
             )
         )
 
@@ -254,7 +262,8 @@ def _write_notes(
     note = Note(
         inputs=plan.inputs,
         code=plan.code,
-        records=plan.records,
+        # Transformed records are none that a later version could take over.
+        records="" if plan.materializes else plan.records,
         sequence=1 + max((old.sequence for old in notes(plan.workspace).values()), default=0),
         fingerprint=manifest.fingerprint,
         taken_over=taken_over,

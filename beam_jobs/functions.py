@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import traceback
 from collections.abc import Callable
@@ -39,6 +40,27 @@ def function_fingerprint(dotted: str, where: str) -> str:
     """Content hash of the file that a user function is written in: it changes when the code may have."""
     file = inspect.getsourcefile(inspect.unwrap(load_function(dotted, where)))
     return "" if file is None else hashlib.blake2b(Path(file).read_bytes(), digest_size=16).hexdigest()
+
+
+def source_fingerprint(dotted: str, where: str) -> str:
+    """Content hash of the file of a user function's module, which is not imported: it may bring TensorFlow.
+
+    Raises:
+      HeadraceError: there is no such module.
+    """
+    module = dotted.split(":", maxsplit=1)[0]
+    try:
+        found = importlib.util.find_spec(module)
+    except ImportError:
+        found = None
+    if found is None or found.origin is None:
+        raise HeadraceError(
+            "The module of a user function is not found.",
+            where=where,
+            value=module,
+            allowed="module.path:function, importable from the folder you run in or installed",
+        )
+    return hashlib.blake2b(Path(found.origin).read_bytes(), digest_size=16).hexdigest()
 
 
 def user_failure(error: Exception, where: str) -> HeadraceError:

@@ -17,6 +17,7 @@ from beam_jobs.previous import list_partitions
 from beam_jobs.runners import parse_options, run_pipeline
 from beam_jobs.store_path import StorePath
 from beam_jobs.survey.run import build_survey, passes
+from beam_jobs.transform.plan import plan_transform
 from schemas import HeadraceError
 from schemas.units import format_bytes
 
@@ -57,6 +58,7 @@ def check_graph(job: Job, out: str | Path, options: Sequence[str]) -> Graph:
     import_from_here()
     beam_options = parse_options(options)
     plan, partitions = plan_job(job, out)
+    plan = plan_transform(plan)
     with tempfile.TemporaryDirectory() as folder:
         scratch = StorePath(LocalStore(Path(folder)), "partitions.jsonl")
         refs = write_partitions(scratch, list_partitions(plan, partitions))

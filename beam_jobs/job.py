@@ -29,6 +29,7 @@ from beam_jobs.settle import BUDGET_FIELD, read_letters
 from beam_jobs.split_lists import write_lists
 from beam_jobs.survey.run import survey
 from beam_jobs.sweep import strip, sweep
+from beam_jobs.transform.plan import plan_transform
 from beam_jobs.wire import end_attempt
 from schemas import HeadraceError, Manifest, read_manifest
 from schemas.anomalies import Anomaly, anomalies_json
@@ -131,6 +132,7 @@ def run(
                 _place(workspace), manifest, True, other_code, seconds, len(partitions), 0,
                 anomalies=told_anomalies(workspace),
             )  # fmt: skip
+        plan = plan_transform(plan)
         strip(workspace)
         store.prepare(workspace.version)
         store.tidy()

@@ -16,3 +16,13 @@ def bound_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # other C libraries have no such function
         mallopt(_M_ARENA_MAX, int(ARENAS))
+
+
+def give_back() -> None:
+    """Returns freed memory to the system, before something large comes that would be put on top of it."""
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

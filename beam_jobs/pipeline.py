@@ -1,6 +1,7 @@
 """The Beam graph of a job. Wiring only.
 
 deal partitions → build runs → place → settle → find references → GroupByKey → assemble shards → commit
+                                                 with a transform: assemble shards → analyse → (apply →) commit
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from beam_jobs.listing import PartitionRef
 from beam_jobs.placement import PlaceRuns
 from beam_jobs.plan import JobPlan
 from beam_jobs.settle import Settle
+from beam_jobs.transform.stages import Materialize, WriteModel
 
 
 def build_pipeline(pipeline: beam.Pipeline, plan: JobPlan, partitions: list[PartitionRef]) -> None:
@@ -23,4 +25,7 @@ def build_pipeline(pipeline: beam.Pipeline, plan: JobPlan, partitions: list[Part
     summaries = summaries | "Place runs" >> PlaceRuns(plan)
     settled = summaries | "Settle" >> Settle(plan)
     shards = summaries | "Assemble shards" >> AssembleShards(plan, settled)
-    _ = shards | "Commit" >> Commit(plan, settled, summaries)
+    model = None if plan.transform is None else shards | "Transform" >> WriteModel(plan)
+    if model is not None and plan.materializes:
+        shards = shards | "Materialize" >> Materialize(plan, model)
+    _ = shards | "Commit" >> Commit(plan, settled, summaries, model)

@@ -22,7 +22,7 @@ from beam_jobs.data_schema.expect import Expectations, expect
 from beam_jobs.duplicates.signatures import signature_facts
 from beam_jobs.expressions import engine_version
 from beam_jobs.facts import Fact, describe, row_of
-from beam_jobs.functions import function_fingerprint
+from beam_jobs.functions import function_fingerprint, source_fingerprint
 from beam_jobs.indexed import row_type
 from beam_jobs.join import TableFiles, columns_after_join, count_buckets
 from beam_jobs.listing import PartitionList
@@ -41,6 +41,7 @@ from beam_jobs.store_path import StorePath
 from beam_jobs.survey.apply import needs_survey, title
 from beam_jobs.union import check_shapes
 from schemas import HeadraceError, JobSpec, __version__, load_spec, read_manifest
+from schemas.columns import indexed_by_default
 from schemas.errors import shorten
 from schemas.features import ClassLabelFeature, Feature, ImageFeature
 from schemas.hashing import fingerprint
@@ -128,6 +129,21 @@ class Workspace:
         return self.work / "rows"
 
     @property
+    def analysis(self) -> StorePath:
+        """What transforms have found in shards."""
+        return self.work / "analysis"
+
+    @property
+    def raw(self) -> StorePath:
+        """The version's shards before they are transformed, where transformed ones are written."""
+        return self.work / f"raw-{self.version}"
+
+    @property
+    def analysed(self) -> StorePath:
+        """Which of it the version's transform was made of."""
+        return self.work / f"analysis-{self.version}.json"
+
+    @property
     def survey(self) -> StorePath:
         """What was found in each partition for rules that need the train split."""
         return self.work / "survey"
@@ -205,6 +221,21 @@ class Previous:
 
 
 @dataclass(frozen=True)
+class TransformPlan:
+    """What a job's transform comes to.
+
+    Attributes:
+      fingerprint: of all that changes what is made of a shard.
+      phases: how many passes over the records the analysis takes.
+      outputs: the features that the transformed records hold, where they are written.
+    """
+
+    fingerprint: str
+    phases: int
+    outputs: dict[str, Feature] | None
+
+
+@dataclass(frozen=True)
 class JobPlan:
     """All that a worker needs to know of a job; small, and the same for every worker.
 
@@ -221,6 +252,8 @@ class JobPlan:
       inputs: fingerprint of the user's side of the version: spec, functions, sources, schema.
       found: what each cleaning rule needs that was found beforehand, None for most; see `beam_jobs.survey.apply`.
       expectations: what statistics are compared with before the commit, if the job has a schema.
+      preprocessing: content hash of the code of the transform's function, if there is one.
+      transform: what the transform comes to; see `beam_jobs.transform.plan`.
       previous: the version of which unchanged records are taken over, if there is one.
       lists: what the job's lists of splits say, if it has any.
       against: directory and fingerprint of each version that records are compared with, by how the job names it.
@@ -239,6 +272,8 @@ class JobPlan:
     inputs: str
     found: tuple[Any, ...] = ()
     expectations: Expectations | None = None
+    preprocessing: str | None = None
+    transform: TransformPlan | None = None
     previous: Previous | None = None
     lists: Lists | None = None
     against: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -296,6 +331,41 @@ class JobPlan:
     def packing(self) -> dict[str, list[str]]:
         """The features that each vector of a record holds."""
         return pack(self.features) if self.spec.pack else {}
+
+    @property
+    def materializes(self) -> bool:
+        """Whether the shards hold transformed records."""
+        return self.transform is not None and self.transform.outputs is not None
+
+    @property
+    def assembled(self) -> StorePath:
+        """Where shards are assembled: the stage, unless they are to be transformed first."""
+        return self.workspace.raw if self.materializes else self.workspace.stage
+
+    @property
+    def stored(self) -> dict[str, Feature]:
+        """The features that the shards of the version hold."""
+        outputs = None if self.transform is None else self.transform.outputs
+        return self.features if outputs is None else outputs
+
+    @property
+    def stored_indexed(self) -> list[str]:
+        """Those that their indexes hold too."""
+        if not self.materializes:
+            return self.spec.indexed
+        return (
+            indexed_by_default(self.stored, self.spec.label) if self.spec.index is None else self.spec.index
+        )
+
+    @cached_property
+    def stored_row(self) -> np.dtype[np.void]:
+        """The type of a row of what their indexes hold of the features."""
+        return row_type(self.stored, self.stored_indexed)
+
+    @cached_property
+    def stored_packing(self) -> dict[str, list[str]]:
+        """The features that each vector of their records holds."""
+        return pack(self.stored) if self.spec.pack else {}
 
     @property
     def train_split(self) -> int:
@@ -376,6 +446,11 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
     basis = _basis(records, tables)
     every = itertools.chain(main, *partitions.values())
     identities = [[partition.source, partition.identity] for partition in every]
+    transform = spec.transforming
+    preprocessing = None
+    if transform is not None and transform.function is not None:
+        preprocessing = source_fingerprint(transform.function, "transform.function")
+        functions["transform"] = preprocessing
     against = _against(spec, job.variables, workspace)
     # Without a schema, lists and versions to compare with, as it ever was.
     further = [] if expectations is None else [expectations.fingerprint]
@@ -394,6 +469,7 @@ def plan_job(job: Job, out: str | Path) -> tuple[JobPlan, PartitionList]:
         inputs,
         found,
         expectations,
+        preprocessing,
         lists=lists,
         against=against,
     )

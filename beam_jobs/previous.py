@@ -77,6 +77,9 @@ def notes(workspace: Workspace) -> dict[str, Note]:
 
 def find_previous(plan: JobPlan) -> Previous | None:
     """The version committed last of those whose records would come out the same from the same sources."""
+    transform = plan.spec.transforming
+    if transform is not None and transform.materialize:
+        return None  # its shards hold no records to be taken over, and are never the same files
     workspace = plan.workspace
     known = notes(workspace)
     found = [

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 from beam_jobs.listing import read_partitions
 from beam_jobs.plan import Workspace
 from beam_jobs.previous import notes
 from beam_jobs.runs import RECORDS_SUFFIX
+
+# Kinds of files of the work directory that belong to a version, beside those of surveys.
+_NOTES = ("partitions", "inputs", "repeated", "drift", "analysis")
 
 
 def strip(workspace: Workspace) -> set[str]:
@@ -20,6 +25,15 @@ def strip(workspace: Workspace) -> set[str]:
         if f".{suffix}" == RECORDS_SUFFIX and f"{run}.run" in committed:
             (workspace.runs / name).delete()
     return committed
+
+
+def _analysed(workspace: Workspace) -> list[str]:
+    """What the transform of a version was made of."""
+    try:
+        names: list[str] = json.loads(workspace.analysed.read())
+    except FileNotFoundError:
+        return []
+    return names
 
 
 def sweep(workspace: Workspace) -> None:
@@ -37,13 +51,17 @@ def sweep(workspace: Workspace) -> None:
     for name in workspace.survey.names():
         if name not in answers:
             (workspace.survey / name).delete()
-    for directory in (workspace.tables, workspace.rows, workspace.shard_notes):
+    for directory in (workspace.tables, workspace.rows, workspace.shard_notes, workspace.raw):
         directory.delete_tree()
+    analysed = {name for version in versions for name in _analysed(workspace.of(version))}
+    for name in workspace.analysis.names():
+        if name not in analysed:
+            (workspace.analysis / name).delete()
     workspace.dead_letters.delete()
     workspace.anomalies.delete()
     for name in workspace.work.names():
         kind, _, rest = name.partition("-")
-        noted = kind in ("partitions", "inputs", "repeated", "drift") or kind.startswith("survey")
+        noted = kind in _NOTES or kind.startswith("survey")
         if noted and "/" not in name and _version_of(name) not in versions:
             (workspace.work / name).delete()
         version, _, run = rest.partition("/")

@@ -25,8 +25,9 @@ from loader.part import Part, Where, split_name
 from loader.plan import BLOCK_BYTES
 from loader.read import KEPT_BYTES, ON_CORRUPT, CachedReader, Reader
 from loader.recipe import Recipe
-from loader.sources import Directory, check_lists, choose, lengths_of, open_sources
+from loader.sources import Directory, Source, check_lists, choose, lengths_of, open_sources
 from loader.state import Start, from_dict
+from loader.transformed import Transformed, choose_outputs
 from schemas import HeadraceError
 from schemas.features import BoolFeature, ClassLabelFeature, Feature, ImageFeature
 
@@ -51,6 +52,7 @@ def load(
     resize: str = "crop",
     augment: Augment = None,
     normalize: Normalize = None,
+    transform: bool = False,
     training: bool | None = None,
     shuffle: bool | None = None,
     repeat: bool | int = False,
@@ -117,6 +119,9 @@ def load(
       normalize: images as float32, (x / 255 - mean) / std by channel, in training or not: "imagenet", "signed"
         (-1 … 1), "unit" (0 … 1), or (mean, std), each a number or one for each channel. All images, or those
         that a dict names.
+      transform: batches go through the data set's `transform_fn/`, the function that the job's tf-transform step has
+        analysed: features and label are what it gives, and images. It is a program of TensorFlow's, so that the data
+        set should be one that you trust. Lists come as RaggedTensors.
       training: whether to shuffle and augment; None for "only the split called train".
       shuffle: True or False to differ from `training`. Not shuffled is stored order.
       repeat: True for epochs without end, or a number of epochs. Each is a fresh one, and no batch holds records
@@ -176,10 +181,9 @@ def load(
     request = CacheRequest(cache, cache_as, cache_bytes, cache_dir)
     request.check()
     remote = any(source.split.place.is_remote for source in sources)
-    if isinstance(sequences, Packing):
-        features = sequences.names if features is None else features
-        label = False if label is True else label
-    chosen, label_name = choose(sources, features, label)
+    chosen, label_name, model, outputs = _choose(
+        sources, directory, features, label, sequences=sequences, transform=transform
+    )
     asked = augmentation.resolve(augment)
     ops = _bind(asked if training else (), chosen, label_name, size)
     # A crop that knows no size of its own makes image_size, and so sees the stored image.
@@ -261,6 +265,8 @@ def load(
             crop_first=crop_first,
             cache=kept,
             columns=columns,
+            transform=model,
+            chosen=outputs,
             one_hot=_one_hot(chosen, label_name) if one_hot else 0,
             reads=num_parallel_reads or (_REMOTE_READS if remote else _READS),
             parallel=num_parallel_calls or 4 * threads,
@@ -272,6 +278,34 @@ def load(
             prefetch=prefetch,
         )
     )
+
+
+def _choose(
+    sources: Sequence[Source],
+    directory: Directory | Sequence[Directory],
+    features: str | Sequence[str] | None,
+    label: str | bool,
+    *,
+    sequences: Buckets | Packing | None,
+    transform: bool,
+) -> tuple[dict[str, Feature], str | None, Transformed | None, tuple[str, ...] | None]:
+    """The features to read, the label's name, the transform, and which of what comes out of that is wanted."""
+    if isinstance(sequences, Packing):
+        features = sequences.names if features is None else features
+        label = False if label is True else label
+    if not transform:
+        return *choose(sources, features, label), None, None
+    if not isinstance(directory, (str, Path)) or sequences is not None:
+        raise HeadraceError(
+            "transform=True goes with one data set and plain batches.",
+            where="transform",
+            value="several directories" if sequences is None else "sequences",
+            hint="Write transformed records instead: `materialize: true` in the job.",
+        )
+    model = Transformed(sources[0].manifest, sources[0].split.place)
+    needed, outputs, name = choose_outputs(model, sources[0].manifest, features, label)
+    chosen, _ = choose(sources, needed, False)
+    return chosen, name, model, outputs
 
 
 def _batches(

@@ -17,6 +17,7 @@ from loader.plan import Ids
 from loader.reading import BOUND, HIDDEN, ID, SEED, VALID
 from loader.recipe import Recipe
 from loader.state import Cursor, Start, end_of_iteration
+from loader.transformed import Transformed
 from loader.work import Work, divide
 
 _FINISHES = 4  # batches flipped and normalised at a time, some 10,000 images of 224 x 224 a second each
@@ -147,6 +148,8 @@ def _finish(recipe: Recipe, features: Features) -> Features:
 
 def _arrange(recipe: Recipe, features: Features) -> object:
     """The form that training wants: (features, label), or a dict where there is no label."""
+    if recipe.transform is not None:
+        features = _transform(recipe, recipe.transform, features)
     features.pop(SEED, None)
     mask = features.pop(VALID, None) if recipe.batches.last == "pad" else None
     features.pop(VALID, None)
@@ -160,6 +163,14 @@ def _arrange(recipe: Recipe, features: Features) -> object:
     inputs = next(iter(features.values())) if len(features) == 1 else features
     # Keras takes the third for sample weights.
     return (inputs, label) if mask is None else (inputs, label, tf.cast(mask, tf.float32))
+
+
+def _transform(recipe: Recipe, transform: Transformed, features: Features) -> Features:
+    """The features after the data set's own transform, and those of them that are wanted."""
+    features = transform(features, batched=recipe.batches.batch_size is not None)
+    if recipe.chosen is None:
+        return features
+    return {name: value for name, value in features.items() if name in (*recipe.chosen, *HIDDEN)}
 
 
 def _named(recipe: Recipe, ids: tf.Tensor) -> Features:

@@ -13,6 +13,7 @@ from loader.order import Batches, Order
 from loader.part import Part
 from loader.read import CachedReader, Reader
 from loader.state import Start
+from loader.transformed import Transformed
 from schemas.features import Feature
 
 
@@ -41,6 +42,8 @@ class Recipe:
     crop_first: bool  # the first operation crops the stored image to image_size
     cache: Cache | None
     columns: Sequence[Column]
+    transform: Transformed | None  # what a batch goes through last
+    chosen: tuple[str, ...] | None  # of what comes out of it; all if None
     one_hot: int  # classes, or 0 for labels as they are stored
     reads: int  # chunks read at a time
     parallel: int

@@ -7,6 +7,7 @@ source bytes gives the same manifest, byte for byte.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,7 @@ from schemas.columns import why_no_column
 from schemas.errors import HeadraceError
 from schemas.features import Feature, Model
 from schemas.hashing import fingerprint
-from schemas.naming import MANIFEST
+from schemas.naming import MANIFEST, TRANSFORM_FN, TRANSFORMED_METADATA
 from schemas.packing import with_places
 from schemas.storage import Place, open_place
 
@@ -114,7 +115,7 @@ class Manifest(Model):
     name: str
     version: str
     description: str = ""
-    fingerprint: str = Field(description="Content hash of the spec and of every shard.")
+    fingerprint: str = Field(description="Content hash of the spec, of every shard and of the transform.")
     spec_fingerprint: str
     spec: dict[str, Any] = Field(description="The job as written, variables not filled in.")
     features: dict[str, Feature]
@@ -227,6 +228,19 @@ def is_sealed(text: str) -> bool:
 
 def _text(data: dict[str, Any]) -> str:
     return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+
+
+def content_fingerprint(
+    spec_fingerprint: str, splits: Mapping[str, SplitEntry], files: Iterable[FileEntry]
+) -> str:
+    """The content hash of a version: of its spec, every shard, and the files of its transform, if it has one."""
+    shards = {name: [shard.sha256 for shard in split.shards] for name, split in splits.items()}
+    model = sorted(
+        (entry.path, entry.sha256)
+        for entry in files
+        if entry.path.split("/")[0] in (TRANSFORM_FN, TRANSFORMED_METADATA)
+    )
+    return fingerprint(spec_fingerprint, shards, *([model] if model else []))
 
 
 def all_files(manifest: Manifest) -> list[FileEntry]:

@@ -11,6 +11,8 @@ ANOMALIES = "anomalies.json"
 DEAD_LETTERS = "dead_letters/dead_letters.parquet"
 DUPLICATES = "duplicates/duplicates.parquet"
 INDEX_DIR = "index"
+TRANSFORM_FN = "transform_fn"  # with the next, what tft.TFTransformOutput reads of a version's directory
+TRANSFORMED_METADATA = "transformed_metadata"
 SIGNATURES_DIR = "signatures"
 
 

@@ -14,6 +14,7 @@ from schemas.hashing import fingerprint
 from schemas.rules import Rule
 from schemas.sources import Source
 from schemas.split import Name, Split
+from schemas.transforms import OneHot, Step, Transform, TransformField
 from schemas.units import ByteSize, Share
 
 
@@ -126,6 +127,25 @@ class Write(Model):
     )
 
 
+_NUMBERS = ("int64", "float32", "bool", "class_label")
+_WORDS = ("text", "int64", "class_label")
+_STEP_TYPES = {
+    **dict.fromkeys(("z_score", "min_max", "bucketize"), _NUMBERS),
+    **dict.fromkeys(("vocabulary", "one_hot", "hash"), _WORDS),
+    "tfidf": ("text",),
+}
+
+
+def _check_step(where: str, step: Step, feature: Feature) -> None:
+    """A ready function must know what to do with the feature that it is given."""
+    if feature.type not in _STEP_TYPES[step.type]:
+        raise ValueError(
+            f"{where}: {step.type} makes nothing of {feature.type}; it takes {', '.join(_STEP_TYPES[step.type])}"
+        )
+    if isinstance(step, OneHot) and getattr(feature, "shape", None):
+        raise ValueError(f"{where}: one_hot takes single values, not a vector or list")
+
+
 class JobSpec(Model):
     """One data set version: from sources to shards."""
 
@@ -156,6 +176,10 @@ class JobSpec(Model):
         description="Store the single numbers of a record (float32; int64, class_label and bool) as one vector of "
         "each type: smaller shards that are parsed faster. The loader gives them by their names all the same; other "
         "readers see the vectors.",
+    )
+    transform: TransformField | None = Field(
+        None,
+        description="tf-transform: a preprocessing_fn, as `module.path:function` or with options, or ready functions.",
     )
     statistics: bool = Field(
         True, description="Write statistics of every feature: statistics.json, and files that TFX tools read."
@@ -250,6 +274,24 @@ class JobSpec(Model):
         return self
 
     @model_validator(mode="after")
+    def _transformable(self) -> JobSpec:
+        transform = self.transforming
+        if transform is None:
+            return self
+        if self.split.names and transform.split not in self.split.names:
+            raise ValueError(
+                f"transform.split: there is no split {transform.split!r}; there are {sorted(self.split.names)}"
+            )
+        for name, step in transform.features.items():
+            source = step.source or name
+            if source not in self.features:
+                raise ValueError(
+                    f"transform.features.{name}: no feature is called {source!r}; there are {sorted(self.features)}"
+                )
+            _check_step(f"transform.features.{name}", step, self.features[source])
+        return self
+
+    @model_validator(mode="after")
     def _deduplicable(self) -> JobSpec:
         for check in self.duplicates.checks if self.duplicates is not None else []:
             for name in check.exact or ([check.near.feature] if check.near is not None else []):
@@ -272,6 +314,13 @@ class JobSpec(Model):
                     f"duplicates: {sorted(wrong & given)} is not for {feature.type} features such as {near.feature!r}"
                 )
         return self
+
+    @property
+    def transforming(self) -> Transform | None:
+        """What tf-transform is to do, if anything."""
+        if isinstance(self.transform, str):
+            return Transform(function=self.transform)
+        return self.transform
 
     @property
     def members(self) -> list[Member]:

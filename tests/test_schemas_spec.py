@@ -431,3 +431,40 @@ def test_what_is_no_share_is_refused() -> None:
 )
 def test_sizes_are_written_for_people(size: float, text: str) -> None:
     assert format_bytes(size) == text
+
+
+def with_transform(text: str) -> str:
+    return f"{JOB}transform: {text}\n"
+
+
+def test_a_transform_is_a_name_or_options() -> None:
+    short = parse_spec(with_transform("pond.prepare:preprocessing_fn")).transforming
+    long = parse_spec(with_transform("{function: 'pond.prepare:preprocessing_fn'}")).transforming
+    assert short is not None
+    assert short == long
+    assert (short.function, short.split, short.materialize) == (
+        "pond.prepare:preprocessing_fn",
+        "train",
+        False,
+    )
+    assert parse_spec(JOB).transforming is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{split: train}", "needs either `function` or `features`"),
+        ("{function: 'a:b', features: {size: {type: z_score}}}", "needs either"),
+        ("{function: 'a:b', split: holdout}", "there is no split 'holdout'"),
+        ("{features: {size: {type: zscore}}}", "did you mean 'z_score'"),
+        ("{features: {size: {type: bucketize}}}", "'buckets' is missing"),
+        ("{features: {x: {type: z_score}}}", "no feature is called 'x'"),
+        ("{features: {size: {type: vocabulary}}}", "vocabulary makes nothing of float32"),
+        ("{features: {image: {type: z_score}}}", "z_score makes nothing of image"),
+        ("{features: {label: {type: one_hot}}}", "one_hot needs top_k"),
+        ("{features: {size: {type: min_max, min: 2, max: 1}}}", "min 2.0 is not below max 1.0"),
+        ("prepare", "should match pattern"),
+    ],
+)
+def test_a_transform_that_cannot_be_is_refused(text: str, message: str) -> None:
+    assert message in str(refused(with_transform(text)))

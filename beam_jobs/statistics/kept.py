@@ -28,13 +28,18 @@ _READS = 16  # files of statistics that are read, and held, at a time
 
 def scan_shard(plan: JobPlan, lengths: npt.NDArray[np.int64], name: str) -> Scan:
     """What takes the bytes of the shard `name`, of records of these lengths."""
-    return Scan(ShardStatistics(plan.features, plan.packing), lengths, name)
+    return Scan(ShardStatistics(plan.stored, plan.stored_packing), lengths, name)
 
 
 def keep(plan: JobPlan, entry: ShardEntry, statistics: ShardStatistics) -> None:
     """Keeps the statistics of a shard."""
     # Where a power cut takes the file, or some of it, the shard is made again.
     _path(plan, plan.workspace, entry).write(statistics.encode(), durable=False)
+
+
+def look_at(plan: JobPlan, entry: ShardEntry) -> None:
+    """Makes the statistics of a shard that lies in the stage, and keeps them."""
+    keep(plan, entry, scan_again(plan, entry, plan.workspace.stage))
 
 
 def is_kept(plan: JobPlan, entry: ShardEntry) -> bool:
@@ -86,7 +91,7 @@ def statistics_files(statistics: Statistics) -> dict[str, bytes]:
 
 
 def _of_split(plan: JobPlan, split: SplitEntry) -> SplitStatistics:
-    whole = ShardStatistics(plan.features, plan.packing)
+    whole = ShardStatistics(plan.stored, plan.stored_packing)
     paths = [_path(plan, plan.workspace, entry) for entry in split.shards]
     for path, data in zip(paths, _read_ahead(paths), strict=True):
         if data is None or not whole.merge(data):
@@ -106,7 +111,7 @@ def _read_ahead(paths: Sequence[StorePath]) -> Iterator[bytes | None]:
 
 
 def _is_whole(plan: JobPlan, data: bytes | None) -> bool:
-    return data is not None and ShardStatistics(plan.features, plan.packing).merge(data)
+    return data is not None and ShardStatistics(plan.stored, plan.stored_packing).merge(data)
 
 
 def _path(plan: JobPlan, workspace: Workspace, entry: ShardEntry) -> StorePath:

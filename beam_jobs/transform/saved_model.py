@@ -1,0 +1,79 @@
+"""The analysed function as a SavedModel: as TensorFlow writes it, then made canonical.
+
+What TensorFlow writes beside the graph is the same in every process, but for fingerprint.pb, which holds a random
+number. Readers do without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_transform import impl_helper
+
+from beam_jobs.transform.canonical import canonical, counted
+from beam_jobs.transform.graph import Traced
+from beam_jobs.transform.merge import Bound
+from schemas.naming import TRANSFORM_FN, TRANSFORMED_METADATA
+
+_LEFT_OUT = ("fingerprint.pb", "debug")
+
+
+def constants(bound: list[Bound], folder: Path) -> dict[str, Any]:
+    """The analysed values as tensors, by the name of the tensor that each stands for; vocabularies go into `folder`."""
+    found = {}
+    for each in bound:
+        value = each.value
+        if each.file is not None:
+            path = folder / each.file
+            path.write_bytes(value)
+            value = str(path)
+        dtype = tf.dtypes.as_dtype(each.dtype)
+        found[each.tensor] = tf.constant(value if dtype == tf.string else np.asarray(value), dtype)
+    return found
+
+
+def saved_model(traced: Traced, bound: list[Bound], folder: Path) -> dict[str, bytes]:
+    """The files of `transform_fn/` and `transformed_metadata/`, by path; made in `folder`, an empty one."""
+    target, assets = folder / TRANSFORM_FN, folder / "assets"
+    assets.mkdir()
+    first = counted()
+    impl_helper.trace_and_write_v2_saved_model(
+        str(target),
+        traced.function,
+        traced.specs,
+        str(folder),
+        traced.fingerprints,
+        constants(bound, assets),
+        {},
+        None,
+    )
+    files = {
+        path.relative_to(target).as_posix(): path.read_bytes()
+        for path in sorted(target.rglob("*"))
+        if path.is_file()
+    }
+    metadata = files.pop(f"{impl_helper.METADATA_DIR_NAME}/schema.pbtxt")
+    files["saved_model.pb"] = canonical(
+        files["saved_model.pb"], str(folder), _assets_hash(bound), first, {*traced.specs, *traced.outputs}
+    )
+    found = {
+        f"{TRANSFORM_FN}/{path}": data for path, data in files.items() if path.split("/")[0] not in _LEFT_OUT
+    }
+    found[f"{TRANSFORMED_METADATA}/schema.pbtxt"] = metadata
+    if traced.assets:
+        found[f"{TRANSFORMED_METADATA}/asset_map"] = json.dumps(traced.assets, sort_keys=True).encode()
+    return found
+
+
+def _assets_hash(bound: list[Bound]) -> str:
+    """What stands for the folder of vocabularies in shared names: tables of two data sets must differ."""
+    digest = hashlib.sha256()
+    for each in bound:
+        if each.file is not None:
+            digest.update(f"{each.file}\0{len(each.value)}\0".encode() + each.value)
+    return digest.hexdigest()[:32]
