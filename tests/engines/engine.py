@@ -23,6 +23,15 @@ GRADE = "tests.jobs.small_job:grade"
 SLOW = {GRADE: "tests.engines.functions:slow"}
 CHATTY = {GRADE: "tests.engines.functions:chatty"}
 assert GRADE in JOB
+# Rules that need all records together, and rules that learn from the train split before the job's own pipeline.
+LATE = {
+    "by: module}": "by: module, exact: groups, cap: {by: label, most: 30}}",
+    "index:": "duplicates: {checks: [{near: {feature: image}}, {exact: [image]}]}\nindex:",
+}
+LEARNT = {
+    "features:\n": "  - {cast: {probability: float64}}\n  - {outliers: probability, iqr: 0.1, action: clip}\n"
+    "  - {weights: weight, by: label}\nfeatures:\n  weight: {type: float32}\n",
+}
 
 
 def prism(*flags: str) -> list[str]:

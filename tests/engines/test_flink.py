@@ -15,7 +15,7 @@ from beam_jobs.engines import check_cluster
 from beam_jobs.runners import parse_options
 from schemas import HeadraceError
 from tests.engines.conftest import Expected
-from tests.engines.engine import SLOW, await_, await_first_run, output, start
+from tests.engines.engine import LATE, LEARNT, SLOW, await_, await_first_run, output, start
 from tests.engines.flink_cluster import JOB_SERVER, FlinkCluster
 from tests.jobs.small_job import digests, make_job
 
@@ -72,6 +72,20 @@ def test_same_bytes_on_the_cluster(
     wanted = expected({})
     chosen = flags(cluster.master, job_server)
     assert digests(run(make_job(data), tmp_path, chosen).path) == wanted
+
+
+@pytest.mark.parametrize("changes", [LATE, LEARNT], ids=["late", "learnt"])
+def test_same_bytes_of_rules_about_all_records(
+    changes: dict[str, str],
+    data: Path,
+    expected: Expected,
+    cluster: FlinkCluster,
+    job_server: str,
+    tmp_path: Path,
+) -> None:
+    wanted = expected(changes)
+    result = run(make_job(data, **changes), tmp_path, flags(cluster.master, job_server))
+    assert digests(result.path) == wanted
 
 
 def test_same_bytes_by_the_pool_of_a_machine(

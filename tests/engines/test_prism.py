@@ -11,7 +11,7 @@ import pytest
 from beam_jobs import run
 from schemas import HeadraceError
 from tests.engines.conftest import Expected
-from tests.engines.engine import CHATTY, GRADE, SLOW, await_first_run, one, output, prism, start
+from tests.engines.engine import CHATTY, GRADE, LATE, LEARNT, SLOW, await_first_run, one, output, prism, start
 from tests.jobs.small_job import digests, make_job
 
 NO_BUDGET = {"max_dead_letters: 20%": "max_dead_letters: 0"}
@@ -29,6 +29,15 @@ def flags(request: pytest.FixtureRequest) -> list[str]:
 def test_same_bytes(data: Path, expected: Expected, flags: list[str], tmp_path: Path) -> None:
     wanted = expected({})
     assert digests(run(make_job(data), tmp_path, flags).path) == wanted
+
+
+@pytest.mark.parametrize("changes", [LATE, LEARNT], ids=["late", "learnt"])
+def test_same_bytes_of_rules_about_all_records(
+    changes: dict[str, str], data: Path, expected: Expected, tmp_path: Path
+) -> None:
+    wanted = expected(changes)
+    result = run(make_job(data, **changes), tmp_path, prism("--environment_type=PROCESS"))
+    assert digests(result.path) == wanted
 
 
 def test_printing_hangs_no_worker(data: Path, expected: Expected, pool: str, tmp_path: Path) -> None:
