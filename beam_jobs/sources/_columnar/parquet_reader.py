@@ -26,7 +26,6 @@ OPTIONS: dict[str, Any] = {"coerce_int96_timestamp_unit": "us"}
 _BUFFERS_BYTES = 16 << 20  # of all columns, in place of all that a row group has of them
 _MIN_BUFFER_BYTES, _MAX_BUFFER_BYTES = 16 << 10, 1 << 20
 _MAX_WAITING = 4
-_SHUT = "this is not read now"
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,16 @@ class Wanted:
 
 
 class _FooterOnly(io.RawIOBase):
-    """A file of which nothing more is read once it is shut."""
+    """A file that ends at once where it is read once it is shut.
+
+    An exception would do as well, but for the kilobyte that pyarrow loses of each for every column of every row group.
+    """
 
     def __init__(self, raw: BinaryIO) -> None:
         self._raw = raw
         self.shut = False
+        self.asked = False
+        """Whether it was read since."""
 
     def readable(self) -> bool:
         return True
@@ -71,7 +75,8 @@ class _FooterOnly(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         if self.shut:
-            raise OSError(_SHUT)
+            self.asked = True
+            return b""
         return self._raw.read(size)
 
 
@@ -90,8 +95,8 @@ def read_footer(file: DataFile) -> tuple[pq.FileMetaData, pa.Schema]:
             try:
                 groups = list(range(metadata.num_row_groups))
                 next(parquet.iter_batches(1, row_groups=groups, use_threads=False), None)
-            except OSError as error:
-                if _SHUT not in str(error):
+            except OSError:
+                if not footer.asked:
                     raise
     return metadata, schema
 
@@ -106,7 +111,8 @@ class _Reader:
         source = self._open.enter_context(wanted.file.open_arrow())
         share = _BUFFERS_BYTES // max(1, len(wanted.columns))
         buffer = min(_MAX_BUFFER_BYTES, max(_MIN_BUFFER_BYTES, share))
-        how = {"pre_buffer": True} if wanted.whole else {"buffer_size": buffer}
+        # Said aloud: by itself pyarrow fetches whole row groups, of any size, and keeps them while they are read.
+        how = {"pre_buffer": wanted.whole} | ({} if wanted.whole else {"buffer_size": buffer})
         parquet = pq.ParquetFile(source, read_dictionary=texts, **how, **OPTIONS)
         metadata = parquet.metadata
         self.total = sum(metadata.row_group(group).num_rows for group in wanted.groups)
@@ -165,7 +171,8 @@ def _large(wanted: Wanted, texts: list[str]) -> list[str]:
     if len(wanted.groups) > 1 or not texts:
         return texts
     with wanted.file.open_arrow() as source:
-        parquet = pq.ParquetFile(source, read_dictionary=texts, buffer_size=_MIN_BUFFER_BYTES, **OPTIONS)
+        how = {"pre_buffer": False, "buffer_size": _MIN_BUFFER_BYTES}
+        parquet = pq.ParquetFile(source, read_dictionary=texts, **how, **OPTIONS)
         batches = parquet.iter_batches(1, row_groups=list(wanted.groups), columns=texts, use_threads=False)
         first = next(batches, None)
     small = {
