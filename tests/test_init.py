@@ -296,7 +296,7 @@ class TestWhatIsInferred:
         (tmp_path / "rows.csv").write_bytes("größe,n\nklein,1\nüber,2\n".encode(encoding))
         (tmp_path / "job.yaml").write_text(init_job([str(tmp_path / "rows.csv")]))
         job = load_job(tmp_path / "job.yaml")
-        assert job.spec.features["gr_e"].source == "größe"
+        assert job.spec.features["grosse"].source == "größe"
         assert preview(job, tmp_path / "out").state == "new"
 
     def test_rows_that_cannot_be_read_get_room(self, tmp_path: Path) -> None:

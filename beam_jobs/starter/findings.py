@@ -372,7 +372,7 @@ def _taken(found: Findings) -> Iterator[str]:
 
 def identifier(text: str, default: str) -> str:
     """`text` as the name of a source or feature."""
-    plain = unicodedata.normalize("NFKD", text)  # letters, and their accents apart
+    plain = unicodedata.normalize("NFKD", text.replace("ß", "ss"))  # letters, and their accents apart
     plain = "".join(char for char in plain if not unicodedata.combining(char))
     name = re.sub(r"[^A-Za-z0-9]+", "_", plain).strip("_")[:80].rstrip("_")
     if not name:
