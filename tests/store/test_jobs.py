@@ -161,9 +161,9 @@ def test_a_survey_in_a_bucket(
     learning = learning.replace("{train: 3, validation: 1, test: 2}", "2")
     local = run(make_job(data, learning), tmp_path / "out", THREADS)
     done = run(make_job(data, learning), out_of(bucket), THREADS)
+    bucket.proxy.shares = {}  # or what is read here would be cut short too
     assert local.manifest.surveyed
     assert objects(str(done.path)) == digests(local.path)
-    bucket.proxy.shares = {}
     parts = objects(f"{out_of(bucket)}/cells/.headrace/survey")
     assert len(parts) == done.partitions
     next(path for path in (data / "photos/a").iterdir() if path.stat().st_size > 1000).unlink()

@@ -88,7 +88,12 @@ def test_lock_of_a_killed_process_is_free_at_once(place: Path | Bucket) -> None:
 
 
 def _ended(pid: int) -> None:
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+    """Waits until a process is dead, with the last of its threads: until then its files are open."""
+    process = Path(f"/proc/{pid}")
+    while (
+        process.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        or len(list(process.joinpath("task").iterdir())) > 1
+    ):
         time.sleep(0.01)
 
 
