@@ -1,4 +1,4 @@
-"""A job on a database: images in PostgreSQL, labels in MariaDB, and nothing anywhere that shows a password."""
+"""A job on a database: images in PostgreSQL, labels in MariaDB or MySQL, and nothing anywhere that shows a password."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ write: {shards: {train: 2, test: 1}, max_dead_letters: 20%}
 """.replace("PASSWORD_ENV", PASSWORD_ENV)
 
 
-@pytest.fixture(scope="module")
-def servers() -> Iterator[tuple[Work, Work]]:
-    with working("postgresql") as images, working("mysql") as labels:
+@pytest.fixture(scope="module", params=["mariadb", "mysql"])
+def servers(request: pytest.FixtureRequest) -> Iterator[tuple[Work, Work]]:
+    with working("postgresql") as images, working(request.param) as labels:
         yield images, labels
 
 

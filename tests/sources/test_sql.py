@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import traceback
@@ -7,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import certifi
 import duckdb
+import numpy as np
 import pytest
 import yaml
 
@@ -22,13 +25,15 @@ from tests.sql_servers import PASSWORD
 from .conformance import SourceSuite, faults_of, read_all, records_of, same
 from .sql_work import PASSWORD_ENV, Work, table_at, working
 
-KINDS = ("postgresql", "mysql", "sqlite", "duckdb")
+KINDS = ("postgresql", "mariadb", "mysql", "sqlite", "duckdb")
+SERVERS = ("postgresql", "mariadb", "mysql")
+MYSQLS = ("mariadb", "mysql")
 
 
 @pytest.fixture(scope="module")
 def works() -> Iterator[dict[str, Work]]:
-    with working("postgresql") as one, working("mysql") as other:
-        yield {work.kind: work for work in (one, other, Work("sqlite"), Work("duckdb"))}
+    with contextlib.ExitStack() as stack:
+        yield {kind: stack.enter_context(working(kind)) for kind in KINDS}
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +100,10 @@ class TestPostgreSql(SqlSuite):
 
 
 class TestMariaDb(SqlSuite):
+    kind = "mariadb"
+
+
+class TestMySql(SqlSuite):
     kind = "mysql"
 
 
@@ -124,6 +133,10 @@ class TestPostgreSqlTextKeys(SqlSuite):
 
 
 class TestMariaDbTextKeys(TestPostgreSqlTextKeys):
+    kind = "mariadb"
+
+
+class TestMySqlTextKeys(TestPostgreSqlTextKeys):
     kind = "mysql"
 
 
@@ -135,6 +148,10 @@ class TestPostgreSqlPartitionBy(SqlSuite):
 
 
 class TestMariaDbPartitionBy(TestPostgreSqlPartitionBy):
+    kind = "mariadb"
+
+
+class TestMySqlPartitionBy(TestPostgreSqlPartitionBy):
     kind = "mysql"
 
 
@@ -160,6 +177,10 @@ class TestPostgreSqlQuery(SqlSuite):
 
 
 class TestMariaDbQuery(TestPostgreSqlQuery):
+    kind = "mariadb"
+
+
+class TestMySqlQuery(TestPostgreSqlQuery):
     kind = "mysql"
 
 
@@ -371,7 +392,7 @@ def test_types_of_postgresql(works: dict[str, Work]) -> None:
     assert key == b"2024-02-29|6b1f1d6e-6a5c-4e8a-9d0e-0a8f5a0e7c11|12.50|2024-02-29 10:00:00+00"
 
 
-@pytest.mark.parametrize("kind", ["postgresql", "mysql", "duckdb"])
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb", "mysql", "duckdb"])
 def test_tables_of_another_schema(kind: str, works: dict[str, Work], tmp_path: Path) -> None:
     work, name = works[kind].at(tmp_path), 'an"other sch%ema'
     schema = work.quoted(name)
@@ -385,24 +406,108 @@ def test_tables_of_another_schema(kind: str, works: dict[str, Work], tmp_path: P
     assert [key for batch in read_all(source) for key in batch.keys.to_pylist()] == [b"1|1", b"1|2", b"2|1"]
 
 
-def test_types_of_mariadb(works: dict[str, Work]) -> None:
-    work = works["mysql"]
+@pytest.mark.parametrize("kind", MYSQLS)
+def test_types_of_mariadb_and_mysql(kind: str, works: dict[str, Work]) -> None:
+    work = works[kind]
     work.run(
         "DROP TABLE IF EXISTS types",
-        """CREATE TABLE types (tiny tinyint(1), big bigint unsigned, single float, dbl double, exact decimal(10, 2),
-        words varchar(9) CHARACTER SET latin1, raw varbinary(9), bits bit(9), day date, moment datetime(3),
-        zoned timestamp, mood enum('sad', 'glad'), doc json, nothing int)""",
+        """CREATE TABLE types (tiny tinyint(1), big bigint unsigned, padded int(5) unsigned zerofill, single float,
+        dbl double, exact decimal(10, 2), words varchar(9) CHARACTER SET latin1, raw varbinary(9), fixed binary(3),
+        bits bit(9), day date, moment datetime(3), zoned timestamp, clock time, year year, mood enum('sad', 'glad'),
+        several set('a', 'b'), doc json, nothing int)""",
         "SET time_zone = '+02:00'",
-        "INSERT INTO types VALUES (1, 18446744073709551615, 0.1, 2.5, 12.5, 'é', x'00ff', b'100000001', '2024-02-29', "
-        "'2024-02-29 12:00:00.5', '2024-02-29 12:00:00', 'glad', '{\"a\": [1]}', NULL)",
+        "INSERT INTO types VALUES (1, 18446744073709551615, 7, 0.1, 2.5, 12.5, 'é', x'00ff', 'x', b'100000001', "
+        "'2024-02-29', '2024-02-29 12:00:00.5', '2024-02-29 12:00:00', '-100:30:00', 1999, 'glad', 'b,a', "
+        "'{\"a\": [1]}', NULL)",
     )
-    source = work.source(table="types", key=["day", "exact", "words", "moment"])
-    (record,) = records_of(source)
-    assert record == {
-        "tiny": 1, "big": 2**64 - 1, "single": pytest.approx(0.1, rel=1e-7), "dbl": 2.5, "exact": "12.50", "words": "é",
-        "raw": b"\x00\xff", "bits": 257, "day": "2024-02-29", "moment": "2024-02-29 12:00:00.500",
-        "zoned": "2024-02-29 10:00:00", "mood": "glad", "doc": '{"a": [1]}', "nothing": None,
+    expected = {
+        "tiny": 1, "big": 2**64 - 1, "padded": 7, "single": pytest.approx(0.1, rel=1e-7), "dbl": 2.5, "exact": "12.50",
+        "words": "é", "raw": b"\x00\xff", "fixed": b"x\x00\x00", "bits": 257, "day": "2024-02-29",
+        "moment": "2024-02-29 12:00:00.500", "zoned": "2024-02-29 10:00:00", "clock": "-100:30:00", "year": 1999,
+        "mood": "glad", "several": "a,b", "doc": '{"a": [1]}', "nothing": None,
     }  # fmt: skip
+    source = work.source(table="types", key=["day", "exact", "words", "moment"])
+    assert records_of(source) == [expected]
+    for key in expected.keys() - {"single", "dbl", "nothing"}:
+        assert records_of(work.source(table="types", key=key)) == [expected]
+
+
+@pytest.mark.parametrize("kind", MYSQLS)
+@pytest.mark.parametrize("key", ["day", "moment"])
+def test_dates_that_no_calendar_has(kind: str, key: str, works: dict[str, Work]) -> None:
+    """As the server writes them, in its order; strict servers refuse them as bounds, which keys are."""
+    work = works[kind]
+    days = ["0000-00-00", "2024-00-10", "2024-02-00", "2024-02-31"]
+    work.run(
+        "DROP TABLE IF EXISTS days",
+        "CREATE TABLE days (day date, moment datetime)",
+        "SET sql_mode = 'ALLOW_INVALID_DATES'",
+        rows=("INSERT INTO days VALUES (?, ?)", [(day, f"{day} 00:00:00") for day in days]),
+    )
+    source = work.source(table="days", key=key, partition_rows=1)
+    assert len(source.partitions()) == 4
+    assert [record["day"] for record in records_of(source)] == days
+
+
+@pytest.mark.parametrize("kind", MYSQLS)
+def test_what_a_server_sets_for_all_leaves_out_nothing(kind: str, works: dict[str, Work]) -> None:
+    """A limit of rows, and modes in which names and text are quoted otherwise."""
+    work = works[kind]
+    names = ["' OR '1'='1", "\\' OR '1'='1' --", "b\\", "c"]
+    settings = {"sql_select_limit": "2", "sql_mode": "'ANSI,NO_BACKSLASH_ESCAPES,TRADITIONAL'"}
+    work.run(
+        "DROP TABLE IF EXISTS quoted",
+        "CREATE TABLE quoted (name varchar(40), id int)",
+        *(f"SET GLOBAL {name} = {value}" for name, value in settings.items()),
+        rows=("INSERT INTO quoted VALUES (?, ?)", [(name, i) for i, name in enumerate(names)]),
+    )
+    try:
+        source = work.source(table="quoted", key="name", partition_rows=1)
+        assert [record["name"] for record in records_of(source)] == names
+        for number, name in enumerate(names):
+            source = work.source(table="quoted", where="name = :it", params={"it": name}, key="id")
+            assert [record["id"] for record in records_of(source)] == [number]
+    finally:
+        work.run(*(f"SET GLOBAL {name} = DEFAULT" for name in settings))
+
+
+def test_vectors_of_mysql_are_their_bytes(works: dict[str, Work]) -> None:
+    """Of which its client makes text, else."""
+    work = works["mysql"]
+    work.run(
+        "DROP TABLE IF EXISTS vectors",
+        "CREATE TABLE vectors (id int PRIMARY KEY, v vector(3))",
+        "INSERT INTO vectors VALUES (1, TO_VECTOR('[1, 2, -3.5]')), (2, NULL)",
+    )
+    first, second = records_of(work.source(table="vectors"))
+    assert np.frombuffer(first["v"], "<f4").tolist() == [1, 2, -3.5]
+    assert second["v"] is None
+
+
+def test_mysql_with_tls(works: dict[str, Work], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a user who may not come without; by the certificate that the server made for itself, and by no other."""
+    work = works["mysql"]
+    assert work.server is not None
+    work.run(
+        "DROP TABLE IF EXISTS secrets",
+        "CREATE TABLE secrets (id int PRIMARY KEY)",
+        "INSERT INTO secrets VALUES (1)",
+        f"CREATE USER IF NOT EXISTS secure@'127.0.0.1' IDENTIFIED BY '{PASSWORD}' REQUIRE SSL",
+        "GRANT SELECT ON work.* TO secure@'127.0.0.1'",
+    )
+    url = f"mysql://secure:{PASSWORD}@127.0.0.1:{work.server.port}/work?ssl_ca="
+    authority = f"{work.server.folder}/data/ca.pem"
+    spec = SqlSource(kind="sql", url_env="WHOLE_URL", table="secrets")
+    monkeypatch.setenv("WHOLE_URL", url + authority)
+    assert records_of(open_source("rows", spec, "")) == [{"id": 1}]
+    for options, message in {
+        certifi.where(): "self-signed certificate",
+        f"{authority}&ssl_verify_identity=true": "IP address mismatch",
+    }.items():
+        monkeypatch.setenv("WHOLE_URL", url + options)
+        with pytest.raises(HeadraceError, match=rf"certificate verify failed: .*{message}") as caught:
+            open_source("rows", spec, "").partitions()
+        assert PASSWORD not in "".join(traceback.format_exception(caught.value))
 
 
 def test_types_of_duckdb(works: dict[str, Work], tmp_path: Path) -> None:
@@ -512,14 +617,7 @@ def test_values_of_sqlite(works: dict[str, Work], tmp_path: Path) -> None:
     assert records_of(query) == [{"half": 1.5, "id": 1}, {"half": 3.5, "id": 3}]
 
 
-ENDED = {
-    "postgresql": "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'headrace'",
-    "mysql": "BEGIN NOT ATOMIC FOR c IN (SELECT id FROM information_schema.processlist WHERE user = 'reader' "
-    "AND id <> CONNECTION_ID()) DO KILL c.id; END FOR; END",
-}
-
-
-@pytest.mark.parametrize("kind", ENDED)
+@pytest.mark.parametrize("kind", SERVERS)
 def test_lost_connections_are_made_again(kind: str, works: dict[str, Work]) -> None:
     """In the midst of rows, of which none is there twice, and between partitions."""
     work = works[kind]
@@ -533,18 +631,18 @@ def test_lost_connections_are_made_again(kind: str, works: dict[str, Work]) -> N
     expected = [
         key for partition in partitions for batch in source.read(partition) for key in batch.keys.to_pylist()
     ]
-    work.run(ENDED[kind])
+    work.end_others()
     found = []
     for partition in partitions:
         for batch in source.read(partition):
             found += batch.keys.to_pylist()
             if len(found) < 100:
-                work.run(ENDED[kind])
+                work.end_others()
     assert found == expected
     assert len(found) == 150
 
 
-@pytest.mark.parametrize("kind", ENDED)
+@pytest.mark.parametrize("kind", SERVERS)
 def test_a_server_that_is_not_there_is_an_error(
     kind: str, works: dict[str, Work], monkeypatch: pytest.MonkeyPatch
 ) -> None:
