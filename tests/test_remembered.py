@@ -5,9 +5,12 @@ from __future__ import annotations
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, TypeOptions
-from apache_beam.transforms import core
+from apache_beam.transforms import core, userstate
 
 from beam_jobs.remembered import remembered
+
+COUNT = userstate.CombiningValueStateSpec("count", combine_fn=sum)
+COUNT_PARAM = beam.DoFn.StateParam(COUNT)
 
 
 class Scaled(beam.DoFn):
@@ -62,9 +65,26 @@ def test_arguments_are_those_of_each_method() -> None:
         assert core.get_function_args_defaults(lambda c: c)[0] == ["c"]
 
 
+def test_state_is_that_of_each_function() -> None:
+    class Counting(beam.DoFn):
+        def process(self, element, count=COUNT_PARAM):  # type: ignore[no-untyped-def]
+            count.add(1)
+            yield element
+
+    with remembered():
+        for _ in range(2):
+            assert userstate.get_dofn_specs(Counting())[0] == {COUNT}
+            assert userstate.get_dofn_specs(Scaled(1)) == (set(), set())
+
+
 def test_beam_is_as_before_after_an_error() -> None:
-    before = PipelineOptions.view_as, core.get_function_args_defaults
+    def patched() -> list[object]:
+        return [PipelineOptions.view_as, userstate.get_dofn_specs, core.get_function_args_defaults]
+
+    before = patched()
+    with remembered():
+        assert not set(map(id, before)) & set(map(id, patched()))
+    assert patched() == before
     with pytest.raises(KeyError), remembered():
-        assert before != (PipelineOptions.view_as, core.get_function_args_defaults)
         raise KeyError
-    assert before == (PipelineOptions.view_as, core.get_function_args_defaults)
+    assert patched() == before
