@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.statistics.accumulate import FeatureAccumulator, State
-from beam_jobs.statistics.canonical import PADDING, Column, Spans, read_columns, stored
+from beam_jobs.statistics.canonical import PADDING, Column, Reader, Spans, stored
 from schemas.features import Feature
 from schemas.framing import FOOTER_BYTES, HEADER_BYTES
 from schemas.packing import Packing
@@ -29,7 +29,7 @@ class ShardStatistics:
     """Statistics of all features of some records, or of the records of some shards."""
 
     def __init__(self, features: Mapping[str, Feature], packing: Packing) -> None:
-        self._form = stored(features, packing)
+        self._reader = Reader(stored(features, packing))
         self._packing = packing
         self.features = {name: FeatureAccumulator(features[name]) for name in sorted(features)}
 
@@ -40,7 +40,7 @@ class ShardStatistics:
           HeadraceError: a record cannot be read; `where` names the file.
         """
         stops = np.cumsum(lengths)
-        columns = read_columns(data, stops - lengths + HEADER_BYTES, stops - FOOTER_BYTES, self._form, where)
+        columns = self._reader.read(data, stops - lengths + HEADER_BYTES, stops - FOOTER_BYTES, where)
         for name, column in columns.items():
             if name in self._packing:
                 assert not isinstance(column.values, Spans)
