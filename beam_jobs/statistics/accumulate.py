@@ -348,15 +348,16 @@ class FeatureAccumulator:
             self.formats[name] = self.formats.get(name, 0) + images
 
     def _top_values(self) -> Top:
-        is_text = isinstance(self.feature, TextFeature)
+        keys, counts = self.top.keys, self.top.counts
+        if len(keys) > TOP_VALUES:
+            often = counts >= np.partition(counts, -TOP_VALUES)[-TOP_VALUES]
+            keys, counts = keys[often], counts[often]
         values: list[Any] = (
-            [self.top.texts[key].decode("utf-8", "replace") for key in self.top.keys.tolist()]
-            if is_text
-            else (self.top.keys ^ _BIAS).view(np.int64).tolist()
+            [self.top.texts[key].decode("utf-8", "replace") for key in keys.tolist()]
+            if isinstance(self.feature, TextFeature)
+            else (keys ^ _BIAS).view(np.int64).tolist()
         )
-        ordered = sorted(
-            zip(values, self.top.counts.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0])
-        )
+        ordered = sorted(zip(values, counts.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
         top = [TopValue(value=value, count=count) for value, count in ordered[:TOP_VALUES]]
         return Top(values=top, error=self.top.error, skipped=self.skipped)
 

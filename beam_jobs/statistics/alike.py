@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 WIDEST = 512  # bytes that are compared together: as many must lie behind the records
 _MOST_VALUE_BYTES = 256
+_MOST_WORD_BYTES = 32
 _PIECE_BYTES = 1 << 20  # taken at a time
 _ALL = np.uint64((1 << 64) - 1)
 _FOLDED = 16  # records side by side: numpy reduces long rows faster than short ones
@@ -45,15 +46,23 @@ class Slot:
     end: int
 
     def room(self, records: int) -> npt.NDArray[Any] | None:
-        """Memory for the numbers of some records, a row for each; None for bytes."""
+        """Memory for the values of some records, a row for each: numbers, or the words of short bytes."""
         if self.kind == "float32":
             return np.empty((records, self.size // 4), np.float32)
-        return np.empty(records, np.int64) if self.kind == "int64" else None
+        if self.kind == "int64":
+            return np.empty(records, np.int64)
+        return (
+            np.empty((records, -(-max(self.size, 1) // 8)), np.uint64)
+            if self.size <= _MOST_WORD_BYTES
+            else None
+        )
 
     def fill(self, room: npt.NDArray[Any], rows: Bytes) -> None:
-        """Puts the numbers of as many records in `room`; `rows` are their bytes."""
+        """Puts the values of as many records in `room`; `rows` are their bytes, and eight more."""
         if self.kind == "float32":
             room[:] = floats(rows, self.start, self.size)
+        elif self.kind == "bytes":
+            room[:] = np.ndarray(room.shape, "<u8", rows.data, self.start, (rows.strides[0], 8))
         else:
             digits = [rows[:, self.start + place] & np.uint8(_MORE - 1) for place in range(self.size)]
             room[:] = digits[0]
@@ -90,7 +99,7 @@ class Pattern:
         if found is None:
             return False
         first, size, end = found
-        if size > _MOST_VALUE_BYTES or end - self._begin > WIDEST:
+        if size > _MOST_VALUE_BYTES or end - self._begin > WIDEST - 16:
             return False
         if kind == "float32" and size != 4 * count:
             return False
@@ -103,12 +112,13 @@ class Pattern:
         return True
 
     def match(self, data: Bytes, places: Places) -> tuple[int, list[npt.NDArray[Any] | None]]:
-        """How many of the features, from the first on, all records have as the first one has them, and their numbers.
+        """How many of the features, from the first on, all records have as the first one has them, and their values.
 
-        The numbers are float32 or int64, of all records back to back; None for bytes. At least `WIDEST` bytes of
-        `data` must lie behind each place.
+        The values are float32 or int64 of all records back to back; of bytes the words, uint64 (n, k), in which what
+        lies behind a value is not told from it, or None where they are many. At least `WIDEST` bytes of `data` must lie
+        behind each place.
         """
-        words = -(-len(self._form) // 8)
+        words = -(-len(self._form) // 8) + 1
         values = [slot.room(len(places)) for slot in self.slots]
         some, every = np.zeros(words, np.uint64), np.full(words, _ALL)
         step = max(1, _PIECE_BYTES // (8 * words))  # what the processor's caches hold
@@ -124,7 +134,10 @@ class Pattern:
         wrong = np.flatnonzero((((some ^ expected) | (every ^ expected)) & form).view(np.uint8))
         ends = [slot.end for slot in self.slots]
         alike = int(np.searchsorted(ends, wrong[0], side="right")) if len(wrong) else len(ends)
-        return alike, [None if room is None else room.ravel() for room in values[:alike]]
+        return alike, [
+            room.ravel() if room is not None and slot.kind == "float32" else room
+            for slot, room in zip(self.slots[:alike], values, strict=False)
+        ]
 
 
 def take(data: Bytes, places: Places, width: int) -> Bytes:

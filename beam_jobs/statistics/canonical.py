@@ -43,11 +43,15 @@ class Stored:
 
 @dataclass(frozen=True)
 class Spans:
-    """Bytes of each value: where they begin in `data`, behind which lies padding, and how many they are."""
+    """Bytes of each value: where they begin in `data`, behind which lies padding, and how many they are.
+
+    `words`, if any, hold the bytes of each value and some that lie behind: uint64 (n, k).
+    """
 
     data: Bytes
     starts: Places
     sizes: Places
+    words: npt.NDArray[np.uint64] | None = None
 
 
 @dataclass(frozen=True)
@@ -119,10 +123,11 @@ class Reader:
                 continue
             alike, values = pattern.match(data, place)
             for slot, found in zip(pattern.slots, values, strict=False):
-                if found is None:
+                if slot.kind == "bytes":
                     sizes = np.full(len(place), slot.size, np.int64)
-                    columns[names[len(columns)]] = Column(Spans(data, place + slot.start, sizes))
+                    columns[names[len(columns)]] = Column(Spans(data, place + slot.start, sizes, found))
                 else:
+                    assert found is not None, "numbers are always at hand"
                     columns[names[len(columns)]] = Column(found)
             if alike < len(pattern.slots):
                 self._varying.add(names[len(columns)])

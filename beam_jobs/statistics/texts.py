@@ -48,7 +48,8 @@ def _of_words(spans: Spans, characters: bool) -> tuple[Hashes, npt.NDArray[np.in
     """Hashes, and how many bytes continue a character."""
     widest, least = int(spans.sizes.max()), int(spans.sizes.min())
     words = -(-max(widest, 1) // 8)
-    table = np.ascontiguousarray(take(spans, 8 * words).view("<u8").T)
+    table = take(spans, 8 * words).view("<u8") if spans.words is None else spans.words
+    table = np.ascontiguousarray(table.T)
     found = spans.sizes.astype(np.uint64) * _FACTOR
     beyond: npt.NDArray[np.int64] | int = 0
     for place in range(words):
