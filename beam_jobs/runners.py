@@ -31,6 +31,7 @@ from beam_jobs.engines import (
     is_embedded,
     runner_name,
 )
+from beam_jobs.memory import objects_set_aside
 from beam_jobs.remembered import remembered
 from beam_jobs.servers import JobServer, job_server
 from schemas import HeadraceError
@@ -96,7 +97,7 @@ def run_pipeline(
     if not is_embedded(options):
         with _quiet_threads(), job_server(options) as server:
             return _run_elsewhere(build, options, server)
-    with remembered():
+    with remembered(), objects_set_aside():
         pipeline = beam.Pipeline(runner=embedded_runner(options, lock), options=options)
         build(pipeline)
         if options.view_as(DirectOptions).direct_running_mode == "multi_processing":
