@@ -17,13 +17,13 @@ from schemas import HeadraceError, __version__
 _EXIT_CODES = "Exit codes: 0 done, 1 an error or a difference found, 2 wrong usage, 130 stopped by Ctrl-C."
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; gives its exit code."""
+def main(argv: Sequence[str] | None = None, *, own_process: bool = False) -> int:
+    """Runs a command, maybe in a process that does nothing else; gives its exit code."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command is not _run:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    arguments.beam_options = rest
+    arguments.beam_options, arguments.own_process = rest, own_process
     try:
         code = arguments.command(arguments)
     except HeadraceError as error:
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> None:
     """The console command."""
-    code = main()
+    code = main(own_process=True)
     sys.stdout.flush()
     sys.stderr.flush()
     if code:
@@ -374,13 +374,14 @@ def _run(arguments: argparse.Namespace) -> int:
     logging.getLogger().addHandler(logging.NullHandler())
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     _need_etl()
-    from beam_jobs.memory import bound_memory
+    from beam_jobs.memory import bound_memory, imports_uncollected
 
     bound_memory()
-    from beam_jobs.job import run, summary_lines
-    from beam_jobs.plan import load_job
-    from beam_jobs.preview import preview, preview_lines
-    from beam_jobs.wire import WithoutKnownErrors
+    with imports_uncollected() if arguments.own_process else contextlib.nullcontext():
+        from beam_jobs.job import run, summary_lines
+        from beam_jobs.plan import load_job
+        from beam_jobs.preview import preview, preview_lines
+        from beam_jobs.wire import WithoutKnownErrors
 
     # For good: the threads of a job that was stopped may still say so when all else is over.
     sys.stderr = WithoutKnownErrors(sys.stderr)

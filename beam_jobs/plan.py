@@ -35,6 +35,7 @@ from beam_jobs.sources.files import Files
 from beam_jobs.split_lists import Entries, Lists, read_lists
 from beam_jobs.splits import split_facts
 from beam_jobs.statistics.defaults import default_facts
+from beam_jobs.statistics.pictures import picture_facts
 from beam_jobs.store import Store, open_store
 from beam_jobs.store_lock import WORK
 from beam_jobs.store_path import StorePath
@@ -490,6 +491,7 @@ def _against(spec: JobSpec, variables: Mapping[str, str], workspace: Workspace) 
 # Who wants facts of a job's records: a line for each.
 _WANTED: list[Callable[[JobSpec, Mapping[str, Feature]], list[Fact]]] = [
     default_facts,
+    picture_facts,
     split_facts,
     signature_facts,
 ]

@@ -31,6 +31,7 @@ from beam_jobs.engines import (
     runner_name,
 )
 from beam_jobs.files import scratch_errors
+from beam_jobs.remembered import remembered
 from beam_jobs.servers import JobServer, job_server
 from beam_jobs.wire import WithoutKnownErrors
 from schemas import HeadraceError
@@ -38,7 +39,7 @@ from schemas.errors import error_in_text
 
 __all__ = ["check_output", "parse_options", "run_pipeline"]
 
-_SAMPLING_PERIOD_MS = 10
+_SAMPLING_PERIOD_MS = 2
 _GRACE_SECONDS = 5.0
 # As Beam names its threads that wait for a job server.
 _WORKER_THREADS = ("run_worker_", "read_state", "read_grpc_client_inputs", "wait_until_finish_read")
@@ -56,6 +57,21 @@ def parse_options(flags: Sequence[str]) -> PipelineOptions:
       HeadraceError: a flag is not one of Beam's, or the runner needs something that is missing.
     """
     options = PipelineOptions(list(flags))
+    if flags:  # Beam takes 10 ms to tell all of them
+        _refuse_unknown(options, flags)
+    check_dry_run(options)
+    if is_embedded(options):
+        direct = options.view_as(DirectOptions)
+        if not any(flag.startswith("--direct_running_mode") for flag in flags):
+            direct.direct_running_mode = "multi_threading"
+        if not any(flag.startswith("--direct_num_workers") for flag in flags):
+            direct.direct_num_workers = 1 if direct.direct_running_mode == "in_memory" else cores()
+    else:
+        complete(options)
+    return options
+
+
+def _refuse_unknown(options: PipelineOptions, flags: Sequence[str]) -> None:
     known = options.get_all_options(drop_default=True)
     strange = set(options.get_all_options(drop_default=True, retain_unknown_options=True)) - set(known)
     if runner_name(options) == "FlinkRunner":
@@ -67,16 +83,6 @@ def parse_options(flags: Sequence[str]) -> PipelineOptions:
             value=", ".join([f"--{name}" for name in sorted(strange)] + stray),
             hint="`headrace run --help` lists the options; Beam's own are written --name=value.",
         )
-    check_dry_run(options)
-    if is_embedded(options):
-        direct = options.view_as(DirectOptions)
-        if not any(flag.startswith("--direct_running_mode") for flag in flags):
-            direct.direct_running_mode = "multi_threading"
-        if not any(flag.startswith("--direct_num_workers") for flag in flags):
-            direct.direct_num_workers = 1 if direct.direct_running_mode == "in_memory" else cores()
-    else:
-        complete(options)
-    return options
 
 
 def run_pipeline(
@@ -91,12 +97,13 @@ def run_pipeline(
     if not is_embedded(options):
         with _quiet_threads(), job_server(options) as server:
             return _run_elsewhere(build, options, server)
-    with scratch_errors():  # it makes a folder for what it would upload
-        pipeline = beam.Pipeline(runner=embedded_runner(options, lock), options=options)
-    build(pipeline)
-    if options.view_as(DirectOptions).direct_running_mode == "multi_processing":
-        return run_watched(lambda: _run(pipeline))
-    return _run(pipeline)
+    with remembered():
+        with scratch_errors():  # it makes a folder for what it would upload
+            pipeline = beam.Pipeline(runner=embedded_runner(options, lock), options=options)
+        build(pipeline)
+        if options.view_as(DirectOptions).direct_running_mode == "multi_processing":
+            return run_watched(lambda: _run(pipeline))
+        return _run(pipeline)
 
 
 def _run(pipeline: beam.Pipeline) -> None:
@@ -210,11 +217,11 @@ def _prompt_samplers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _whole_elements() -> Iterator[None]:
-    """Keeps workers that are threads from sending half an element.
+    """Keeps half an element from being sent to or from a worker.
 
-    A timer of Beam's sends what such a worker has written, once a second, whether or not another thread is in the
-    middle of writing an element. The runner reads the halves as elements: garbage, wrong values, or a count of
-    2**31 for which it takes 20 GB. Workers of their own processes have no such timer. Zero turns it off.
+    A timer of Beam's sends what has been written to its servers, once a second, whether or not another thread is in
+    the middle of writing an element. The halves are read as elements: garbage, wrong values, or a count of 2**31 for
+    which they take 20 GB. Zero turns it off.
     """
     before = worker_handlers.DATA_BUFFER_TIME_LIMIT_MS
     worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = 0
