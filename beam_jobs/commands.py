@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         from beam_jobs.job import run, summary_lines
         from beam_jobs.planning import load_job
         from beam_jobs.preview import preview, preview_lines
-        from beam_jobs.runners import WithoutKnownErrors
+        from beam_jobs.wire import WithoutKnownErrors
 
     # For good: the threads of a job that was stopped may still say so when all else is over.
     sys.stderr = WithoutKnownErrors(sys.stderr)

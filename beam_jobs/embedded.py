@@ -25,6 +25,7 @@ from schemas import HeadraceError
 # What a worker process is given to end by itself once the pipeline is done.
 _GRACE_SECONDS = 10.0
 _POLL_SECONDS = 0.2
+_CLOSED = "Channel closed prematurely"  # in Beam's error
 _WORKER_THREAD = "run_worker"  # as Beam names the thread that waits for a worker process
 
 
@@ -86,12 +87,14 @@ def run_watched(run: Callable[[], None]) -> None:
             raise
         # A worker may fail while it shuts down, when all is done; then the pipeline ends as well.
         thread.join(_GRACE_SECONDS)
-    if thread.is_alive():
+        # The pipeline may find that a worker's channel is closed before anyone sees that the worker is dead.
+        closed = bool(outcome) and _CLOSED in str(outcome[0]) and died.wait(_GRACE_SECONDS)
+    if thread.is_alive() or closed:
         _kill_workers()
         raise HeadraceError(
             "A worker process died, so the job was stopped.",
             hint="It may have run out of memory. What is finished is kept; run the same command again.",
-        )
+        ) from (outcome[0] if outcome else None)
     if outcome and outcome[0] is not None:
         raise outcome[0]
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import io
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -98,6 +100,43 @@ def sync_directory(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+class _RawScratch(io.FileIO):
+    """A file whose writes fail with clear errors."""
+
+    def write(self, data: Any, /) -> int:
+        with scratch_errors():
+            return super().write(data)
+
+
+class _Scratch(io.BufferedRandom):
+    """The same, buffered."""
+
+    def close(self) -> None:
+        with contextlib.suppress(HeadraceError):  # what could not be written goes with the file
+            super().close()
+
+
+def scratch_file() -> BinaryIO:
+    """A temporary file without a name, gone when it is closed; for all that needs one, as its errors say what to do."""
+    with scratch_errors(), tempfile.TemporaryFile(prefix="headrace-", buffering=0) as file:
+        return _Scratch(_RawScratch(os.dup(file.fileno()), "r+"))
+
+
+@contextmanager
+def scratch_errors() -> Iterator[None]:
+    """Turns what goes wrong with temporary files, which the block only writes, into errors that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        named = error.filename if isinstance(error.filename, str) else None
+        raise HeadraceError(
+            f"Cannot write: {os.strerror(error.errno or 0)}.",
+            where=named or tempfile.tempdir,
+            hint="Temporary files go there; make room, or set TMPDIR to a folder of another file system, and run the "
+            "same command again; what is finished is kept.",
+        ) from error
 
 
 # What only a write can meet, and what other calls can meet too.

@@ -7,12 +7,11 @@ downloads it where it is missing. What other runners need is in `engines`.
 from __future__ import annotations
 
 import contextlib
-import io
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import apache_beam as beam
 import grpc
@@ -31,13 +30,15 @@ from beam_jobs.engines import (
     is_embedded,
     runner_name,
 )
+from beam_jobs.files import scratch_errors
 from beam_jobs.memory import objects_set_aside
 from beam_jobs.remembered import remembered
 from beam_jobs.servers import JobServer, job_server
+from beam_jobs.wire import WithoutKnownErrors
 from schemas import HeadraceError
 from schemas.errors import error_in_text
 
-__all__ = ["WithoutKnownErrors", "check_output", "parse_options", "run_pipeline"]
+__all__ = ["check_output", "parse_options", "run_pipeline"]
 
 _SAMPLING_PERIOD_MS = 2
 _GRACE_SECONDS = 5.0
@@ -98,7 +99,8 @@ def run_pipeline(
         with _quiet_threads(), job_server(options) as server:
             return _run_elsewhere(build, options, server)
     with remembered(), objects_set_aside():
-        pipeline = beam.Pipeline(runner=embedded_runner(options, lock), options=options)
+        with scratch_errors():  # it makes a folder for what it would upload
+            pipeline = beam.Pipeline(runner=embedded_runner(options, lock), options=options)
         build(pipeline)
         if options.view_as(DirectOptions).direct_running_mode == "multi_processing":
             return run_watched(lambda: _run(pipeline))
@@ -148,7 +150,8 @@ def _run_elsewhere(
 
 def _checked_pipeline(options: PipelineOptions) -> beam.Pipeline:
     try:
-        return beam.Pipeline(options=options)
+        with scratch_errors():
+            return beam.Pipeline(options=options)
     except ValueError as error:
         raise HeadraceError(f"Beam does not take these options. {error}".strip()) from error
 
@@ -227,26 +230,3 @@ def _whole_elements() -> Iterator[None]:
         yield
     finally:
         worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = before
-
-
-class WithoutKnownErrors(io.TextIOBase):
-    """Standard error without the tracebacks that Beam prints of errors that reach the user in a better form."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        """Passes on what is no known error."""
-        return len(text) if error_in_text(text) is not None else self._stream.write(text)
-
-    def flush(self) -> None:
-        """Flushes the stream itself."""
-        self._stream.flush()
-
-    def isatty(self) -> bool:
-        """Whether the stream itself is a terminal."""
-        return self._stream.isatty()
-
-    def fileno(self) -> int:
-        """The stream's own."""
-        return self._stream.fileno()
