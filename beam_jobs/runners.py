@@ -7,12 +7,11 @@ downloads it where it is missing. What other runners need is in `engines`.
 from __future__ import annotations
 
 import contextlib
-import io
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import apache_beam as beam
 import grpc
@@ -31,13 +30,17 @@ from beam_jobs.engines import (
     is_embedded,
     runner_name,
 )
+from beam_jobs.files import scratch_errors
+from beam_jobs.memory import objects_set_aside
+from beam_jobs.remembered import remembered
 from beam_jobs.servers import JobServer, job_server
+from beam_jobs.wire import WithoutKnownErrors
 from schemas import HeadraceError
 from schemas.errors import error_in_text
 
-__all__ = ["WithoutKnownErrors", "check_output", "parse_options", "run_pipeline"]
+__all__ = ["check_output", "parse_options", "run_pipeline"]
 
-_SAMPLING_PERIOD_MS = 10
+_SAMPLING_PERIOD_MS = 2
 _GRACE_SECONDS = 5.0
 # As Beam names its threads that wait for a job server.
 _WORKER_THREADS = ("run_worker_", "read_state", "read_grpc_client_inputs", "wait_until_finish_read")
@@ -55,6 +58,21 @@ def parse_options(flags: Sequence[str]) -> PipelineOptions:
       HeadraceError: a flag is not one of Beam's, or the runner needs something that is missing.
     """
     options = PipelineOptions(list(flags))
+    if flags:  # Beam takes 10 ms to tell all of them
+        _refuse_unknown(options, flags)
+    check_dry_run(options)
+    if is_embedded(options):
+        direct = options.view_as(DirectOptions)
+        if not any(flag.startswith("--direct_running_mode") for flag in flags):
+            direct.direct_running_mode = "multi_threading"
+        if not any(flag.startswith("--direct_num_workers") for flag in flags):
+            direct.direct_num_workers = 1 if direct.direct_running_mode == "in_memory" else cores()
+    else:
+        complete(options)
+    return options
+
+
+def _refuse_unknown(options: PipelineOptions, flags: Sequence[str]) -> None:
     known = options.get_all_options(drop_default=True)
     strange = set(options.get_all_options(drop_default=True, retain_unknown_options=True)) - set(known)
     if runner_name(options) == "FlinkRunner":
@@ -66,16 +84,6 @@ def parse_options(flags: Sequence[str]) -> PipelineOptions:
             value=", ".join([f"--{name}" for name in sorted(strange)] + stray),
             hint="`headrace run --help` lists the options; Beam's own are written --name=value.",
         )
-    check_dry_run(options)
-    if is_embedded(options):
-        direct = options.view_as(DirectOptions)
-        if not any(flag.startswith("--direct_running_mode") for flag in flags):
-            direct.direct_running_mode = "multi_threading"
-        if not any(flag.startswith("--direct_num_workers") for flag in flags):
-            direct.direct_num_workers = 1 if direct.direct_running_mode == "in_memory" else cores()
-    else:
-        complete(options)
-    return options
 
 
 def run_pipeline(
@@ -90,11 +98,13 @@ def run_pipeline(
     if not is_embedded(options):
         with _quiet_threads(), job_server(options) as server:
             return _run_elsewhere(build, options, server)
-    pipeline = beam.Pipeline(runner=embedded_runner(options, lock), options=options)
-    build(pipeline)
-    if options.view_as(DirectOptions).direct_running_mode == "multi_processing":
-        return run_watched(lambda: _run(pipeline))
-    return _run(pipeline)
+    with remembered(), objects_set_aside():
+        with scratch_errors():  # it makes a folder for what it would upload
+            pipeline = beam.Pipeline(runner=embedded_runner(options, lock), options=options)
+        build(pipeline)
+        if options.view_as(DirectOptions).direct_running_mode == "multi_processing":
+            return run_watched(lambda: _run(pipeline))
+        return _run(pipeline)
 
 
 def _run(pipeline: beam.Pipeline) -> None:
@@ -140,7 +150,8 @@ def _run_elsewhere(
 
 def _checked_pipeline(options: PipelineOptions) -> beam.Pipeline:
     try:
-        return beam.Pipeline(options=options)
+        with scratch_errors():
+            return beam.Pipeline(options=options)
     except ValueError as error:
         raise HeadraceError(f"Beam does not take these options. {error}".strip()) from error
 
@@ -207,11 +218,11 @@ def _prompt_samplers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _whole_elements() -> Iterator[None]:
-    """Keeps workers that are threads from sending half an element.
+    """Keeps half an element from being sent to or from a worker.
 
-    A timer of Beam's sends what such a worker has written, once a second, whether or not another thread is in the
-    middle of writing an element. The runner reads the halves as elements: garbage, wrong values, or a count of
-    2**31 for which it takes 20 GB. Workers of their own processes have no such timer. Zero turns it off.
+    A timer of Beam's sends what has been written to its servers, once a second, whether or not another thread is in
+    the middle of writing an element. The halves are read as elements: garbage, wrong values, or a count of 2**31 for
+    which they take 20 GB. Zero turns it off.
     """
     before = worker_handlers.DATA_BUFFER_TIME_LIMIT_MS
     worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = 0
@@ -219,26 +230,3 @@ def _whole_elements() -> Iterator[None]:
         yield
     finally:
         worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = before
-
-
-class WithoutKnownErrors(io.TextIOBase):
-    """Standard error without the tracebacks that Beam prints of errors that reach the user in a better form."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        """Passes on what is no known error."""
-        return len(text) if error_in_text(text) is not None else self._stream.write(text)
-
-    def flush(self) -> None:
-        """Flushes the stream itself."""
-        self._stream.flush()
-
-    def isatty(self) -> bool:
-        """Whether the stream itself is a terminal."""
-        return self._stream.isatty()
-
-    def fileno(self) -> int:
-        """The stream's own."""
-        return self._stream.fileno()
