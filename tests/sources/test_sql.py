@@ -549,6 +549,7 @@ SHUFFLED = (
         {"key": "id", "partition_by": "part", "table": "t"},
         {"key": "id", "where": "part < 3"},
         {"key": "RowId", "table": "numbered"},
+        {"key": "id", "query": "SELECT * FROM t WHERE part < 9", "table": None},
     ],
 )
 def test_duckdb_rows_come_in_order_however_they_are_stored(
@@ -569,7 +570,7 @@ def test_duckdb_rows_come_in_order_however_they_are_stored(
     assert found == sorted(found, key=lambda row: [row[name] for name in order_by])
     assert {row["id"] for row in found} == {n for n in range(5000) if "where" not in options or n % 7 < 3}
     # The same where a partition has become too large to be held as it is looked at.
-    monkeypatch.setattr("beam_jobs.sources._sql.duckdb._STORED_BYTES", 1)
+    monkeypatch.setattr("beam_jobs.sources._sql.duckdb._SORTED_BYTES", 1)
     assert records_of(source) == found
 
 
