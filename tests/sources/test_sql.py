@@ -16,6 +16,7 @@ import yaml
 
 from beam_jobs.sources import Partition, Source, open_source
 from beam_jobs.sources import sql as sql_module
+from beam_jobs.sources._sql.place import LostConnectionError, Place, explained
 from schemas.errors import HeadraceError
 from schemas.load import parse_spec
 from schemas.sources import SqlSource
@@ -741,6 +742,21 @@ def test_a_server_that_is_not_there_is_an_error(
     with pytest.raises(HeadraceError, match="The database cannot be reached") as caught:
         open_source("rows", spec, url).partitions()
     assert PASSWORD not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("(1317, 'Query execution was interrupted')", True),  # of KILL QUERY
+        ("(4031, 'The client was disconnected by the server because of inactivity.')", True),
+        ("(1053, 'Server shutdown in progress')", True),
+        ("(3024, 'Query execution was interrupted, maximum statement execution time exceeded')", False),
+        ("(1969, 'Query execution was interrupted (max_statement_time exceeded)')", False),
+    ],
+)
+def test_what_mysql_says_of_connections_that_are_worth_another_attempt(text: str, lost: bool) -> None:
+    place = Place("mysql", "mysql://host/db")
+    assert isinstance(explained(OSError(text), place, "sources.rows"), LostConnectionError) is lost
 
 
 @pytest.mark.parametrize(
