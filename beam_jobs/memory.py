@@ -23,7 +23,7 @@ def bound_memory() -> None:
 
 @contextlib.contextmanager
 def imports_uncollected() -> Iterator[None]:
-    """Imports that Python's garbage collector leaves alone, now and for ever: they live as long as the process.
+    """Imports that the collector of cyclic garbage leaves alone, now and for ever: they live as long as the process.
 
     It would go through all of Beam's, a tenth of a second each time, in the middle of a job.
     """
@@ -33,6 +33,23 @@ def imports_uncollected() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@contextlib.contextmanager
+def objects_set_aside() -> Iterator[None]:
+    """Lets the collector of cyclic garbage look at what is made from now on only.
+
+    Imports leave 200,000 objects that stay. To look through all of them takes up to a tenth of a second, once in most
+    jobs, in which no thread of Python's does anything else.
+    """
+    if gc.get_freeze_count():
+        yield  # somebody has done so, and means it
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def give_back() -> None:

@@ -16,6 +16,7 @@ from beam_jobs.previous import OldShards
 from beam_jobs.runs import (
     INDEX_DTYPE,
     Run,
+    hash_order,
     in_order,
     read_facts,
     read_index,
@@ -121,7 +122,7 @@ def plan_merge(ranges: Sequence[Range]) -> Merge:
     # The type is said aloud: by itself, numpy would make the big-endian hashes native.
     index = np.concatenate([np.zeros(0, dtype=INDEX_DTYPE), *parts], dtype=INDEX_DTYPE)
     owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts]).astype(np.int64)
-    order = np.lexsort((index["row"], owners, index["hash"]["lo"], index["hash"]["hi"]))
+    order = hash_order(index["hash"], owners, index["row"])
     hashes = index["hash"][order]
     repeated = np.zeros(len(order), dtype=np.bool_)
     repeated[1:] = hashes[1:] == hashes[:-1]

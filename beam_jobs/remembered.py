@@ -12,32 +12,38 @@ from types import FunctionType, MethodType
 from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.transforms import core
+from apache_beam.transforms import core, userstate
 
 Arguments = tuple[list[str], list[Any]]
 
 
 @contextlib.contextmanager
 def remembered() -> Iterator[None]:
-    """Lets Beam remember views of options, and the arguments of the methods of functions and transforms."""
-    view_as, arguments_of = PipelineOptions.view_as, core.get_function_args_defaults
-    PipelineOptions.view_as = _remembering_views(view_as)
+    """Lets Beam remember views of options, what state functions ask for, and the arguments of methods."""
+    view_as, specs_of, arguments_of = (
+        PipelineOptions.view_as,
+        userstate.get_dofn_specs,
+        core.get_function_args_defaults,
+    )
+    # All views of one object share its values, so one of each kind does.
+    PipelineOptions.view_as = _remembering(view_as)
+    userstate.get_dofn_specs = _remembering(specs_of)
     core.get_function_args_defaults = _remembering_arguments(arguments_of)
     try:
         yield
     finally:
-        PipelineOptions.view_as, core.get_function_args_defaults = view_as, arguments_of
+        PipelineOptions.view_as, userstate.get_dofn_specs = view_as, specs_of
+        core.get_function_args_defaults = arguments_of
 
 
-def _remembering_views(view_as: Callable[..., Any]) -> Callable[..., Any]:
-    # All views of one object share its values, so one of each kind does. The object is held, since its number is
-    # that of another one when it is gone.
-    known: dict[tuple[int, type], tuple[PipelineOptions, Any]] = {}
+def _remembering(function: Callable[..., Any]) -> Callable[..., Any]:
+    # The object is held, since its number is that of another one when it is gone.
+    known: dict[tuple[Any, ...], tuple[Any, Any]] = {}
 
-    def remembering(options: PipelineOptions, kind: type) -> Any:
-        found = known.get((id(options), kind))
+    def remembering(about: Any, *others: Any) -> Any:
+        found = known.get((id(about), *others))
         if found is None:
-            found = known[id(options), kind] = options, view_as(options, kind)
+            found = known[id(about), *others] = about, function(about, *others)
         return found[1]
 
     return remembering

@@ -31,6 +31,7 @@ from beam_jobs.engines import (
     runner_name,
 )
 from beam_jobs.files import scratch_errors
+from beam_jobs.memory import objects_set_aside
 from beam_jobs.remembered import remembered
 from beam_jobs.servers import JobServer, job_server
 from beam_jobs.wire import WithoutKnownErrors
@@ -97,7 +98,7 @@ def run_pipeline(
     if not is_embedded(options):
         with _quiet_threads(), job_server(options) as server:
             return _run_elsewhere(build, options, server)
-    with remembered():
+    with remembered(), objects_set_aside():
         with scratch_errors():  # it makes a folder for what it would upload
             pipeline = beam.Pipeline(runner=embedded_runner(options, lock), options=options)
         build(pipeline)

@@ -324,10 +324,23 @@ def _sort(content: RunContent) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int
     lengths = np.concatenate(
         [*(np.diff(offsets_of(chunk)) for chunk in content.records), *(part["length"] for part in kept)]
     )
-    order = np.lexsort((rows, hashes["lo"], hashes["hi"], splits))
+    order = hash_order(hashes, rows)
+    if bool((splits != splits[0]).any()):
+        order = order[np.argsort(splits[order].astype(np.uint16), kind="stable")]
     index = np.zeros(len(order), dtype=INDEX_DTYPE)
     index["hash"], index["length"], index["row"] = hashes[order], lengths[order], rows[order]
     return index, order, splits[order]
+
+
+def hash_order(hashes: npt.NDArray[np.void], *then: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The order of key hashes, and of equal ones by each of `then`: int64 (n,)."""
+    # Half of a hash is enough unless a key repeats, and sorting by one number takes a tenth of the time.
+    high = hashes["hi"].astype(np.uint64)
+    order = np.argsort(high)
+    ordered = high[order]
+    if bool((ordered[1:] == ordered[:-1]).any()):
+        return np.lexsort((*reversed(then), hashes["lo"], hashes["hi"]))
+    return order
 
 
 def _in_order(

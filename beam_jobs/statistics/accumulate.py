@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from beam_jobs.statistics.defaults import has_default
 from beam_jobs.statistics.distinct import DistinctCount, number_hashes
 from beam_jobs.statistics.pictures import Pictures
 from beam_jobs.statistics.quantiles import Quantiles, Summary, compress, summarise, tally
-from beam_jobs.statistics.sums import Sums
+from beam_jobs.statistics.sums import Sums, are_quick
 from beam_jobs.statistics.texts import hashes_and_characters
-from beam_jobs.statistics.top import TopValues, counted
+from beam_jobs.statistics.top import TopValues, counted, first_places
 from schemas import HeadraceError
 from schemas.columns import is_list
 from schemas.features import (
@@ -46,7 +47,6 @@ from schemas.statistics import (
 State = dict[str, Any]  # JSON-able, but for arrays
 _BIAS = np.uint64(1 << 63)  # makes the order of int64 that of uint64
 _SIZES = ("height", "width", "channels")
-_FEW = 64  # distinct numbers that are summed one by one
 
 
 class NumberStatistics:
@@ -66,20 +66,19 @@ class NumberStatistics:
     def add(self, values: npt.NDArray[Any]) -> None:
         """Adds numbers (n,)."""
         if self.dtype == np.float32:
-            values = self._finite(values)
-        if not len(values):
+            self._add_ordered(self._finite(np.sort(values)))
+        elif len(values):
+            self.add_tally(*tally(values), values)
+
+    def _add_ordered(self, ordered: npt.NDArray[np.float32]) -> None:
+        if not len(ordered):
             return
-        if self.dtype != np.float32:
-            different, counts = tally(values)
-            self.add_tally(different, counts, values)
-            return
-        self._bound(values.min().item(), values.max().item())
-        self.zeros += len(values) - int(np.count_nonzero(values))
-        self.sums.add(values)
-        summary = summarise(values)
+        self._bound(ordered[0].item(), ordered[-1].item())
+        self.sums.add_ordered(ordered)
+        summary = summarise(ordered)
         self.quantiles.add(summary)
         if self._distinct is not None:
-            self._distinct.add(number_hashes(values if summary.error else summary.values))
+            self._distinct.add(number_hashes(ordered if summary.error else summary.values))
 
     def add_tally(
         self,
@@ -90,7 +89,7 @@ class NumberStatistics:
         """Adds int64 (n,), ascending and distinct, each as often as `counts` says; `values` are all of them."""
         self._bound(int(different[0]), int(different[-1]))
         self.zeros += int(counts[different == 0].sum())
-        if values is None or len(different) <= _FEW:
+        if values is None or are_quick(different, counts):
             self.sums.add_counted(different, counts)
         else:
             self.sums.add(values)
@@ -146,13 +145,18 @@ class NumberStatistics:
             rank_error=summary.error / count,
         )
 
-    def _finite(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        finite = np.isfinite(values)
-        if not bool(finite.all()):
-            self.nan += int(np.isnan(values).sum())
-            self.infinite += int(np.isinf(values).sum())
-            values = values[finite]
-        return values + np.float32(0)  # -0 and 0 are one value
+    def _finite(self, ordered: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The finite ones of ascending numbers, -0 as 0, as they are one value; counts the others, and zeros."""
+        if len(ordered) and not (np.isfinite(ordered[0]) and np.isfinite(ordered[-1])):
+            finite = np.isfinite(ordered)
+            nan = int(np.isnan(ordered).sum())
+            self.nan += nan
+            self.infinite += len(ordered) - nan - int(finite.sum())
+            ordered = ordered[finite]
+        zeros = slice(*(int(np.searchsorted(ordered, np.float32(0), side)) for side in ("left", "right")))
+        self.zeros += zeros.stop - zeros.start
+        ordered[zeros] = 0
+        return ordered
 
     def _bound(self, low: Any, high: Any) -> None:
         self.low = low if self.low is None else min(self.low, low)
@@ -323,34 +327,39 @@ class FeatureAccumulator:
             return  # see `add_pictures`
         is_text = isinstance(self.feature, TextFeature)
         hashes, characters = hashes_and_characters(spans, is_text)
-        self.distinct.add(hashes)
-        if is_text:
-            self.numbers["characters"].add(characters)
-            short = np.flatnonzero(spans.sizes <= MAX_TOP_BYTES)
-            self.skipped += len(hashes) - len(short)
-            keys, counts, firsts = counted(hashes[short])
-            places = short[firsts]
+        if not is_text:
+            self.distinct.add(hashes)
+            return
+        self.numbers["characters"].add(characters)
+        short = np.flatnonzero(spans.sizes <= MAX_TOP_BYTES)
+        self.skipped += len(hashes) - len(short)
+        short_hashes = hashes if len(short) == len(hashes) else hashes[short]
+        keys, counts = counted(short_hashes)
+        self.distinct.add(keys if len(short) == len(hashes) else hashes)
+        places = cache(lambda: short[first_places(short_hashes)])  # only asked where a text is new
 
-            def text_of(place: int) -> bytes:
-                start = int(spans.starts[places[place]])
-                return spans.data[start : start + int(spans.sizes[places[place]])].tobytes()
+        def text_of(key: int) -> bytes:
+            place = places()[key]
+            start = int(spans.starts[place])
+            return spans.data[start : start + int(spans.sizes[place])].tobytes()
 
-            self.top.add(keys, counts, text_of)
+        self.top.add(keys, counts, text_of)
 
     def _add_formats(self, formats: Mapping[str, int]) -> None:
         for name, images in formats.items():
             self.formats[name] = self.formats.get(name, 0) + images
 
     def _top_values(self) -> Top:
-        is_text = isinstance(self.feature, TextFeature)
+        keys, counts = self.top.keys, self.top.counts
+        if len(keys) > TOP_VALUES:
+            often = counts >= np.partition(counts, -TOP_VALUES)[-TOP_VALUES]
+            keys, counts = keys[often], counts[often]
         values: list[Any] = (
-            [self.top.texts[key].decode("utf-8", "replace") for key in self.top.keys.tolist()]
-            if is_text
-            else (self.top.keys ^ _BIAS).view(np.int64).tolist()
+            [self.top.texts[key].decode("utf-8", "replace") for key in keys.tolist()]
+            if isinstance(self.feature, TextFeature)
+            else (keys ^ _BIAS).view(np.int64).tolist()
         )
-        ordered = sorted(
-            zip(values, self.top.counts.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0])
-        )
+        ordered = sorted(zip(values, counts.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
         top = [TopValue(value=value, count=count) for value, count in ordered[:TOP_VALUES]]
         return Top(values=top, error=self.top.error, skipped=self.skipped)
 

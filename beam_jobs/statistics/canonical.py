@@ -7,24 +7,29 @@ records are read as those of any writer (`beam_jobs.sources._sets.example`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from beam_jobs.sources._sets.example import BYTES_LIST, FLOAT_LIST, INT64_LIST, find_features, values_of
+from beam_jobs.statistics.alike import VARINT_BYTES, WIDEST, Kind, Pattern, begin_with, floats, whole_numbers
+from beam_jobs.statistics.alike import take as bytes_at
 from schemas import HeadraceError
 from schemas.features import Feature, Float32Feature, Int64Feature
 from schemas.packing import FLOAT32, Packing
 
-PADDING = 512  # bytes that must lie behind the records: places are looked at before they are known to be good
+PADDING = (
+    WIDEST  # bytes that must lie behind the records: places are looked at before they are known to be good
+)
 
 Bytes = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.int64]
-Kind = Literal["bytes", "float32", "int64"]
+_LONGEST_HEAD = 120  # bytes before a value that are compared together
+_SAMPLE = 64  # records of the first block that tell what varies
 _TAGS: Mapping[Kind, int] = {"bytes": BYTES_LIST, "float32": FLOAT_LIST, "int64": INT64_LIST}
 
 
@@ -38,11 +43,15 @@ class Stored:
 
 @dataclass(frozen=True)
 class Spans:
-    """Bytes of each value: where they begin in `data`, behind which lies padding, and how many they are."""
+    """Bytes of each value: where they begin in `data`, behind which lies padding, and how many they are.
+
+    `words`, if any, hold the bytes of each value and some that lie behind: uint64 (n, k).
+    """
 
     data: Bytes
     starts: Places
     sizes: Places
+    words: npt.NDArray[np.uint64] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,35 +86,92 @@ def stored(features: Mapping[str, Feature], packing: Packing) -> dict[str, Store
     return dict(sorted(found.items()))
 
 
+class Reader:
+    """Reads the columns of records of one form, block after block. It learns what lies at the same places in all."""
+
+    def __init__(self, form: Mapping[str, Stored]) -> None:
+        self._form = form
+        self._keys = {name: _key(name) for name in form}
+        self._varying: set[str] = set()  # features of which records have different numbers of bytes
+
+    def read(self, data: Bytes, starts: Places, ends: Places, where: str) -> dict[str, Column]:
+        """The columns of the records at `starts` to `ends` of `data`, which ends with padding.
+
+        Raises:
+          HeadraceError: a record is no example; `where` names the file.
+        """
+        try:
+            if not self._varying and len(starts) > 2 * _SAMPLE:
+                few = slice(None, None, len(starts) // _SAMPLE)
+                self._walk(data, starts[few], ends[few])
+            return self._walk(data, starts, ends)
+        except _OtherFormError:
+            return _read_any(data, starts, ends, self._form, where)
+
+    def _walk(self, data: Bytes, starts: Places, ends: Places) -> dict[str, Column]:
+        if not len(starts):
+            raise _OtherFormError
+        size, place = _varint(data, starts + 1)
+        _need((data[starts] == 0x0A) & (place + size == ends))
+        columns: dict[str, Column] = {}
+        names = list(self._form)
+        while len(columns) < len(names):
+            name = names[len(columns)]
+            pattern = self._pattern(data, place, ends, names[len(columns) :])
+            if not pattern.slots:
+                columns[name], place = _one(data, place, ends, self._keys[name], self._form[name])
+                continue
+            alike, values = pattern.match(data, place)
+            for slot, found in zip(pattern.slots, values, strict=False):
+                if slot.kind == "bytes":
+                    sizes = np.full(len(place), slot.size, np.int64)
+                    columns[names[len(columns)]] = Column(Spans(data, place + slot.start, sizes, found))
+                else:
+                    assert found is not None, "numbers are always at hand"
+                    columns[names[len(columns)]] = Column(found)
+            if alike < len(pattern.slots):
+                self._varying.add(names[len(columns)])
+            if alike:
+                place = place + pattern.slots[alike - 1].end
+                _need(place <= ends)
+        _need(place == ends)
+        return columns
+
+    def _pattern(self, data: Bytes, place: Places, ends: Places, names: Sequence[str]) -> Pattern:
+        """What may be alike in all records, as far as the first one tells."""
+        pattern = Pattern(data, int(place[0]), int(ends[0]))
+        for name in names:
+            form = self._form[name]
+            if name in self._varying or form.size is None or (form.kind == "int64" and form.size != 1):
+                break
+            if not pattern.add(self._keys[name], _TAGS[form.kind], form.kind, form.size):
+                break
+        return pattern
+
+
 def read_columns(
     data: Bytes, starts: Places, ends: Places, form: Mapping[str, Stored], where: str
 ) -> dict[str, Column]:
-    """The columns of the records at `starts` to `ends` of `data`, which ends with padding.
-
-    Raises:
-      HeadraceError: a record is no example; `where` names the file.
-    """
-    try:
-        return _walk(data, starts, ends, form)
-    except _OtherFormError:
-        return _read_any(data, starts, ends, form, where)
+    """What `Reader.read` gives of one block of records."""
+    return Reader(form).read(data, starts, ends, where)
 
 
-def _walk(data: Bytes, starts: Places, ends: Places, form: Mapping[str, Stored]) -> dict[str, Column]:
-    size, place = _varint(data, starts + 1)
-    _need((data[starts] == 0x0A) & (place + size == ends))
-    columns = {}
-    for name, stored_as in form.items():
-        key = _key(name)
-        if stored_as.kind == "float32" and stored_as.size is not None:
-            columns[name], place = _floats(data, place, ends, key, stored_as.size)
-        elif stored_as.kind == "int64" and stored_as.size == 1:
-            columns[name], place = _integers(data, place, ends, key)
-        else:
-            first, size, place = _span(data, place, ends, key, _TAGS[stored_as.kind])
-            columns[name] = _column(Spans(data, first, size), stored_as)
-    _need(place == ends)
-    return columns
+def _one(data: Bytes, place: Places, ends: Places, key: bytes, form: Stored) -> tuple[Column, Places]:
+    """One feature of each record, and where it ends."""
+    if form.kind == "float32" and form.size is not None:
+        return _floats(data, place, ends, key, form.size)
+    short = _short(data, place, ends, key, _TAGS[form.kind]) if form.size == 1 else None
+    if short is None:
+        first, size, place = _span(data, place, ends, key, _TAGS[form.kind])
+        return _column(Spans(data, first, size), form), place
+    rows, before, size = short
+    first = place + before
+    if form.kind == "bytes":
+        return Column(Spans(data, first, size)), first + size
+    values = whole_numbers(rows, before, size)
+    if values is None:
+        raise _OtherFormError
+    return Column(values), first + size
 
 
 def _key(name: str) -> bytes:
@@ -121,43 +187,32 @@ def _floats(data: Bytes, place: Places, ends: Places, key: bytes, size: int) -> 
     head = b"\x0a" + _varint_bytes(len(inner) + 4 * size) + inner
     stop = place + (len(head) + 4 * size)
     _need(stop <= ends)
-    rows = _take(data, place, len(head) + 4 * size)
+    rows = bytes_at(data, place, len(head) + 4 * size)
     _need(rows[:, : len(head)] == np.frombuffer(head, np.uint8))
-    return Column(np.ascontiguousarray(rows[:, len(head) :]).view("<f4").ravel()), stop
+    return Column(floats(rows, len(head), 4 * size).ravel()), stop
 
 
-def _integers(data: Bytes, place: Places, ends: Places, key: bytes) -> tuple[Column, Places]:
-    """One number of each record, of one to ten bytes, which the sizes before it say."""
-    if len(key) > 100:  # sizes may have two bytes
-        first, size, stop = _span(data, place, ends, key, INT64_LIST)
-        return _column(Spans(data, first, size), Stored("int64")), stop
-    # What the entry would be were the number of no bytes, and which of its bytes grow with the number.
-    head = b"\x0a" + bytes([len(key) + 5]) + key + bytes([4, INT64_LIST, 2, 0x0A, 0])
-    grows = np.zeros(len(head), np.uint8)
-    grows[[1, len(head) - 5, len(head) - 3, len(head) - 1]] = 1
-    rows = _take(data, place, len(head) + 10)
-    width = rows[:, len(head) - 1]
-    narrow, wide = int(width.min(initial=10)), int(width.max(initial=1))
-    stop = place + len(head) + width
-    _need((narrow >= 1) & (wide <= 10) & (stop <= ends))
-    plain = np.frombuffer(head, np.uint8)
-    if narrow == wide:
-        _need(rows[:, : len(head)] == plain + grows * np.uint8(narrow))
-    else:
-        _need(rows[:, : len(head)] == plain + grows * width[:, None])
-    digits = rows[:, len(head) :]
-    values = np.zeros(len(rows), np.uint64)
-    good = np.ones(len(rows), np.bool_)
-    for at in range(wide):
-        digit = digits[:, at]
-        last = width == at + 1
-        good &= (at >= width) | ((digit < 0x80) == last)
-        part = (digit & np.uint8(0x7F)).astype(np.uint64) << np.uint64(7 * at)
-        if at >= narrow:
-            part[width <= at] = 0
-        values |= part
-    _need(good)
-    return Column(values.view(np.int64)), stop
+def _short(
+    data: Bytes, place: Places, ends: Places, key: bytes, tag: int
+) -> tuple[Bytes, int, Places] | None:
+    """One value of each record, of so few bytes that a byte tells any size; None where a record is otherwise.
+
+    Gives what lies at each place, behind how many bytes of it the value begins, and the value's sizes.
+    """
+    # What the entry would be were the value of no bytes; four of its bytes grow with the value.
+    head = b"\x0a" + bytes([len(key) + 5 & 0xFF]) + key + bytes([4, tag, 2, 0x0A, 0])
+    if len(head) > _LONGEST_HEAD:
+        return None
+    rows = bytes_at(data, place, -(-len(head) // 8) * 8 + VARINT_BYTES)
+    sizes = rows[:, len(head) - 1].copy()
+    if len(key) + 5 + int(sizes.max(initial=0)) >= 0x80:
+        return None
+    for at in (1, len(head) - 5, len(head) - 3, len(head) - 1):
+        rows[:, at] -= sizes
+    if not begin_with(rows, head):
+        return None
+    _need(place + len(head) + sizes <= ends)
+    return rows, len(head), sizes.astype(np.int64)
 
 
 def _span(data: Bytes, place: Places, ends: Places, key: bytes, tag: int) -> tuple[Places, Places, Places]:
@@ -165,7 +220,7 @@ def _span(data: Bytes, place: Places, ends: Places, key: bytes, tag: int) -> tup
     body, at = _varint(data, place + 1)
     stop = at + body
     _need((data[place] == 0x0A) & (stop <= ends) & (body >= len(key)))
-    _need(_take(data, at, len(key)) == np.frombuffer(key, np.uint8))
+    _need(bytes_at(data, at, len(key)) == np.frombuffer(key, np.uint8))
     size, at = _varint(data, at + len(key))
     _need((at + size == stop) & (size > 0))
     good = data[at] == tag
@@ -211,7 +266,7 @@ def gathered(spans: Spans) -> Bytes:
     if widest > PADDING or not widest:
         bounds = zip(spans.starts.tolist(), (spans.starts + spans.sizes).tolist(), strict=True)
         return np.concatenate([spans.data[:0], *(spans.data[start:end] for start, end in bounds)])
-    rows = _take(spans.data, spans.starts, widest)
+    rows = bytes_at(spans.data, spans.starts, widest)
     if int(spans.sizes.min()) == widest:
         return rows.ravel()
     return rows[np.arange(widest) < spans.sizes[:, None]]
@@ -248,15 +303,7 @@ def _spans(values: pa.LargeBinaryArray) -> Spans:
 
 def take(spans: Spans, width: int) -> Bytes:
     """`width` bytes from the beginning of each span on, whatever its size: uint8 (n, width), at most `PADDING`."""
-    return _take(spans.data, spans.starts, width)
-
-
-def _take(data: Bytes, places: Places, width: int) -> Bytes:
-    # An item of `width` bytes at every byte: numpy copies one for each place, which costs what one byte does.
-    items = np.lib.stride_tricks.as_strided(
-        data[:width].view(f"V{width}"), (len(data) - width + 1,), (1,), writeable=False
-    )
-    return items[places].view(np.uint8).reshape(-1, width)
+    return bytes_at(spans.data, spans.starts, width)
 
 
 def _varint(data: Bytes, places: Places) -> tuple[Places, Places]:
@@ -265,14 +312,15 @@ def _varint(data: Bytes, places: Places) -> tuple[Places, Places]:
     if int(byte.max(initial=0)) < 0x80:
         return byte.astype(np.int64), places + 1
     value, after = (byte & np.uint8(0x7F)).astype(np.int64), places + 1
-    more = np.flatnonzero(byte >= 0x80)
+    more: Any = slice(None) if int(byte.min()) >= 0x80 else np.flatnonzero(byte >= 0x80)
     for shift in (7, 14, 21, 28):
         byte = data[after[more]]
         value[more] |= (byte & np.uint8(0x7F)).astype(np.int64) << shift
         after[more] += 1
-        more = more[byte >= 0x80]
-        if not len(more):
+        left = np.flatnonzero(byte >= 0x80)
+        if not len(left):
             return value, after
+        more = np.arange(len(places))[more][left]
     raise _OtherFormError
 
 

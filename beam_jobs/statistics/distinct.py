@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 MOST = 4096  # hashes kept
 ERROR = 0.016
+_ENOUGH = 2 * MOST  # of many hashes the smallest are sorted; unless they repeat, that is enough
 
 Hashes = npt.NDArray[np.uint64]
 _FACTORS = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -71,7 +72,15 @@ class DistinctCount:
 
     def _settle(self) -> None:
         if self._waiting:
-            # Sorted, as np.unique of whole numbers is by a table of hashes, which is slower here.
-            ordered = np.sort(np.concatenate([self._kept, *self._waiting]))
-            self._kept = ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])][:MOST]
+            every = np.concatenate([self._kept, *self._waiting])
+            few = every if len(every) <= _ENOUGH else np.partition(every, _ENOUGH)[:_ENOUGH]
+            self._kept = _smallest(few)
+            if len(self._kept) < MOST and len(few) < len(every):  # most of them are the same
+                self._kept = _smallest(every)
             self._waiting, self._waits = [], 0
+
+
+def _smallest(hashes: Hashes) -> Hashes:
+    # Sorted, as np.unique of whole numbers is by a table of hashes, which is slower here.
+    ordered = np.sort(hashes)
+    return ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])][:MOST]

@@ -53,6 +53,8 @@ class Summary:
 def tally(values: npt.NDArray[np.int64]) -> tuple[Values, Weights]:
     """The distinct ones of at least one whole number, ascending, and how often each occurs."""
     low, high = int(values.min()), int(values.max())
+    if low == high:
+        return values[:1], np.array([len(values)])
     if high - low < 4 * len(values):
         counts = np.bincount(values - low)
         there = np.flatnonzero(counts)
@@ -62,9 +64,8 @@ def tally(values: npt.NDArray[np.int64]) -> tuple[Values, Weights]:
     return ordered[places], np.diff(places, append=len(ordered)).astype(np.int64)
 
 
-def summarise(values: npt.NDArray[np.float32]) -> Summary:
-    """A summary of finite numbers, in any order."""
-    ordered = np.sort(values)
+def summarise(ordered: npt.NDArray[np.float32]) -> Summary:
+    """A summary of finite numbers, ascending."""
     changes = np.count_nonzero(ordered[1:] != ordered[:-1])
     if changes < MAX_POINTS:
         places = _firsts(ordered)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.statistics.accumulate import FeatureAccumulator, State
-from beam_jobs.statistics.canonical import PADDING, Column, Spans, read_columns, stored
+from beam_jobs.statistics.canonical import PADDING, Column, Reader, Spans, stored
 from beam_jobs.statistics.pictures import Pictures, is_decoded, look_at
 from schemas.features import Feature, ImageFeature
 from schemas.framing import FOOTER_BYTES, HEADER_BYTES
@@ -35,7 +35,7 @@ class ShardStatistics:
     """
 
     def __init__(self, features: Mapping[str, Feature], packing: Packing, *, look: bool = False) -> None:
-        self._form = stored(features, packing)
+        self._reader = Reader(stored(features, packing))
         self._packing = packing
         self._looked_at = {
             name: is_decoded(feature)
@@ -51,7 +51,7 @@ class ShardStatistics:
           HeadraceError: a record cannot be read; `where` names the file.
         """
         stops = np.cumsum(lengths)
-        columns = read_columns(data, stops - lengths + HEADER_BYTES, stops - FOOTER_BYTES, self._form, where)
+        columns = self._reader.read(data, stops - lengths + HEADER_BYTES, stops - FOOTER_BYTES, where)
         for name, column in columns.items():
             if name in self._packing:
                 assert not isinstance(column.values, Spans)

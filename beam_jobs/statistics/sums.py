@@ -1,7 +1,8 @@
 """Exact sums: of numbers and of their squares, the same whatever the order, the grouping and the processor.
 
-A number is cut into limbs of 18 bits. Products of limbs have 36 bits, so sums of 65,536 of them are whole numbers below
-2^53, which float64 adds without rounding in any order. The rest is Python's big integers.
+A whole number is cut into limbs of 18 bits. Products of limbs have 36 bits, so sums of 65,536 of them are whole numbers
+below 2^53, which float64 adds without rounding in any order. Of a float32 the 23 bits of its fraction are a whole
+number; the squares of 65,536 of them add up below 2^62, exponent by exponent. The rest is Python's big integers.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import numpy.typing as npt
 _LIMB = 18  # bits
 _SLICE = 1 << 16  # numbers at a time, so that 2 * 18 + 16 < 53
 _FLOAT_UNIT = -149  # float32 are multiples of 2^-149
+_FRACTION = 23  # bits of a float32, below its exponent
+_BITS = 63  # of a positive int64
+_FEW = 64  # numbers that are added one by one
 
 
 @dataclass
@@ -39,24 +43,54 @@ class Sums:
 
     def add(self, values: npt.NDArray[Any]) -> None:
         """Adds int64 or finite float32 (n,)."""
+        if values.dtype == np.float32:
+            self.add_ordered(np.sort(values + np.float32(0)))
+            return
         for start in range(0, len(values), _SLICE):
             part = values[start : start + _SLICE]
-            limbs, unit = _float_limbs(part) if part.dtype == np.float32 else (_int_limbs(part), 0)
-            shift = unit - self.unit
+            limbs = _limbs(part)
             for place, limb in enumerate(limbs):
-                self.first += int(limb.sum()) << (_LIMB * place + shift)
+                self.first += int(limb.sum()) << (_LIMB * place)
                 for other in range(place, len(limbs)):
                     # einsum, not dot: no threads of a BLAS library.
                     product = int(np.einsum("i,i->", limb, limbs[other]))
-                    self.second += product << (_LIMB * (place + other) + 2 * shift + (other > place))
+                    self.second += product << (_LIMB * (place + other) + (other > place))
             self.count += len(part)
 
+    def add_ordered(self, values: npt.NDArray[np.float32]) -> None:
+        """Adds finite float32 (n,), ascending, without -0: those of one exponent lie together."""
+        for start in range(0, len(values), _SLICE):
+            bits = np.ascontiguousarray(values[start : start + _SLICE]).view(np.uint32)
+            kinds = bits >> np.uint32(_FRACTION)  # sign and exponent
+            firsts = np.flatnonzero(np.concatenate([[True], kinds[1:] != kinds[:-1]]))
+            fractions = (bits & np.uint32((1 << _FRACTION) - 1)).astype(np.uint64)
+            groups = zip(
+                kinds[firsts].tolist(),
+                np.diff(firsts, append=len(bits)).tolist(),
+                np.add.reduceat(fractions, firsts).tolist(),
+                np.add.reduceat(fractions * fractions, firsts).tolist(),
+                strict=True,
+            )
+            for kind, count, first, second in groups:
+                exponent = kind & 0xFF
+                hidden = 1 << _FRACTION if exponent else 0  # the leading bit, which is not stored
+                shift = max(exponent, 1) - 1
+                total = first + count * hidden << shift
+                self.first += total if kind == exponent else -total
+                self.second += second + 2 * hidden * first + count * hidden * hidden << 2 * shift
+            self.count += len(bits)
+
     def add_counted(self, values: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> None:
-        """Adds int64 (n,), each as often as `counts` says."""
-        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-            self.first += value * count
-            self.second += value * value * count
-            self.count += count
+        """Adds int64 (n,), each as often as `counts` says; best where `are_quick`."""
+        if _are_small(values, counts):
+            products = values * counts
+            self.first += int(products.sum())
+            self.second += int(np.einsum("i,i->", values, products))
+        else:
+            for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+                self.first += value * count
+                self.second += value * value * count
+        self.count += int(counts.sum())
 
     def merge(self, other: Sums) -> None:
         """Adds the numbers of `other`, which are of the same kind."""
@@ -76,7 +110,20 @@ class Sums:
         return math.sqrt(float(variance * Fraction(4) ** self.unit))
 
 
-def _int_limbs(values: npt.NDArray[np.int64]) -> list[npt.NDArray[np.float64]]:
+def are_quick(values: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> bool:
+    """Whether values with counts are added in less time than one by one: they are few, or small."""
+    return len(values) <= _FEW or _are_small(values, counts)
+
+
+def _are_small(values: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> bool:
+    """Whether the sum of squares is an int64."""
+    if not len(values):
+        return True
+    bits = max(int(values.max()).bit_length(), int(values.min()).bit_length())
+    return 2 * bits + int(counts.sum()).bit_length() <= _BITS
+
+
+def _limbs(values: npt.NDArray[np.int64]) -> list[npt.NDArray[np.float64]]:
     """Limbs of int64, the lowest first; the highest has the sign."""
     if not len(values):
         return []
@@ -87,21 +134,3 @@ def _int_limbs(values: npt.NDArray[np.int64]) -> list[npt.NDArray[np.float64]]:
         rest = rest >> _LIMB
         bits -= _LIMB
     return [*limbs, rest.astype(np.float64)]
-
-
-def _float_limbs(values: npt.NDArray[np.float32]) -> tuple[list[npt.NDArray[np.float64]], int]:
-    """Limbs of float32, the lowest first, and the exponent of their unit; each has the sign of its number."""
-    exponents = (np.ascontiguousarray(values).view(np.uint32) >> np.uint32(23)) & np.uint32(0xFF)
-    normal = np.where(values == 0, np.uint32(0xFF), np.maximum(exponents, 1))  # a zero has no say
-    lowest = int(normal.min(initial=0xFF))
-    if lowest == 0xFF:
-        return [], _FLOAT_UNIT
-    highest = max(int(exponents.max()), 1)
-    unit, count = lowest - 150, -(-(highest - lowest + 24) // _LIMB)
-    rest = values.astype(np.float64) * 2.0**-unit
-    limbs = []
-    for place in range(count - 1, 0, -1):
-        limb = np.trunc(rest * 2.0 ** (-_LIMB * place))
-        rest -= limb * 2.0 ** (_LIMB * place)
-        limbs.append(limb)
-    return [rest, *reversed(limbs)], unit

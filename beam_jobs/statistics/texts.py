@@ -22,6 +22,9 @@ def hashes_and_characters(spans: Spans, characters: bool) -> tuple[Hashes, Place
 
     The hash of a value depends on nothing but its bytes.
     """
+    if len(spans.sizes) and int(spans.sizes.max()) <= _STEPS[0]:
+        hashes, beyond = _of_words(spans, characters)
+        return hashes, spans.sizes - beyond
     hashes = np.zeros(len(spans.sizes), np.uint64)
     count = spans.sizes.copy()
     least = -1
@@ -43,16 +46,22 @@ def hashes_and_characters(spans: Spans, characters: bool) -> tuple[Hashes, Place
 
 def _of_words(spans: Spans, characters: bool) -> tuple[Hashes, npt.NDArray[np.int64] | int]:
     """Hashes, and how many bytes continue a character."""
-    words = -(-max(int(spans.sizes.max()), 1) // 8)
-    table = take(spans, 8 * words).view("<u8")
+    widest, least = int(spans.sizes.max()), int(spans.sizes.min())
+    words = -(-max(widest, 1) // 8)
+    table = take(spans, 8 * words).view("<u8") if spans.words is None else spans.words
+    table = np.ascontiguousarray(table.T)
     found = spans.sizes.astype(np.uint64) * _FACTOR
-    beyond = np.zeros(len(found), np.int64)
+    beyond: npt.NDArray[np.int64] | int = 0
     for place in range(words):
-        left = spans.sizes - 8 * place
-        word = table[:, place] & _MASKS[np.clip(left, 0, 8)]
+        word = table[place]
+        if least < 8 * place + 8:  # else all have all of it
+            left = spans.sizes - 8 * place
+            word = word & (
+                _MASKS[np.clip(left, 0, 8)] if least < widest else _MASKS[max(widest - 8 * place, 0)]
+            )
         step = (found ^ word) * _FACTOR
         step ^= step >> np.uint64(32)
-        found = np.where(left > 0, step, found) if place else step
-        if characters and bool((word & _HIGH).any()):
-            beyond += np.bitwise_count(word & ~(word << np.uint64(1)) & _HIGH)
+        found = step if least > 8 * place or not place else np.where(left > 0, step, found)
+        if characters and bool(np.bitwise_or.reduce(word) & _HIGH):
+            beyond = beyond + np.bitwise_count(word & ~(word << np.uint64(1)) & _HIGH).astype(np.int64)
     return mixed(found), beyond

@@ -84,9 +84,20 @@ class TopValues:
         )
 
 
-def counted(keys: Keys) -> tuple[Keys, Counts, npt.NDArray[np.int64]]:
-    """The distinct keys, ascending, how often each occurs, and where first."""
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    firsts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(keys) else order
-    return ordered[firsts], np.diff(firsts, append=len(keys)).astype(np.int64), order[firsts]
+def counted(keys: Keys) -> tuple[Keys, Counts]:
+    """The distinct keys, ascending, and how often each occurs."""
+    ordered = np.sort(keys)
+    firsts = _firsts(ordered)
+    return ordered[firsts], np.diff(firsts, append=len(keys)).astype(np.int64)
+
+
+def first_places(keys: Keys) -> npt.NDArray[np.int64]:
+    """Where each distinct key is first, in the order of the keys; there must be one."""
+    order = np.argsort(keys)
+    return np.minimum.reduceat(order, _firsts(keys[order]))  # those of equal keys are in any order
+
+
+def _firsts(ordered: Keys) -> npt.NDArray[np.int64]:
+    return np.flatnonzero(
+        np.concatenate([np.ones(min(1, len(ordered)), np.bool_), ordered[1:] != ordered[:-1]])
+    )
