@@ -255,6 +255,7 @@ def check_fault(bench: Bench, fault: Fault) -> str:
     out, temporary = bench.faults.out / NAME, bench.faults.temporary
     done = bench.faults.run(fault, bench.data, bench.options)
     said = f"{fault} {done.failed[:1]} → {done.code}\n{done.output}{done.errors}"
+    assert done.failed, f"not reached: {said}"
     if fault.how == DIE and done.code == 1:
         assert bench.options, said
         assert "A worker process died" in done.output, said
