@@ -19,11 +19,10 @@ import subprocess
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 
 from tests.jobs import fault_jobs
 from tests.jobs.small_job import digests
@@ -90,6 +89,48 @@ class Outcome:
     of_workers: set[str]
 
 
+class ForkServer:
+    """Runs jobs, each forked from a process that has imported everything; a context manager.
+
+    Args:
+      folder: for what the jobs print.
+      imports: the modules.
+      environment: of the jobs, beside our own.
+    """
+
+    def __init__(self, folder: Path, imports: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._printed = folder / "stdout", folder / "stderr"
+        self._imports = imports
+        # Else argparse looks for translations, and TensorFlow tells of what is no news.
+        self._environment = {**os.environ, "LC_ALL": "C", "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
+
+    def __enter__(self) -> ForkServer:
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.jobs.faults", *self._imports],
+            cwd=ROOT,
+            env=self._environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.communicate()
+
+    def run(self, data: Path, out: str, options: Sequence[str] = ()) -> tuple[int, str, str]:
+        """The job of `data`: its exit code, and what it printed."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        arguments = ["run", str(data / "job.yaml"), f"--var=data={data}", f"--out={out}"]
+        request = [[*arguments, "--json", "--quiet", *options], *map(str, self._printed)]
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        code = int(self._server.stdout.readline())
+        output, errors = (path.read_text() for path in self._printed)
+        return code, output, errors
+
+
 class Faults:
     """Runs a job that writes to `out` and `temporary` below a folder, with faults; a context manager."""
 
@@ -97,52 +138,33 @@ class Faults:
         folder.mkdir(parents=True, exist_ok=True)
         self.out, self.temporary = folder / "out", folder / "temporary"
         self.temporary.mkdir()
-        self._shim, self._state, self._log = (folder / name for name in ("faults.so", "state", "log"))
-        self._printed = folder / "stdout", folder / "stderr"
-        self._imports = fault_jobs.JOBS[job].imports
+        shim, self._state, self._log = (folder / name for name in ("faults.so", "state", "log"))
         command = [os.environ.get("CC", "cc"), "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
         source = Path(__file__).with_suffix(".c")
-        subprocess.run([*command, "-o", self._shim, source, "-ldl"], check=True)
+        subprocess.run([*command, "-o", shim, source, "-ldl"], check=True)
+        environment = {
+            "TMPDIR": str(self.temporary),
+            "LD_PRELOAD": str(shim),
+            "HEADRACE_FAULT_FILE": str(self._state),
+            "HEADRACE_FAULT_BELOW": str(self.out),
+            "HEADRACE_FAULT_TEMP": str(self.temporary),
+            "HEADRACE_FAULT_LOG": str(self._log),
+        }
+        self._server = ForkServer(folder, fault_jobs.JOBS[job].imports, environment)
 
     def __enter__(self) -> Faults:
         self._set(Fault())
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.jobs.faults", *self._imports],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                # Else argparse looks for translations, a fifth of the time of a job as small as ours.
-                "LC_ALL": "C",
-                "TF_CPP_MIN_LOG_LEVEL": "3",
-                "TMPDIR": str(self.temporary),
-                "LD_PRELOAD": str(self._shim),
-                "HEADRACE_FAULT_FILE": str(self._state),
-                "HEADRACE_FAULT_BELOW": str(self.out),
-                "HEADRACE_FAULT_TEMP": str(self.temporary),
-                "HEADRACE_FAULT_LOG": str(self._log),
-            },
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._server.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.communicate()
+    def __exit__(self, *_: object) -> None:
+        self._server.__exit__()
 
     def run(self, fault: Fault, data: Path, options: Sequence[str] = ()) -> Outcome:
         """The job of `data`, with the fault."""
         self._set(fault)
         self._log.write_bytes(b"")
-        arguments = ["run", str(data / "job.yaml"), f"--var=data={data}", f"--out={self.out}"]
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        request = [[*arguments, "--json", "--quiet", *options], *map(str, self._printed)]
-        self._server.stdin.write(json.dumps(request) + "\n")
-        self._server.stdin.flush()
-        code = int(self._server.stdout.readline())
+        code, output, errors = self._server.run(data, str(self.out), options)
         lines = [line.split(" ", 2) for line in self._log.read_text().splitlines()]
         lines.sort(key=lambda line: int(line[0]))
         calls = [call.removeprefix("!") for *_, call in lines]
@@ -150,7 +172,6 @@ class Faults:
         of_workers = {
             call for call, (_, process, _) in zip(calls, lines, strict=True) if process != lines[0][1]
         }
-        output, errors = (path.read_text() for path in self._printed)
         return Outcome(code, output, errors, calls, failed, of_workers)
 
     def _set(self, fault: Fault) -> None:
