@@ -1,4 +1,4 @@
-"""Whichever request to an object store fails; `scripts/soak/requests.py` goes through all of them."""
+"""Whichever request to an object store fails; `scripts/soak/buckets.py` goes through all of them."""
 
 from __future__ import annotations
 

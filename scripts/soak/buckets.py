@@ -6,8 +6,8 @@ answer, 403; with --gone, all from that request on are refused. Each must end in
 version before stays as it is, none is half there, and the job run again gives the bytes that it gives without a fault.
 
 Examples:
-  python scripts/soak/requests.py gcs              every request: half an hour
-  python scripts/soak/requests.py s3 --gone --step 10
+  python scripts/soak/buckets.py gcs              every request: half an hour
+  python scripts/soak/buckets.py s3 --gone --step 10
 """
 
 from __future__ import annotations
