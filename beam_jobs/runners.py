@@ -21,6 +21,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 from apache_beam.runners.portability.fn_api_runner import worker_handlers
 from apache_beam.runners.runner import PipelineState
 from apache_beam.runners.worker.statesampler import DEFAULT_SAMPLING_PERIOD_MS, StateSampler
+from apache_beam.transforms import userstate
 
 from beam_jobs.embedded import embedded_runner, run_watched
 from beam_jobs.engines import (
@@ -91,7 +92,7 @@ def run_pipeline(
     if not is_embedded(options):
         with _quiet_threads(), job_server(options) as server:
             return _run_elsewhere(build, options, server)
-    with _views_kept(), _objects_set_aside():
+    with _asked_once(), _objects_set_aside():
         pipeline = beam.Pipeline(runner=embedded_runner(options, lock), options=options)
         build(pipeline)
         if options.view_as(DirectOptions).direct_running_mode == "multi_processing":
@@ -224,29 +225,33 @@ def _whole_elements() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _views_kept() -> Iterator[None]:
-    """Lets Beam parse its options once for each of their classes.
+def _asked_once() -> Iterator[None]:
+    """Lets Beam parse its options once for each of their classes, and look through each function once.
 
-    It asks for one some 200 times a pipeline, and makes a parser of a hundred arguments each time: a tenth of a
-    second. All views of some options share their values, so the first one does.
+    It asks for an options class some 200 times a pipeline, and makes a parser of a hundred arguments each time: a tenth
+    of a second. All views of some options share their values, so the first one does.
     """
-    view_as = PipelineOptions.view_as
+    view_as, specs_of = PipelineOptions.view_as, userstate.get_dofn_specs
+    # What is asked stays alive, and so its id stays its own.
     views: dict[tuple[int, type], tuple[Any, Any]] = {}
+    specs: dict[int, tuple[Any, Any]] = {}
 
-    def kept(self: PipelineOptions, cls: type[PipelineOptions]) -> Any:
+    def kept_view(self: PipelineOptions, cls: type[PipelineOptions]) -> Any:
         values = self._all_options
         if (id(values), cls) not in views:
-            views[id(values), cls] = (
-                values,
-                view_as(self, cls),
-            )  # the values stay alive, and their id theirs
+            views[id(values), cls] = (values, view_as(self, cls))
         return views[id(values), cls][1]
 
-    PipelineOptions.view_as = kept
+    def kept_specs(function: Any) -> Any:
+        if id(function) not in specs:
+            specs[id(function)] = (function, specs_of(function))
+        return specs[id(function)][1]
+
+    PipelineOptions.view_as, userstate.get_dofn_specs = kept_view, kept_specs
     try:
         yield
     finally:
-        PipelineOptions.view_as = view_as
+        PipelineOptions.view_as, userstate.get_dofn_specs = view_as, specs_of
 
 
 @contextlib.contextmanager
