@@ -60,6 +60,7 @@ def run_watched(run: Callable[[], None]) -> None:
       HeadraceError: a worker process died.
     """
     outcome: list[BaseException | None] = []
+    over = threading.Event()  # a worker process has died, or all is done
 
     def target() -> None:
         try:
@@ -67,12 +68,14 @@ def run_watched(run: Callable[[], None]) -> None:
             outcome.append(None)
         except BaseException as error:  # handed to the caller's thread, whatever it is
             outcome.append(error)
+        finally:
+            over.set()
 
-    with _workers_can_import(), _noticed_deaths() as died:
+    with _workers_can_import(), _noticed_deaths(over):
         thread = threading.Thread(target=target, name="headrace-pipeline", daemon=True)
         thread.start()
         try:
-            while thread.is_alive() and not died.wait(_POLL_SECONDS):
+            while not over.wait(_POLL_SECONDS):
                 pass
         except BaseException:  # Ctrl-C reaches us alone where nobody types it
             _kill_workers()
@@ -90,9 +93,8 @@ def run_watched(run: Callable[[], None]) -> None:
 
 
 @contextlib.contextmanager
-def _noticed_deaths() -> Iterator[threading.Event]:
-    """An event that is set when a worker process dies: the thread of Beam's that waits for it then raises."""
-    died = threading.Event()
+def _noticed_deaths(died: threading.Event) -> Iterator[None]:
+    """Sets the event when a worker process dies: the thread of Beam's that waits for it then raises."""
     before = threading.excepthook
 
     def hook(arguments: threading.ExceptHookArgs) -> None:
@@ -103,7 +105,7 @@ def _noticed_deaths() -> Iterator[threading.Event]:
 
     threading.excepthook = hook
     try:
-        yield died
+        yield
     finally:
         threading.excepthook = before
 
