@@ -39,7 +39,7 @@ from schemas.errors import error_in_text
 
 __all__ = ["WithoutKnownErrors", "check_output", "parse_options", "run_pipeline"]
 
-_SAMPLING_PERIOD_MS = 10
+_SAMPLING_PERIOD_MS = 2
 _GRACE_SECONDS = 5.0
 # As Beam names its threads that wait for a job server.
 _WORKER_THREADS = ("run_worker_", "read_state", "read_grpc_client_inputs", "wait_until_finish_read")

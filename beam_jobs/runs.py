@@ -313,7 +313,7 @@ def _sort(content: RunContent) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int
         [*(np.diff(offsets_of(chunk)) for chunk in content.records), *(part["length"] for part in kept)]
     )
     order = hash_order(hashes, rows)
-    if bool((splits != splits[0]).any()):
+    if bool((splits != splits[:1]).any()):
         order = order[np.argsort(splits[order].astype(np.uint16), kind="stable")]
     index = np.zeros(len(order), dtype=INDEX_DTYPE)
     index["hash"], index["length"], index["row"] = hashes[order], lengths[order], rows[order]
