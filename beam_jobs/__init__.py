@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from beam_jobs.job import Result, run
-    from beam_jobs.plan import Job, load_job
+    from beam_jobs.planning import Job, load_job
 
 __all__ = ["Job", "Result", "load_job", "run"]
 
-_HOMES = {"Job": "plan", "Result": "job", "load_job": "plan", "run": "job"}
+_HOMES = {"Job": "planning", "Result": "job", "load_job": "planning", "run": "job"}
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,16 @@ from beam_jobs.duplicates.shards import sign_shard, signature_files, take_signat
 from beam_jobs.facts import row_of
 from beam_jobs.finished import open_finished, partition_of
 from beam_jobs.indexed import to_columns
-from beam_jobs.merge import Merge, Range, locate, merged_facts, merged_indexed, merged_records, plan_merge
+from beam_jobs.merge import (
+    Merge,
+    Range,
+    locate,
+    merged_fact_parts,
+    merged_facts,
+    merged_indexed,
+    merged_records,
+    plan_merge,
+)
 from beam_jobs.placed import read_places
 from beam_jobs.plan import JobPlan
 from beam_jobs.previous import OldShards
@@ -29,6 +38,7 @@ from beam_jobs.runs import RUN_SUFFIX, Run, read_index, read_kept
 from beam_jobs.settle import Settled
 from beam_jobs.statistics.defaults import default_facts, defaulted, has_default
 from beam_jobs.statistics.kept import is_kept, keep, scan_again, scan_shard, take_along
+from beam_jobs.statistics.pictures import picture_facts, pictures_of
 from beam_jobs.statistics.shard import ShardStatistics
 from beam_jobs.wire import for_runners
 from schemas.hashing import KEY_HASH_BYTES, fingerprint, shard_bounds
@@ -274,6 +284,9 @@ def _keep_statistics(plan: JobPlan, entry: ShardEntry, merge: Merge, statistics:
         statistics.note_defaults(
             defaulted(merged_facts(merge, row_of(default_facts(plan.spec, plan.features))))
         )
+    if pictures := picture_facts(plan.spec, plan.features):
+        for rows in merged_fact_parts(merge, row_of(pictures)):
+            statistics.add_pictures(pictures_of(rows))
     keep(plan, entry, statistics)
 
 

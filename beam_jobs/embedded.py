@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.portability.api import beam_provision_api_pb2
-from apache_beam.portability.python_urns import SUBPROCESS_SDK
+from apache_beam.portability.python_urns import EMBEDDED_PYTHON, EMBEDDED_PYTHON_GRPC, SUBPROCESS_SDK
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
@@ -25,21 +25,26 @@ from schemas import HeadraceError
 # What a worker process is given to end by itself once the pipeline is done.
 _GRACE_SECONDS = 10.0
 _POLL_SECONDS = 0.2
+_CLOSED = "Channel closed prematurely"  # in Beam's error
 _WORKER_THREAD = "run_worker"  # as Beam names the thread that waits for a worker process
 
 
 def embedded_runner(options: PipelineOptions, lock: Path | None) -> PipelineRunner:
     """Beam's runner in this process, by a job that holds `lock`; its worker processes share it."""
-    # Worker processes learn the pipeline's options only from the provision service.
-    info = beam_provision_api_pb2.ProvisionInfo(
-        pipeline_options=JobServiceHandle.encode_pipeline_options(options.get_all_options()),
-        retrieval_token="unused",  # noqa: S106 - no artifact is ever retrieved
-    )
-    return _EmbeddedRunner(embedded_worker.command(lock), provision_info=ExtendedProvisionInfo(info))
+    info = None
+    if options.view_as(DirectOptions).direct_running_mode == "multi_processing":
+        # Worker processes learn the pipeline's options only from the provision service.
+        info = ExtendedProvisionInfo(
+            beam_provision_api_pb2.ProvisionInfo(
+                pipeline_options=JobServiceHandle.encode_pipeline_options(options.get_all_options()),
+                retrieval_token="unused",  # noqa: S106 - no artifact is ever retrieved
+            )
+        )
+    return _EmbeddedRunner(embedded_worker.command(lock), provision_info=info)
 
 
 class _EmbeddedRunner(FnApiRunner):
-    """Beam's, with our command for worker processes, which has no option."""
+    """Beam's, with our command for worker processes, which has no option, and without servers for threads."""
 
     def __init__(self, command: str, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -50,6 +55,9 @@ class _EmbeddedRunner(FnApiRunner):
         for environment in pipeline_proto.components.environments.values():
             if environment.urn == SUBPROCESS_SDK:
                 environment.payload = self._command.encode()
+            elif environment.urn == EMBEDDED_PYTHON_GRPC:
+                # Workers that are threads of this process need no server to talk to it.
+                environment.urn, environment.payload = EMBEDDED_PYTHON, b""
         return super().run_via_runner_api(pipeline_proto, options)
 
 
@@ -60,7 +68,6 @@ def run_watched(run: Callable[[], None]) -> None:
       HeadraceError: a worker process died.
     """
     outcome: list[BaseException | None] = []
-    over = threading.Event()  # a worker process has died, or all is done
 
     def target() -> None:
         try:
@@ -68,33 +75,34 @@ def run_watched(run: Callable[[], None]) -> None:
             outcome.append(None)
         except BaseException as error:  # handed to the caller's thread, whatever it is
             outcome.append(error)
-        finally:
-            over.set()
 
-    with _workers_can_import(), _noticed_deaths(over):
+    with _workers_can_import(), _noticed_deaths() as died:
         thread = threading.Thread(target=target, name="headrace-pipeline", daemon=True)
         thread.start()
         try:
-            while not over.wait(_POLL_SECONDS):
+            while thread.is_alive() and not died.wait(_POLL_SECONDS):
                 pass
         except BaseException:  # Ctrl-C reaches us alone where nobody types it
             _kill_workers()
             raise
         # A worker may fail while it shuts down, when all is done; then the pipeline ends as well.
         thread.join(_GRACE_SECONDS)
-    if thread.is_alive():
+        # The pipeline may find that a worker's channel is closed before anyone sees that the worker is dead.
+        closed = bool(outcome) and _CLOSED in str(outcome[0]) and died.wait(_GRACE_SECONDS)
+    if thread.is_alive() or closed:
         _kill_workers()
         raise HeadraceError(
             "A worker process died, so the job was stopped.",
             hint="It may have run out of memory. What is finished is kept; run the same command again.",
-        )
+        ) from (outcome[0] if outcome else None)
     if outcome and outcome[0] is not None:
         raise outcome[0]
 
 
 @contextlib.contextmanager
-def _noticed_deaths(died: threading.Event) -> Iterator[None]:
-    """Sets the event when a worker process dies: the thread of Beam's that waits for it then raises."""
+def _noticed_deaths() -> Iterator[threading.Event]:
+    """An event that is set when a worker process dies: the thread of Beam's that waits for it then raises."""
+    died = threading.Event()
     before = threading.excepthook
 
     def hook(arguments: threading.ExceptHookArgs) -> None:
@@ -105,7 +113,7 @@ def _noticed_deaths(died: threading.Event) -> Iterator[None]:
 
     threading.excepthook = hook
     try:
-        yield
+        yield died
     finally:
         threading.excepthook = before
 

@@ -6,6 +6,7 @@ Beam's own would finish what it has begun after its job was killed, and write in
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import shlex
 import signal
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 from beam_jobs.lock import shared
+from beam_jobs.wire import WithoutKnownErrors
 
 MODULE = "beam_jobs.embedded_worker"
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
@@ -34,6 +36,9 @@ def main() -> None:
     held = [shared(lock) for lock in locks]
     if None in held or os.getppid() != job:
         sys.exit("The job of this worker has ended.")
+    # The job tells what goes wrong; Beam would print several tracebacks of it, and by its import all that it logs.
+    logging.getLogger().addHandler(logging.NullHandler())
+    sys.stderr = WithoutKnownErrors(sys.stderr)
     from apache_beam.runners.worker import sdk_worker_main
 
     sdk_worker_main.main(sys.argv[:1])

@@ -28,7 +28,7 @@ LUMA_SIDE = 128
 
 
 class Picture:
-    """An image that has passed its checks; what facts ask of it is computed once for all of them.
+    """An image; what facts ask of it is computed once for all of them.
 
     Attributes:
       data: as it is stored.
@@ -38,11 +38,19 @@ class Picture:
         self.data = data
 
     @cached_property
+    def format(self) -> str | None:
+        """Its true format; None where that is none that is known, which no image is that has passed its checks."""
+        return true_format(self.data)
+
+    @cached_property
     def header(self) -> Header:
-        """Its size and channels."""
-        kind = true_format(self.data)
-        assert kind is not None, "images were checked before"
-        return read_header(self.data, kind)
+        """Its size and channels, which all have that have passed their checks.
+
+        Raises:
+          ImageProblemError: they cannot be read.
+        """
+        assert self.format is not None
+        return read_header(self.data, self.format)
 
     @cached_property
     def luma(self) -> npt.NDArray[np.uint8]:

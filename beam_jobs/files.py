@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import io
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +21,8 @@ from schemas import HeadraceError
 
 _NO_LINKS = (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
 _COPIED_BYTES = 8 << 20
+_SYNC_FILE_RANGE_WRITE = 2  # of Linux's fs.h
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
 
 
 @contextmanager
@@ -55,6 +60,17 @@ def write_parts(file: BinaryIO, parts: list[npt.NDArray[np.uint8]]) -> None:
         written = max(written - len(part), 0)
 
 
+def begin_flush(file: BinaryIO, start: int, length: int) -> None:
+    """Lets the system begin to write a part of a file to the disk, so that less is left for the flush at its end."""
+    if _sync_file_range is not None:  # of Linux alone
+        _sync_file_range(
+            file.fileno(),
+            ctypes.c_int64(start),
+            ctypes.c_int64(length),
+            ctypes.c_uint(_SYNC_FILE_RANGE_WRITE),
+        )
+
+
 def link(source: Path, target: Path) -> None:
     """Lets `target` be the file `source`, which is never changed; a copy where links cannot be."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
@@ -84,6 +100,43 @@ def sync_directory(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+class _RawScratch(io.FileIO):
+    """A file whose writes fail with clear errors."""
+
+    def write(self, data: Any, /) -> int:
+        with scratch_errors():
+            return super().write(data)
+
+
+class _Scratch(io.BufferedRandom):
+    """The same, buffered."""
+
+    def close(self) -> None:
+        with contextlib.suppress(HeadraceError):  # what could not be written goes with the file
+            super().close()
+
+
+def scratch_file() -> BinaryIO:
+    """A temporary file without a name, gone when it is closed; for all that needs one, as its errors say what to do."""
+    with scratch_errors(), tempfile.TemporaryFile(prefix="headrace-", buffering=0) as file:
+        return _Scratch(_RawScratch(os.dup(file.fileno()), "r+"))
+
+
+@contextmanager
+def scratch_errors() -> Iterator[None]:
+    """Turns what goes wrong with temporary files, which the block only writes, into errors that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        named = error.filename if isinstance(error.filename, str) else None
+        raise HeadraceError(
+            f"Cannot write: {os.strerror(error.errno or 0)}.",
+            where=named or tempfile.tempdir,
+            hint="Temporary files go there; make room, or set TMPDIR to a folder of another file system, and run the "
+            "same command again; what is finished is kept.",
+        ) from error
 
 
 # What only a write can meet, and what other calls can meet too.

@@ -12,7 +12,7 @@ from beam_jobs.listing import write_partitions
 from beam_jobs.local_store import LocalStore
 from beam_jobs.materialize import build_rows, transforms_of
 from beam_jobs.pipeline import build_pipeline
-from beam_jobs.plan import Job, import_from_here, plan_job
+from beam_jobs.planning import Job, import_from_here, plan_job
 from beam_jobs.previous import list_partitions
 from beam_jobs.runners import parse_options, run_pipeline
 from beam_jobs.store_path import StorePath

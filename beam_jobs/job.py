@@ -20,7 +20,8 @@ from beam_jobs.listing import Listed, write_partitions
 from beam_jobs.lookup import close_tables
 from beam_jobs.materialize import materialize
 from beam_jobs.pipeline import build_pipeline
-from beam_jobs.plan import Job, JobPlan, Workspace, import_from_here, list_entries, plan_job
+from beam_jobs.plan import JobPlan
+from beam_jobs.planning import Job, import_from_here, list_entries, plan_job
 from beam_jobs.previous import find_previous, list_partitions, read_note
 from beam_jobs.progress import observe, shown
 from beam_jobs.runners import check_output, parse_options, run_pipeline
@@ -31,6 +32,7 @@ from beam_jobs.survey.run import survey
 from beam_jobs.sweep import strip, sweep
 from beam_jobs.transform.plan import plan_transform
 from beam_jobs.wire import end_attempt
+from beam_jobs.workspace import Workspace
 from schemas import HeadraceError, Manifest, read_manifest
 from schemas.anomalies import Anomaly, anomalies_json
 from schemas.errors import shorten

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import weakref
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from beam_jobs.files import scratch_file
 from beam_jobs.sources.base import Partition
 from beam_jobs.store_path import StorePath
 
@@ -21,7 +21,7 @@ class PartitionList:
     """The partitions of a source, in a temporary file: a billion listed files are more than memory holds."""
 
     def __init__(self, partitions: Iterable[Partition]) -> None:
-        self._file = tempfile.TemporaryFile(prefix="headrace-")  # noqa: SIM115
+        self._file = scratch_file()
         weakref.finalize(self, self._file.close)
         self._ends = array("Q", [0])
         for partition in partitions:

@@ -11,12 +11,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.files import atomic_file, clear_errors, link, sync_directory, write_all, write_parts
+from beam_jobs.files import (
+    atomic_file,
+    begin_flush,
+    clear_errors,
+    link,
+    sync_directory,
+    write_all,
+    write_parts,
+)
 from beam_jobs.lock import exclusive
 from beam_jobs.store import Part, Sink, in_the_way, published_meanwhile
 from beam_jobs.store_lock import LOCK, MAX_LOCK_BYTES, WORK, lost, token_of
 from schemas.naming import MANIFEST
 from schemas.storage import too_large
+
+_FLUSHED_BYTES = 8 << 20
 
 
 class LocalStore:
@@ -79,7 +89,7 @@ class LocalStore:
         with clear_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(target, durable=durable) as file:
-            yield _LocalSink(file)
+            yield _LocalSink(file, durable=durable)
             self._check_lock()
 
     def write(self, path: str, data: bytes, *, durable: bool) -> None:
@@ -172,18 +182,26 @@ class LocalStore:
 
 
 class _LocalSink(Sink):
-    def __init__(self, file: Any) -> None:
-        self._file = file
+    def __init__(self, file: Any, *, durable: bool) -> None:
+        self._file, self._durable = file, durable
+        self._flushed = 0  # to where the disk has been told to begin
 
     def write(self, data: Any, /) -> int:
         write_all(self._file, data)
+        self._begin_flush()
         return memoryview(data).nbytes
 
     def writev(self, parts: Sequence[Any]) -> None:
         write_parts(self._file, list(parts))
+        self._begin_flush()
 
     def tell(self) -> int:
         return int(self._file.tell())
+
+    def _begin_flush(self) -> None:
+        if self._durable and (size := self.tell() - self._flushed) >= _FLUSHED_BYTES:
+            begin_flush(self._file, self._flushed, size)
+            self._flushed += size
 
 
 def _is_temporary(path: Path) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 
 from beam_jobs.listing import Listed
 from beam_jobs.outcomes import UNUSABLE, Outcomes
-from beam_jobs.plan import Job, JobPlan, import_from_here, plan_job
+from beam_jobs.plan import JobPlan
+from beam_jobs.planning import Job, import_from_here, plan_job
 from beam_jobs.previous import find_previous, list_partitions, read_note
 from beam_jobs.runners import parse_options
 from beam_jobs.runs import open_run, read_section

@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.listing import Listed, read_partitions
-from beam_jobs.plan import JobPlan, Previous, Workspace
+from beam_jobs.plan import JobPlan, Previous
 from beam_jobs.sources.base import Partition, Selective
 from beam_jobs.store_path import StorePath
+from beam_jobs.workspace import Workspace
 from schemas import HeadraceError, read_manifest
 from schemas.hashing import KEY_HASH_DTYPE, as_sortable, shard_bounds
 from schemas.index import ShardIndex, decode_index

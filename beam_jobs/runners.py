@@ -7,13 +7,11 @@ downloads it where it is missing. What other runners need is in `engines`.
 from __future__ import annotations
 
 import contextlib
-import gc
-import io
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import apache_beam as beam
 import grpc
@@ -21,7 +19,6 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 from apache_beam.runners.portability.fn_api_runner import worker_handlers
 from apache_beam.runners.runner import PipelineState
 from apache_beam.runners.worker.statesampler import DEFAULT_SAMPLING_PERIOD_MS, StateSampler
-from apache_beam.transforms import userstate
 
 from beam_jobs.embedded import embedded_runner, run_watched
 from beam_jobs.engines import (
@@ -33,11 +30,15 @@ from beam_jobs.engines import (
     is_embedded,
     runner_name,
 )
+from beam_jobs.files import scratch_errors
+from beam_jobs.memory import objects_set_aside
+from beam_jobs.remembered import remembered
 from beam_jobs.servers import JobServer, job_server
+from beam_jobs.wire import WithoutKnownErrors
 from schemas import HeadraceError
 from schemas.errors import error_in_text
 
-__all__ = ["WithoutKnownErrors", "check_output", "parse_options", "run_pipeline"]
+__all__ = ["check_output", "parse_options", "run_pipeline"]
 
 _SAMPLING_PERIOD_MS = 2
 _GRACE_SECONDS = 5.0
@@ -57,6 +58,21 @@ def parse_options(flags: Sequence[str]) -> PipelineOptions:
       HeadraceError: a flag is not one of Beam's, or the runner needs something that is missing.
     """
     options = PipelineOptions(list(flags))
+    if flags:  # Beam takes 10 ms to tell all of them
+        _refuse_unknown(options, flags)
+    check_dry_run(options)
+    if is_embedded(options):
+        direct = options.view_as(DirectOptions)
+        if not any(flag.startswith("--direct_running_mode") for flag in flags):
+            direct.direct_running_mode = "multi_threading"
+        if not any(flag.startswith("--direct_num_workers") for flag in flags):
+            direct.direct_num_workers = 1 if direct.direct_running_mode == "in_memory" else cores()
+    else:
+        complete(options)
+    return options
+
+
+def _refuse_unknown(options: PipelineOptions, flags: Sequence[str]) -> None:
     known = options.get_all_options(drop_default=True)
     strange = set(options.get_all_options(drop_default=True, retain_unknown_options=True)) - set(known)
     if runner_name(options) == "FlinkRunner":
@@ -68,16 +84,6 @@ def parse_options(flags: Sequence[str]) -> PipelineOptions:
             value=", ".join([f"--{name}" for name in sorted(strange)] + stray),
             hint="`headrace run --help` lists the options; Beam's own are written --name=value.",
         )
-    check_dry_run(options)
-    if is_embedded(options):
-        direct = options.view_as(DirectOptions)
-        if not any(flag.startswith("--direct_running_mode") for flag in flags):
-            direct.direct_running_mode = "multi_threading"
-        if not any(flag.startswith("--direct_num_workers") for flag in flags):
-            direct.direct_num_workers = 1 if direct.direct_running_mode == "in_memory" else cores()
-    else:
-        complete(options)
-    return options
 
 
 def run_pipeline(
@@ -92,8 +98,9 @@ def run_pipeline(
     if not is_embedded(options):
         with _quiet_threads(), job_server(options) as server:
             return _run_elsewhere(build, options, server)
-    with _asked_once(), _objects_set_aside():
-        pipeline = beam.Pipeline(runner=embedded_runner(options, lock), options=options)
+    with remembered(), objects_set_aside():
+        with scratch_errors():  # it makes a folder for what it would upload
+            pipeline = beam.Pipeline(runner=embedded_runner(options, lock), options=options)
         build(pipeline)
         if options.view_as(DirectOptions).direct_running_mode == "multi_processing":
             return run_watched(lambda: _run(pipeline))
@@ -143,7 +150,8 @@ def _run_elsewhere(
 
 def _checked_pipeline(options: PipelineOptions) -> beam.Pipeline:
     try:
-        return beam.Pipeline(options=options)
+        with scratch_errors():
+            return beam.Pipeline(options=options)
     except ValueError as error:
         raise HeadraceError(f"Beam does not take these options. {error}".strip()) from error
 
@@ -210,11 +218,11 @@ def _prompt_samplers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _whole_elements() -> Iterator[None]:
-    """Keeps workers that are threads from sending half an element.
+    """Keeps half an element from being sent to or from a worker.
 
-    A timer of Beam's sends what such a worker has written, once a second, whether or not another thread is in the
-    middle of writing an element. The runner reads the halves as elements: garbage, wrong values, or a count of
-    2**31 for which it takes 20 GB. Workers of their own processes have no such timer. Zero turns it off.
+    A timer of Beam's sends what has been written to its servers, once a second, whether or not another thread is in
+    the middle of writing an element. The halves are read as elements: garbage, wrong values, or a count of 2**31 for
+    which they take 20 GB. Zero turns it off.
     """
     before = worker_handlers.DATA_BUFFER_TIME_LIMIT_MS
     worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = 0
@@ -222,73 +230,3 @@ def _whole_elements() -> Iterator[None]:
         yield
     finally:
         worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = before
-
-
-@contextlib.contextmanager
-def _asked_once() -> Iterator[None]:
-    """Lets Beam parse its options once for each of their classes, and look through each function once.
-
-    It asks for an options class some 200 times a pipeline, and makes a parser of a hundred arguments each time: a tenth
-    of a second. All views of some options share their values, so the first one does.
-    """
-    view_as, specs_of = PipelineOptions.view_as, userstate.get_dofn_specs
-    # What is asked stays alive, and so its id stays its own.
-    views: dict[tuple[int, type], tuple[Any, Any]] = {}
-    specs: dict[int, tuple[Any, Any]] = {}
-
-    def kept_view(self: PipelineOptions, cls: type[PipelineOptions]) -> Any:
-        values = self._all_options
-        if (id(values), cls) not in views:
-            views[id(values), cls] = (values, view_as(self, cls))
-        return views[id(values), cls][1]
-
-    def kept_specs(function: Any) -> Any:
-        if id(function) not in specs:
-            specs[id(function)] = (function, specs_of(function))
-        return specs[id(function)][1]
-
-    PipelineOptions.view_as, userstate.get_dofn_specs = kept_view, kept_specs
-    try:
-        yield
-    finally:
-        PipelineOptions.view_as, userstate.get_dofn_specs = view_as, specs_of
-
-
-@contextlib.contextmanager
-def _objects_set_aside() -> Iterator[None]:
-    """Lets the collector of cyclic garbage look at what is made from now on only.
-
-    Imports leave 200,000 objects that stay. To look through all of them takes up to a tenth of a second, once in most
-    jobs, in which no thread of Python's does anything else.
-    """
-    if gc.get_freeze_count():
-        yield  # somebody has done so, and means it
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-class WithoutKnownErrors(io.TextIOBase):
-    """Standard error without the tracebacks that Beam prints of errors that reach the user in a better form."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        """Passes on what is no known error."""
-        return len(text) if error_in_text(text) is not None else self._stream.write(text)
-
-    def flush(self) -> None:
-        """Flushes the stream itself."""
-        self._stream.flush()
-
-    def isatty(self) -> bool:
-        """Whether the stream itself is a terminal."""
-        return self._stream.isatty()
-
-    def fileno(self) -> int:
-        """The stream's own."""
-        return self._stream.fileno()

@@ -190,15 +190,23 @@ def in_order(
 def _gathered(
     chunks: list[pa.LargeBinaryArray], order: npt.NDArray[np.int64]
 ) -> Iterator[list[npt.NDArray[np.uint8]]]:
-    """The records of all chunks in `order`, as views of them, a few hundred at a time."""
+    """The records of all chunks in `order`, as views of them, a few hundred at a time; of neighbours as one view."""
     buffers = [np.frombuffer(chunk.buffers()[2], dtype=np.uint8) for chunk in chunks]
     offsets = [offsets_of(chunk) for chunk in chunks]
-    owners = np.repeat(np.arange(len(chunks)), [len(chunk) for chunk in chunks])
-    starts = np.concatenate([part[:-1] for part in offsets])
-    ends = np.concatenate([part[1:] for part in offsets])
-    for first in range(0, len(order), _GATHERED_RECORDS):
-        chosen = order[first : first + _GATHERED_RECORDS]
-        places = zip(owners[chosen].tolist(), starts[chosen].tolist(), ends[chosen].tolist(), strict=True)
+    owners = np.repeat(np.arange(len(chunks)), [len(chunk) for chunk in chunks])[order]
+    starts = np.concatenate([part[:-1] for part in offsets])[order]
+    ends = np.concatenate([part[1:] for part in offsets])[order]
+    apart = np.flatnonzero((owners[1:] != owners[:-1]) | (starts[1:] != ends[:-1])) + 1
+    firsts = np.concatenate([[0], apart]) if len(order) else apart
+    lasts = np.append(firsts[1:], len(order)) - 1
+    for first in range(0, len(firsts), _GATHERED_RECORDS):
+        some = slice(first, first + _GATHERED_RECORDS)
+        places = zip(
+            owners[firsts[some]].tolist(),
+            starts[firsts[some]].tolist(),
+            ends[lasts[some]].tolist(),
+            strict=True,
+        )
         yield [buffers[owner][start:end] for owner, start, end in places]
 
 

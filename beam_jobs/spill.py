@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
+import io
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+
+from beam_jobs.files import scratch_file
 
 ROWS_HELD = 1 << 19  # of a range, about
 _BYTES_HELD = 64 << 20  # before rows go to a file
@@ -26,7 +28,7 @@ class Spill:
         """`expected` rows, about, whose numbers are spread evenly over all of uint64; `held` of them at a time."""
         self._row = row
         self._ranges = max(1, -(-expected // held))
-        self._file = tempfile.SpooledTemporaryFile(_BYTES_HELD, prefix="headrace-")  # noqa: SIM115
+        self._file: BinaryIO = io.BytesIO()
         self._parts: list[list[tuple[int, int]]] = [[] for _ in range(self._ranges)]
 
     def __enter__(self) -> Spill:
@@ -46,6 +48,9 @@ class Spill:
         data = np.ascontiguousarray(rows[order])
         at = self._file.seek(0, 2)
         self._file.write(data.tobytes())
+        if isinstance(self._file, io.BytesIO) and self._file.tell() > _BYTES_HELD:
+            held, self._file = self._file, scratch_file()
+            self._file.write(held.getbuffer())
         size = self._row.itemsize
         for number, (low, high) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
             if high > low:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from beam_jobs.listing import read_partitions
-from beam_jobs.plan import Workspace
 from beam_jobs.previous import notes
 from beam_jobs.runs import RECORDS_SUFFIX
+from beam_jobs.workspace import Workspace
 
 # Kinds of files of the work directory that belong to a version, beside those of surveys.
 _NOTES = ("partitions", "inputs", "repeated", "drift", "analysis")

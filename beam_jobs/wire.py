@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TextIO, TypeVar
 
 from beam_jobs.files import clear_errors
 from beam_jobs.plan import JobPlan
 from schemas import HeadraceError
-from schemas.errors import WireError
+from schemas.errors import WireError, error_in_text
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -93,3 +94,27 @@ def _turn() -> Iterator[None]:
 def _tasks() -> threading.BoundedSemaphore | None:
     tasks = os.environ.get(TASKS_VARIABLE)
     return None if tasks is None else threading.BoundedSemaphore(int(tasks))
+
+
+class WithoutKnownErrors(io.TextIOBase):
+    """Standard error without the tracebacks that Beam prints of errors that reach the user in a better form."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._held_back = stream, False
+
+    def write(self, text: str) -> int:
+        """Passes on what is no known error, nor the end of its line."""
+        self._held_back = error_in_text(text) is not None or (self._held_back and text == "\n")
+        return len(text) if self._held_back else self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flushes the stream itself."""
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether the stream itself is a terminal."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """The stream's own."""
+        return self._stream.fileno()

@@ -1,4 +1,4 @@
-"""PostgreSQL and MariaDB on loopback: servers of the tests' own, in a temporary folder, as an unprivileged user."""
+"""PostgreSQL, MariaDB and MySQL on loopback: servers of the tests' own, in a temporary folder, not as root."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from pathlib import Path
 
 from adbc_driver_postgresql import dbapi as adbc
 
+from tests.engines.engine import ENGINES
 from tests.servers import free_port, wait_for
 
 PASSWORD = "s3cret-Pa55"
-_USER = "nobody"  # neither server runs as root
+_USER = "nobody"  # no server runs as root
 _FOLDERS = (
     "/usr/sbin",
     "/usr/bin",
@@ -32,6 +33,7 @@ class Server:
     kind: str
     port: int
     process: subprocess.Popen[bytes]
+    folder: Path
 
     @property
     def url(self) -> str:
@@ -54,15 +56,15 @@ def postgresql() -> Iterator[Server]:
             f"--pwfile={secret}",
             "--encoding=UTF8",
         ]
-        _call([_program("initdb"), "-D", str(folder / "data"), "--no-sync", *options])
+        _call([*_program("initdb"), "-D", str(folder / "data"), "--no-sync", *options])
         port = free_port()
         settings = ["listen_addresses=127.0.0.1", f"unix_socket_directories={folder}", "fsync=off"]
-        command = [_program("postgres"), "-D", str(folder / "data"), "-p", str(port)]
+        command = [*_program("postgres"), "-D", str(folder / "data"), "-p", str(port)]
         with _running(
             [*command, *(part for text in settings for part in ("-c", text))], folder, port
         ) as process:
             _make_database(port)
-            yield Server("postgresql", port, process)
+            yield Server("postgresql", port, process, folder)
 
 
 def _make_database(port: int) -> None:
@@ -84,25 +86,40 @@ def mariadb() -> Iterator[Server]:
     """MariaDB with its default collation, which knows no case."""
     with _folder() as folder:
         data, port = folder / "data", free_port()
-        script = folder / "init.sql"
-        script.write_text(
-            "CREATE DATABASE work CHARACTER SET utf8mb4;\n"
-            f"CREATE USER reader@'127.0.0.1' IDENTIFIED BY '{PASSWORD}';\n"
-            "GRANT ALL ON *.* TO reader@'127.0.0.1';\n"
-        )
-        script.chmod(0o644)
         install = ["--auth-root-authentication-method=normal", "--skip-test-db", f"--datadir={data}"]
-        _call([_program("mariadb-install-db"), "--no-defaults", *install])
-        command = [_program("mariadbd"), "--no-defaults", f"--datadir={data}", f"--socket={folder}/socket"]
-        network = [
-            "--bind-address=127.0.0.1",
-            f"--port={port}",
-            f"--init-file={script}",
-            "--skip-name-resolve",
-        ]
-        cheap = ["--innodb-flush-log-at-trx-commit=0", f"--pid-file={folder}/pid"]
-        with _running([*command, *network, *cheap], folder, port) as process:
-            yield Server("mysql", port, process)
+        _call([*_program("mariadb-install-db"), "--no-defaults", *install])
+        command = [*_program("mariadbd"), "--no-defaults", *_options(folder, port)]
+        with _running(command, folder, port) as process:
+            yield Server("mariadb", port, process, folder)
+
+
+@contextlib.contextmanager
+def mysql() -> Iterator[Server]:
+    """MySQL as it is by default: passwords by caching_sha2_password, a collation that knows no case, strict modes."""
+    program = ENGINES / "mysql" / "mysqld"
+    assert program.exists(), f"{program} is missing: run scripts/engines"
+    with _folder() as folder:
+        # It leaves root by itself: only root may enter the repository, perhaps.
+        user = [f"--user={_USER}"] if os.getuid() == 0 else []
+        command, port = [str(program), "--no-defaults", *user], free_port()
+        _call([*command, "--initialize-insecure", f"--datadir={folder}/data"])
+        options = [*_options(folder, port), "--mysqlx=OFF", "--skip-log-bin"]
+        with _running([*command, *options], folder, port) as process:
+            yield Server("mysql", port, process, folder)
+
+
+def _options(folder: Path, port: int) -> list[str]:
+    """What MariaDB and MySQL both understand."""
+    script = folder / "init.sql"
+    script.write_text(
+        "CREATE DATABASE work CHARACTER SET utf8mb4;\n"
+        f"CREATE USER reader@'127.0.0.1' IDENTIFIED BY '{PASSWORD}';\n"
+        "GRANT ALL ON *.* TO reader@'127.0.0.1' WITH GRANT OPTION;\n"
+    )
+    script.chmod(0o644)
+    files = [f"--datadir={folder}/data", f"--socket={folder}/socket", f"--pid-file={folder}/pid"]
+    network = ["--bind-address=127.0.0.1", f"--port={port}", "--skip-name-resolve"]
+    return [*files, *network, f"--init-file={script}", "--innodb-flush-log-at-trx-commit=0"]
 
 
 @contextlib.contextmanager
@@ -117,18 +134,15 @@ def _folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _program(name: str) -> str:
+def _program(name: str) -> list[str]:
+    """A program of Debian's packages, run by an unprivileged user."""
     found = shutil.which(name, path=os.pathsep.join((*_FOLDERS, os.environ.get("PATH", ""))))
     assert found, f"{name} is missing: apt-get install postgresql mariadb-server"
-    return found
-
-
-def _as_user(command: list[str]) -> list[str]:
-    return ["runuser", "-u", _USER, "--", *command] if os.getuid() == 0 else command
+    return ["runuser", "-u", _USER, "--", found] if os.getuid() == 0 else [found]
 
 
 def _call(command: list[str]) -> None:
-    done = subprocess.run(_as_user(command), capture_output=True, text=True, check=False, cwd="/")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
 
 
@@ -136,9 +150,7 @@ def _call(command: list[str]) -> None:
 def _running(command: list[str], folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     with (
         open(folder / "log", "w+") as log,
-        subprocess.Popen(
-            _as_user(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/"
-        ) as process,
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/") as process,
     ):
         try:
             wait_for(process, port, log, 120)

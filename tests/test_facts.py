@@ -13,7 +13,7 @@ from PIL import Image
 from beam_jobs import plan, run
 from beam_jobs.facts import LUMA_SIDE, Fact, Picture, make_facts, row_of
 from beam_jobs.listing import read_partitions
-from beam_jobs.plan import plan_job
+from beam_jobs.planning import plan_job
 from beam_jobs.runs import open_run, read_facts, read_index
 from schemas.hashing import KEY_HASH_DTYPE, as_sortable, key_hashes
 from tests.jobs.small_job import encoded_image, make_data, make_job

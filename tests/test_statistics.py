@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from beam_jobs.encode import encode_records, pack_columns
+from beam_jobs.image_headers import FORMATS
 from beam_jobs.statistics import canonical
-from beam_jobs.statistics.accumulate import NumberStatistics
+from beam_jobs.statistics.accumulate import FeatureAccumulator, NumberStatistics
 from beam_jobs.statistics.canonical import PADDING, Spans, gathered, read_columns, stored
 from beam_jobs.statistics.distinct import MOST, DistinctCount, mixed, number_hashes
 from beam_jobs.statistics.pictures import look_at
@@ -33,6 +34,7 @@ from schemas.features import (
     ClassLabelFeature,
     Feature,
     Float32Feature,
+    ImageFeature,
     Int64Feature,
     TextFeature,
 )
@@ -532,15 +534,43 @@ def test_images_are_measured_and_bad_ones_only_counted() -> None:
     jpeg, png = encoded(ramp, "jpeg"), encoded(noise, "png")
     cut = jpeg[:-60] + b"\xff\xd9"
     found = look_at(spans_of([jpeg, png, cut, b"", b"no image", jpeg[:30]]), decode=True)
-    assert found.formats == {"jpeg": 3, "png": 1, "unknown": 2}
-    assert found.sizes.tolist() == [[96, 72, 3], [40, 50, 4], [96, 72, 3]]
-    expected = [np.asarray(Image.open(io.BytesIO(data)).convert("L")).mean() for data in (jpeg, png)]
-    assert found.brightness[:2] == pytest.approx(expected, abs=2)
-    assert not len(look_at(spans_of([jpeg]), decode=False).brightness)
+    kinds = [*FORMATS, "unknown"]
+    assert [kinds[kind] for kind in found["format"]] == ["jpeg", "png", "jpeg", "unknown", "unknown", "jpeg"]
+    sizes = [(96, 72, 3), (40, 50, 4), (96, 72, 3), (0, 0, 0), (0, 0, 0), (0, 0, 0)]
+    assert found[["height", "width", "channels"]].tolist() == sizes
+    statistics = FeatureAccumulator(
+        ImageFeature(type="image", formats=["jpeg", "png"], shape=(None, None, 3))
+    )
+    statistics.add_pictures(found)
+    images = statistics.result().images
+    assert images is not None
+    assert images.formats == {"jpeg": 3, "png": 1, "unknown": 2}
+    assert images.height is not None
+    assert images.height.count == 3
 
 
-def test_few_images_of_many_are_decoded() -> None:
-    png = encoded(np.full((4, 4, 3), 7, np.uint8), "png")
-    found = look_at(spans_of([png] * 100), decode=True)
-    assert len(found.sizes) == 100
-    assert found.brightness.tolist() == [7.0] * 8
+def test_some_images_are_decoded_which_their_bytes_choose() -> None:
+    rng = generator()
+    noise = [rng.integers(0, 256, (9, 7, 3), dtype=np.uint8) for _ in range(400)]
+    images = [encoded(pixels, "png") for pixels in noise]
+    found = look_at(spans_of(images), decode=True)["brightness"]
+    looked = np.flatnonzero(~np.isnan(found))
+    assert 20 < len(looked) < 100  # of 400, one in eight
+    means = [np.asarray(Image.fromarray(noise[place]).convert("L")).mean() for place in looked]
+    assert found[looked] == pytest.approx(means, abs=0.01)
+    order = rng.permutation(len(images))
+    again = look_at(spans_of([images[place] for place in order]), decode=True)["brightness"]
+    np.testing.assert_array_equal(again, found[order])
+    assert np.isnan(look_at(spans_of(images), decode=False)["brightness"]).all()
+
+
+def test_brightness_of_a_jpeg_is_that_of_its_blocks() -> None:
+    ramp = np.broadcast_to(np.linspace(0, 250, 96).astype(np.uint8)[:, None, None], (96, 72, 3))
+    rng = generator()
+    noisy = [ramp + rng.integers(0, 5, ramp.shape) for _ in range(80)]
+    images = [encoded(pixels.astype(np.uint8), "jpeg") for pixels in noisy]
+    found = look_at(spans_of(images), decode=True)["brightness"]
+    looked = np.flatnonzero(~np.isnan(found))
+    assert len(looked)
+    means = [np.asarray(Image.open(io.BytesIO(images[place])).convert("L")).mean() for place in looked]
+    assert found[looked] == pytest.approx(means, abs=2)

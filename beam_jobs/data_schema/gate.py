@@ -9,8 +9,9 @@ from beam_jobs.data_schema.check import find_anomalies
 from beam_jobs.data_schema.differences import drift_from, skew_between
 from beam_jobs.data_schema.expect import FIELD, Expectations
 from beam_jobs.data_schema.versions import Version, read_version
-from beam_jobs.plan import JobPlan, Workspace
+from beam_jobs.plan import JobPlan
 from beam_jobs.previous import notes
+from beam_jobs.workspace import Workspace
 from schemas.anomalies import Anomalies, Anomaly, Compared, parse_anomalies
 from schemas.errors import HeadraceError
 from schemas.manifest import read_manifest

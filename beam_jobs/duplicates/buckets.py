@@ -6,12 +6,13 @@ the work grows as the number of keys does, never as its square.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
-from typing import IO, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+
+from beam_jobs.files import scratch_file
 
 Keys = npt.NDArray[np.uint64]
 Numbers = npt.NDArray[np.int64]
@@ -30,7 +31,7 @@ class Buckets:
         """Of about `expected` keys. Two meet if their lowest `bits` are the same, and all but `slack` of the others."""
         self._mask, self._slack = np.uint64(2**bits - 1), slack
         parts = min(_MOST_PARTS, 1 + expected // _PART_ENTRIES)
-        self._files: list[IO[bytes]] = [tempfile.TemporaryFile() for _ in range(parts)]  # noqa: SIM115
+        self._files = [scratch_file() for _ in range(parts)]
 
     def add(self, keys: Keys, numbers: Numbers, *, asks: bool | None = None) -> None:
         """Files things under their keys. Those that ask are compared with those that do not; with None all with all."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.facts import Fact, row_of
+from beam_jobs.files import scratch_file
 from schemas.hashing import KEY_HASH_DTYPE
 
 Rows = npt.NDArray[np.void]
@@ -62,7 +62,7 @@ class Gathered:
 def gather(tiers: Iterable[Iterable[tuple[Rows, Rows]]], facts: Sequence[Fact]) -> Gathered:
     """Writes records and signatures, part by part, into temporary files that vanish with the last use of them."""
     kind, count, bounds = row_of(facts), 0, []
-    with tempfile.TemporaryFile() as records, tempfile.TemporaryFile() as signatures:
+    with scratch_file() as records, scratch_file() as signatures:
         for parts in tiers:
             for some, rows in parts:
                 records.write(some.tobytes())

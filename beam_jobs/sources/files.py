@@ -172,16 +172,18 @@ def cut(files: Iterable[File], average: int) -> Iterator[list[File]]:
     again: cuts then depend on nothing but the files near them, where cutting every n files would move them all.
     """
     chunk: list[File] = []
+    marks: list[int] = []
     for file in files:
-        if chunk and _mark(file.path) % average == 0:
-            yield from _halved(chunk, average)
-            chunk = []
+        mark = _mark(file.path)
+        if chunk and mark % average == 0:
+            yield from _halved(chunk, marks, average)
+            chunk, marks = [], []
         chunk.append(file)
-    yield from _halved(chunk, average)
+        marks.append(mark)
+    yield from _halved(chunk, marks, average)
 
 
-def _halved(files: list[File], average: int) -> Iterator[list[File]]:
-    marks = [_mark(file.path) for file in files]
+def _halved(files: list[File], marks: list[int], average: int) -> Iterator[list[File]]:
     stack = [(0, len(files))]
     while stack:
         low, high = stack.pop()

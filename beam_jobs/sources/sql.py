@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from beam_jobs.sources._sql.statements import Column, Table
 
 _Found = TypeVar("_Found")
+_Bounds = dict[str, "list[Any] | None"]
 _BOUNDS = ("first", "end", "last")
 _HASHING = 2  # threads: fetching waits for them
 _FAULTS = 10_000  # of one batch
@@ -77,11 +78,12 @@ class Sql:
             return
         from beam_jobs.sources._sql.digest import RowsDigest
 
+        table = self._table(payload)
         with ThreadPoolExecutor(_HASHING) as aside:
             digest, rows = RowsDigest(aside), 0
             for chunk in self._resumed(partition):
-                batch = self._batch(chunk, self._table(payload), rows)
-                digest.add(chunk.records.columns, batch.faults)
+                batch = self._batch(chunk, table, rows)
+                digest.add([chunk.records.column(place) for place in table.content], batch.faults)
                 rows += chunk.total
                 yield from _small(batch)
             if rows != partition.records or digest.hex() != payload["digest"]:
@@ -95,9 +97,13 @@ class Sql:
             return f"{self._shown}, without {' or '.join(self._key_names(payload))}, row {row}"
         if payload["nulls"]:
             names = [f"no {names[0]}, {names[1]}", *names[2:]]
-        first = ", ".join(
-            f"{name} ≥ {_seen(value)}" for name, value in zip(names, payload["first"], strict=True)
-        )
+        values = payload["first"]
+        if payload["stored"]:  # where that is may change while rows do not: their origins must not
+            first = ", ".join(
+                f"{name} = {_seen(value)}" for name, value in zip(names[1:], values[1:], strict=True)
+            )
+            return f"{self._shown}, as stored from {first} on, row {row}"
+        first = ", ".join(f"{name} ≥ {_seen(value)}" for name, value in zip(names, values, strict=True))
         return f"{self._shown}, {first}, row {row}"
 
     @property
@@ -152,7 +158,15 @@ class Sql:
 
         columns = [Column(*column) for column in payload["columns"]]
         rows = as_from(self.spec, self._where, [column.name for column in columns])
-        return Table(rows, columns, payload["shown"], payload["order"], payload["key"], payload["by"])
+        return Table(
+            rows,
+            columns,
+            payload["shown"],
+            payload["order"],
+            payload["key"],
+            payload["by"],
+            payload["stored"],
+        )
 
     def _key_names(self, payload: Any) -> list[str]:
         return [payload["columns"][place][0] for place in payload["key"]]
@@ -162,6 +176,8 @@ class Sql:
 
         table = self._describe(session)
         self._check_order(table)
+        if table.stored:
+            self._check_keys(session, table)
         drafts = [
             draft for nulls in (False, True)[: 1 + table.by] for draft in self._cut(session, table, nulls)
         ]
@@ -225,14 +241,27 @@ class Sql:
             values = (
                 [chunk.records.column(place)[row].as_py() for place in order] if len(places) else chunk.first
             )
-            raise HeadraceError(
-                "The key is not unique.",
-                where=self._where,
-                value=", ".join(
-                    f"{table.columns[p].name} = {_seen(v)}" for p, v in zip(order, values, strict=False)
-                ),
-                hint="Name columns that are unique together: `key: [column, column]`.",
-            )
+            raise self._repeated([table.columns[place].name for place in order], values)
+
+    def _check_keys(self, session: Session, table: Table) -> None:
+        """The same where rows of equal keys need not come one after the other."""
+        from beam_jobs.sources._sql.statements import condition, select_repeated
+
+        names = [table.columns[place].name for place in table.key]
+        primary = session.primary_key(self.spec)
+        if primary and set(primary) <= set(names):
+            return
+        repeated, keys = select_repeated(table, self._database, condition(self.spec, self._where))
+        for chunk in session.chunks(repeated, keys):
+            raise self._repeated(names, chunk.first)
+
+    def _repeated(self, names: Sequence[str], values: Sequence[Any]) -> HeadraceError:
+        return HeadraceError(
+            "The key is not unique.",
+            where=self._where,
+            value=", ".join(f"{name} = {_seen(value)}" for name, value in zip(names, values, strict=False)),
+            hint="Name columns that are unique together: `key: [column, column]`.",
+        )
 
     def _keys(self, chunk: Chunk, table: Table) -> pa.Array:
         from beam_jobs.sources._sql.chunks import keys_of
@@ -258,14 +287,19 @@ class Sql:
             name: None if payload[name] is None else [_plain(value) for value in payload[name]]
             for name in _BOUNDS
         }
-        statement = select_rows(
-            table, self._database, condition(self.spec, self._where), nulls=payload["nulls"], **bounds
-        ).execution_options(row_bytes=partition.bytes // (partition.records or 1))
+        conditions = condition(self.spec, self._where)
+        row_bytes = partition.bytes // (partition.records or 1)
         attempt = done = 0
         while True:
             skip = done
             try:
                 with self._database.session() as session:
+                    if table.stored:
+                        bounds = self._moved(session, table, partition, bounds)
+                    statement = select_rows(
+                        table, self._database, conditions, nulls=payload["nulls"], **bounds
+                    )
+                    statement = statement.execution_options(row_bytes=row_bytes)
                     for chunk in session.chunks(statement, table):
                         behind = min(skip, chunk.total)
                         skip -= behind
@@ -276,6 +310,24 @@ class Sql:
             except LostConnectionError as error:
                 self._pause(attempt, error)
                 attempt += 1
+
+    def _moved(self, session: Session, table: Table, partition: Partition, bounds: _Bounds) -> _Bounds:
+        """The bounds as rows are numbered now: DuckDB numbers them anew, in the same order, to use space again."""
+        from beam_jobs.sources._sql.statements import condition, count_stored, find_stored
+
+        conditions = condition(self.spec, self._where)
+        count = count_stored(table, self._database, conditions, **bounds)
+        if session.count(count) == (partition.records or 0) + 1:
+            return bounds
+        found: _Bounds = {}
+        for name, values in bounds.items():
+            found[name] = None
+            if values is not None:
+                row = session.count(find_stored(table, self._database, conditions, values))
+                if row < 0:
+                    raise self._changed(partition)
+                found[name] = [row, *values[1:]]
+        return found
 
     def _read_nameless(self, partition: Partition) -> Iterator[SourceBatch]:
         from beam_jobs.sources._sql.statements import ARROW, condition, count_nameless
@@ -318,7 +370,8 @@ class _Draft:
 
     def add(self, chunk: Chunk) -> None:
         """More rows, some of which may be faults."""
-        self._digest.add(chunk.records.columns, _numbered(chunk.faults, self.rows))
+        columns = [chunk.records.column(place) for place in self._table.content]
+        self._digest.add(columns, _numbered(chunk.faults, self.rows))
         self.rows += chunk.total
         self.bytes += chunk.records.nbytes
 
@@ -339,6 +392,7 @@ class _Draft:
             "order": table.order,
             "key": table.key,
             "by": table.by,
+            "stored": table.stored,
             "nulls": self._nulls,
             "digest": self._digest.hex(),
             **bounds,

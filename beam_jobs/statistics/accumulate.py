@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from beam_jobs.image_headers import FORMATS
 from beam_jobs.statistics.canonical import Column, Spans
 from beam_jobs.statistics.defaults import has_default
 from beam_jobs.statistics.distinct import DistinctCount, number_hashes
-from beam_jobs.statistics.pictures import look_at
+from beam_jobs.statistics.pictures import Pictures
 from beam_jobs.statistics.quantiles import Quantiles, Summary, compress, summarise, tally
 from beam_jobs.statistics.sums import Sums, are_quick
 from beam_jobs.statistics.texts import hashes_and_characters
@@ -246,6 +247,18 @@ class FeatureAccumulator:
         else:
             self.numbers["numbers"].add(values)
 
+    def add_pictures(self, pictures: Pictures) -> None:
+        """Adds what was measured of the images of some records."""
+        kinds = np.bincount(pictures["format"], minlength=len(FORMATS) + 1).tolist()
+        self._add_formats(
+            {name: count for name, count in zip([*FORMATS, "unknown"], kinds, strict=True) if count}
+        )
+        readable = pictures[pictures["height"] > 0]
+        for name in _SIZES:
+            self.numbers[name].add(readable[name].astype(np.int64))
+        brightness = readable["brightness"]
+        self.numbers["brightness"].add(np.ascontiguousarray(brightness[~np.isnan(brightness)], np.float32))
+
     def state(self) -> State:
         """What is known so far, for `merge`."""
         return {
@@ -311,8 +324,7 @@ class FeatureAccumulator:
     def _add_bytes(self, spans: Spans) -> None:
         self.numbers["bytes"].add(spans.sizes)
         if isinstance(self.feature, ImageFeature):
-            self._add_images(spans)
-            return
+            return  # see `add_pictures`
         is_text = isinstance(self.feature, TextFeature)
         hashes, characters = hashes_and_characters(spans, is_text)
         if not is_text:
@@ -332,16 +344,6 @@ class FeatureAccumulator:
             return spans.data[start : start + int(spans.sizes[place])].tobytes()
 
         self.top.add(keys, counts, text_of)
-
-    def _add_images(self, spans: Spans) -> None:
-        assert isinstance(self.feature, ImageFeature)
-        # A job that decodes no image does not begin to do so for its statistics.
-        decode = self.feature.check == "decode" or self.feature.encode is not None
-        pictures = look_at(spans, decode)
-        self._add_formats(pictures.formats)
-        for place, name in enumerate(_SIZES):
-            self.numbers[name].add(pictures.sizes[:, place])
-        self.numbers["brightness"].add(pictures.brightness)
 
     def _add_formats(self, formats: Mapping[str, int]) -> None:
         for name, images in formats.items():

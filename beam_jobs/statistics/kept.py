@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.plan import JobPlan, Workspace
+from beam_jobs.plan import JobPlan
 from beam_jobs.statistics.shard import Scan, ShardStatistics
 from beam_jobs.statistics.tfmd import statistics_proto
 from beam_jobs.store_path import StorePath
+from beam_jobs.workspace import Workspace
 from schemas import HeadraceError
 from schemas.hashing import fingerprint
 from schemas.index import decode_bounds

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from beam_jobs.pieces import bounds, with_spare
 from beam_jobs.statistics.accumulate import FeatureAccumulator, State
 from beam_jobs.statistics.canonical import PADDING, Column, Reader, Spans, stored
-from schemas.features import Feature
+from beam_jobs.statistics.pictures import Pictures, is_decoded, look_at
+from schemas.features import Feature, ImageFeature
 from schemas.framing import FOOTER_BYTES, HEADER_BYTES
 from schemas.packing import Packing
 from schemas.statistics import FeatureStatistics
@@ -25,11 +26,21 @@ _HEAD = struct.Struct("<8sII")  # magic, CRC of all behind this, bytes of the JS
 
 
 class ShardStatistics:
-    """Statistics of all features of some records, or of the records of some shards."""
+    """Statistics of all features of some records, or of the records of some shards.
 
-    def __init__(self, features: Mapping[str, Feature], packing: Packing) -> None:
+    Args:
+      features, packing: of the records.
+      look: whether to measure images as their records are added; else `add_pictures` adds what was measured.
+    """
+
+    def __init__(self, features: Mapping[str, Feature], packing: Packing, *, look: bool = False) -> None:
         self._reader = Reader(stored(features, packing))
         self._packing = packing
+        self._looked_at = {
+            name: is_decoded(feature)
+            for name, feature in features.items()
+            if look and isinstance(feature, ImageFeature)
+        }
         self.features = {name: FeatureAccumulator(features[name]) for name in sorted(features)}
 
     def add(self, data: npt.NDArray[np.uint8], lengths: npt.NDArray[np.int64], where: str) -> None:
@@ -48,6 +59,15 @@ class ShardStatistics:
                     self.features[feature].add(Column(values), len(lengths), where)
             else:
                 self.features[name].add(column, len(lengths), where)
+        for name, decode in self._looked_at.items():
+            spans = columns[name].values
+            assert isinstance(spans, Spans)
+            self.features[name].add_pictures(look_at(spans, decode))
+
+    def add_pictures(self, pictures: Mapping[str, Pictures]) -> None:
+        """Adds what was measured of the images of some records, by feature."""
+        for name, measured in pictures.items():
+            self.features[name].add_pictures(measured)
 
     def note_defaults(self, defaulted: Mapping[str, int]) -> None:
         """Notes how many of all records got the default of each of these features."""

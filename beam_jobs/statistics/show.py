@@ -84,7 +84,7 @@ def _of_shard(place: Place, manifest: Manifest, entry: ShardEntry) -> ShardStati
     index = place.read_bytes(entry.index.path, _MAX_INDEX_BYTES)
     bounds = decode_bounds(index, place.where(entry.index.path)).astype(np.int64)
     where = place.where(entry.path)
-    statistics = ShardStatistics(manifest.features, manifest.packed)
+    statistics = ShardStatistics(manifest.features, manifest.packed, look=True)
     if place.size(entry.path) != int(bounds[-1]):
         raise HeadraceError(
             "A shard is not as long as its index says.",

@@ -31,7 +31,8 @@ from beam_jobs.gather import Deal
 from beam_jobs.listing import Listed, PartitionList, PartitionRef, read_partition, write_partitions
 from beam_jobs.making import Making
 from beam_jobs.materialize import leave_rows, transforms_of
-from beam_jobs.plan import JobPlan, function_fingerprints
+from beam_jobs.plan import JobPlan
+from beam_jobs.planning import function_fingerprints
 from beam_jobs.runners import run_pipeline
 from beam_jobs.splits import SPLIT
 from beam_jobs.store_path import StorePath

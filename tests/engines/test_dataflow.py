@@ -12,7 +12,7 @@ import pytest
 from beam_jobs import Job, run
 from beam_jobs.graph import check_graph
 from beam_jobs.materialize import build_rows
-from beam_jobs.plan import plan_job
+from beam_jobs.planning import plan_job
 from beam_jobs.runners import parse_options, run_pipeline
 from schemas import HeadraceError, parse_spec
 from tests.engines.engine import ROOT

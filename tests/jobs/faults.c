@@ -1,15 +1,18 @@
-/* Preloaded into a job: lets one of its calls below a directory fail, kills it there, or lets
+/* Preloaded into a job: lets one of its calls below two directories fail, kills it there, or lets
    its wall clock jump.
 
    HEADRACE_FAULT_FILE   a file of struct state, shared by all processes of the job: what is to fail, how many
                          calls there were
-   HEADRACE_FAULT_BELOW  the directory; calls on other paths pass
-   HEADRACE_FAULT_LOG    every call is appended to it: its number, name, path
+   HEADRACE_FAULT_BELOW  the output's directory; calls on other paths pass
+   HEADRACE_FAULT_TEMP   that of temporary files, which are all called `temporary`
+   HEADRACE_FAULT_LOG    every call is appended to it: its number, process, name, path
 
    Counted are the calls that change something: write, open for writing, rename, link, unlink, mkdir, truncate, fsync.
-   glibc's own calls inside one another are not seen, so each is counted once. */
+   glibc's own calls inside one another are not seen, so each is counted once. Paths are logged and compared without
+   what is random in them, so that a call has the same name in every run. */
 
 #define _GNU_SOURCE
+#include <ctype.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -29,28 +32,31 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { ONCE = 0, FROM_THEN_ON = 1, HALF = 2, DIE = 3 };
+enum { ONCE = 0, FROM_THEN_ON = 1, HALF = 2, DIE = 3, JUMP = 4 };
 
-/* As struct.pack("<6q") of tests/jobs/faults.py makes it. */
+/* As struct.pack("<8q1024s") of tests/jobs/faults.py makes it. */
 struct state {
   _Atomic int64_t calls;  /* counted so far */
-  int64_t fail_at;        /* the number of the call that fails, from 1; 0: none */
+  _Atomic int64_t seen;   /* those of the name below */
+  int64_t fail_at;        /* the number of the one that fails among them, from 1; 0: none */
   int64_t error;          /* its errno */
-  int64_t how;            /* once; from then on; half of a write is done, without an error; the process is killed */
+  int64_t how;            /* once; from then on; half of a write is done, without an error; the process is killed;
+                             nothing fails but the clock */
   _Atomic int64_t failed; /* calls that have failed */
-  int64_t clock_seed;     /* 0: the clock does not jump */
+  int64_t clock_seed;     /* 0: the clock does not jump all the time */
+  int64_t seconds;        /* that the clock is wrong by from that call on */
+  char name[1024];        /* call and path */
 };
 
 static struct state *state;
-static const char *below;
-static size_t below_length;
+static const char *below, *temporary;
 static int log_file = -1;
 
 __attribute__((constructor)) static void begin(void) {
   const char *file = getenv("HEADRACE_FAULT_FILE"), *log = getenv("HEADRACE_FAULT_LOG");
   below = getenv("HEADRACE_FAULT_BELOW");
-  if (!file || !below) return;
-  below_length = strlen(below);
+  temporary = getenv("HEADRACE_FAULT_TEMP");
+  if (!file || !below || !temporary) return;
   int shared = (int)syscall(SYS_openat, AT_FDCWD, file, O_RDWR | O_CLOEXEC);
   if (shared < 0) abort();
   state = mmap(NULL, sizeof *state, PROT_READ | PROT_WRITE, MAP_SHARED, shared, 0);
@@ -59,18 +65,52 @@ __attribute__((constructor)) static void begin(void) {
   if (log) log_file = (int)syscall(SYS_openat, AT_FDCWD, log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
 }
 
+/* What of `path` is below `directory`; NULL where it is not. */
+static const char *rest_below(const char *path, const char *directory) {
+  size_t length = strlen(directory);
+  if (strncmp(path, directory, length) || (path[length] && path[length] != '/')) return NULL;
+  return path[length] ? path + length + 1 : path + length;
+}
+
+static const char digits[] = "0123456789abcdef";
+
+/* Writes `path` without what is random in it: fingerprints of 32 digits are *, and .<pid>-<8 digits>.tmp is .tmp. */
+static void name_path(char *name, const char *path) {
+  char *to = name, *end;
+  for (const char *from = path; *from;) {
+    int starts = from == path || !(isalnum((unsigned char)from[-1]) || from[-1] == '_');
+    if (starts && strspn(from, digits) == 32 && !isalnum((unsigned char)from[32]) && from[32] != '_') {
+      *to++ = '*';
+      from += 32;
+    } else {
+      *to++ = *from++;
+    }
+  }
+  *to = 0;
+  if (to - name < 14 || strcmp(to - 4, ".tmp") || strspn(to - 12, digits) != 8 || to[-13] != '-') return;
+  for (end = to - 14; end > name && *end >= '0' && *end <= '9'; end--) continue;
+  if (*end == '.') strcpy(end, ".tmp");
+}
+
 /* Whether a call on `path` has to fail; 1: yes, errno is set; 2: it shall write only half. */
 static int fails(const char *call, const char *path) {
-  if (!state || strncmp(path, below, below_length)) return 0;
-  int64_t number = atomic_fetch_add(&state->calls, 1) + 1;
-  int hit = state->fail_at && (number == state->fail_at || (state->how == FROM_THEN_ON && number > state->fail_at));
+  if (!state) return 0;
+  const char *rest = rest_below(path, below);
+  if (!rest && !rest_below(path, temporary)) return 0;
+  char name[2 * PATH_MAX + 20], line[2 * PATH_MAX + 60];
+  int length = snprintf(name, sizeof name, "%s ", call);
+  if (rest) name_path(name + length, rest);
+  else strcpy(name + length, "temporary");
+  int64_t number = atomic_fetch_add(&state->calls, 1) + 1, seen = 0;
+  if (state->fail_at && !strcmp(name, state->name)) seen = atomic_fetch_add(&state->seen, 1) + 1;
+  int hit = state->fail_at && seen == state->fail_at;
+  if (state->how == FROM_THEN_ON && atomic_load(&state->failed)) hit = 1;
+  if (hit) atomic_fetch_add(&state->failed, 1);
   if (log_file >= 0) {
-    char line[PATH_MAX + 80];
-    int length = snprintf(line, sizeof line, "%lld %s%s %s\n", (long long)number, hit ? "!" : "", call, path);
+    length = snprintf(line, sizeof line, "%lld %d %s%s\n", (long long)number, getpid(), hit ? "!" : "", name);
     syscall(SYS_write, log_file, line, (size_t)length);
   }
-  if (!hit) return 0;
-  atomic_fetch_add(&state->failed, 1);
+  if (!hit || state->how == JUMP) return 0;
   if (state->how == DIE) kill(getpid(), SIGKILL);
   if (state->how == HALF) return strstr(call, "write") ? 2 : 0;
   errno = (int)state->error;
@@ -180,9 +220,12 @@ int ftruncate64(int file, off64_t length) {
 int fsync(int file) { return fails_on("fsync", file) ? -1 : REAL(fsync)(file); }
 int fdatasync(int file) { return fails_on("fsync", file) ? -1 : REAL(fdatasync)(file); }
 
-/* Seconds that the wall clock is wrong by: another amount every 50 ms, up to hours, or ten years, to either side. */
+/* Seconds that the wall clock is wrong by: what a call made it, or another amount every 50 ms, up to hours, or ten
+   years, to either side. */
 static int64_t jump(void) {
-  if (!state || !state->clock_seed) return 0;
+  if (!state) return 0;
+  if (state->how == JUMP && atomic_load(&state->failed)) return state->seconds;
+  if (!state->clock_seed) return 0;
   struct timespec steady;
   syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &steady);
   uint64_t mixed = (uint64_t)state->clock_seed + (uint64_t)steady.tv_sec * 20 + (uint64_t)steady.tv_nsec / 50000000;

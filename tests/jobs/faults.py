@@ -1,4 +1,4 @@
-"""Jobs whose N-th write fails, or whose clock jumps: `faults.c`, compiled and preloaded into them.
+"""Jobs of which a call fails, or whose clock jumps: `faults.c`, compiled and preloaded into them.
 
 A process that has imported everything is forked for each job (`python -m tests.jobs.faults`), which saves seconds.
 """
@@ -6,29 +6,32 @@ A process that has imported everything is forked for each job (`python -m tests.
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import struct
 import subprocess
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from tests.jobs.small_job import digests, make_data, make_job
+from tests.jobs import fault_jobs
+from tests.jobs.small_job import digests
 
 NAME, FIRST, SECOND = "cells", "0.9.0", "1.0.0"
 ROOT = Path(__file__).resolve().parents[2]
-ONCE, FROM_THEN_ON, HALF, DIE = range(4)  # as in faults.c
+ONCE, FROM_THEN_ON, HALF, DIE, JUMP = range(5)  # as in faults.c
 ERRORS = {name: getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EIO")}
-_STATE = struct.Struct("<6q")
+YEARS = 10 * 365 * 86400
+_STATE = struct.Struct("<8q1024s")
 _JOB_SECONDS = 120
 
 
@@ -37,16 +40,32 @@ class Fault:
     """What is to go wrong.
 
     Attributes:
-      call: the number of the call that fails, from 1; 0 for none.
+      site: the name of the call that fails, such as `write cells/.headrace/lock`; none if empty.
+      number: which of the calls of that name, from 1.
       error: the name of its errno.
-      how: only that call, all from then on, half of that write without an error, or SIGKILL in place of the call.
-      clock: seed of the clock's jumps; 0 for none.
+      how: only that call, all from then on, half of that write without an error, SIGKILL in place of the call, or
+        nothing but the clock.
+      seconds: what the clock is wrong by from that call on.
+      clock: seed of a clock that jumps all the time; 0 for none.
     """
 
-    call: int = 0
+    site: str = ""
+    number: int = 1
     error: str = "ENOSPC"
     how: int = ONCE
+    seconds: int = 0
     clock: int = 0
+
+    @property
+    def kind(self) -> str:
+        """What goes wrong, wherever it is."""
+        if self.how == JUMP:
+            return "clock forward" if self.seconds > 0 else "clock back"
+        names = {FROM_THEN_ON: f"{self.error} from then on", HALF: "half a write", DIE: "killed"}
+        return names.get(self.how, self.error)
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.site} #{self.number}"
 
 
 @dataclass(frozen=True)
@@ -58,6 +77,7 @@ class Outcome:
       output, errors: what it printed.
       calls: every counted call, such as `write cells/.headrace/lock`; names without what is random in them.
       failed: those that failed.
+      of_workers: those of other processes than the first.
     """
 
     code: int
@@ -65,13 +85,16 @@ class Outcome:
     errors: str
     calls: list[str]
     failed: list[str]
+    of_workers: set[str]
 
 
 class Faults:
-    """Runs jobs that write to `out`, with faults."""
+    """Runs jobs that write to `out` and `temporary` below a folder, with faults; a context manager."""
 
-    def __init__(self, folder: Path, out: Path) -> None:
-        self.out = out
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.out, self.temporary = folder / "out", folder / "temporary"
+        self.temporary.mkdir()
         self._shim, self._state, self._log = (folder / name for name in ("faults.so", "state", "log"))
         self._printed = folder / "stdout", folder / "stderr"
         command = [os.environ.get("CC", "cc"), "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
@@ -85,9 +108,13 @@ class Faults:
             cwd=ROOT,
             env={
                 **os.environ,
+                # Else argparse looks for translations, a fifth of the time of a job as small as ours.
+                "LC_ALL": "C",
+                "TMPDIR": str(self.temporary),
                 "LD_PRELOAD": str(self._shim),
                 "HEADRACE_FAULT_FILE": str(self._state),
                 "HEADRACE_FAULT_BELOW": str(self.out),
+                "HEADRACE_FAULT_TEMP": str(self.temporary),
                 "HEADRACE_FAULT_LOG": str(self._log),
             },
             stdin=subprocess.PIPE,
@@ -112,18 +139,20 @@ class Faults:
         self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
         code = int(self._server.stdout.readline())
-        lines = [line.split(" ", 1) for line in self._log.read_text().splitlines()]
-        calls = [self._named(call) for _, call in sorted(lines, key=lambda line: int(line[0]))]
-        failed = [call[1:] for call in calls if call.startswith("!")]
+        lines = [line.split(" ", 2) for line in self._log.read_text().splitlines()]
+        lines.sort(key=lambda line: int(line[0]))
+        calls = [call.removeprefix("!") for *_, call in lines]
+        failed = [call[1:] for *_, call in lines if call.startswith("!")]
+        of_workers = {
+            call for call, (_, process, _) in zip(calls, lines, strict=True) if process != lines[0][1]
+        }
         output, errors = (path.read_text() for path in self._printed)
-        return Outcome(code, output, errors, [call.removeprefix("!") for call in calls], failed)
-
-    def _named(self, call: str) -> str:
-        call = re.sub(r"\b[0-9a-f]{32}\b", "*", call.replace(f"{self.out}/", ""))
-        return re.sub(r"\.\d+-[0-9a-f]{8}\.tmp$", ".tmp", call)
+        return Outcome(code, output, errors, calls, failed, of_workers)
 
     def _set(self, fault: Fault) -> None:
-        state = _STATE.pack(0, fault.call, ERRORS[fault.error], fault.how, 0, fault.clock)
+        at = fault.number if fault.site else 0
+        numbers = (0, 0, at, ERRORS[fault.error], fault.how, 0, fault.clock, fault.seconds)
+        state = _STATE.pack(*numbers, fault.site.encode())
         with open(self._state, "r+b" if self._state.exists() else "wb") as file:
             file.write(state)
 
@@ -137,7 +166,9 @@ class Bench:
       data: where the job of the second version lies.
       before: an output that holds the first version.
       first, second: every file of each version.
+      left: the files of the output when both are there.
       calls: every call of the second job, in their order.
+      options: that it is run with.
     """
 
     faults: Faults
@@ -145,45 +176,69 @@ class Bench:
     before: Path
     first: dict[str, bytes]
     second: dict[str, bytes]
+    left: set[str]
     calls: list[str]
+    options: Sequence[str] = ()
 
     def restart(self) -> None:
         """Only the first version again."""
-        shutil.rmtree(self.faults.out)
+        for folder in (self.faults.out, self.faults.temporary):
+            shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.before, self.faults.out)
+        self.faults.temporary.mkdir()
 
-    def sites(self) -> dict[str, list[int]]:
-        """The distinct calls, and the numbers of each."""
-        found: dict[str, list[int]] = {}
-        for number, call in enumerate(self.calls, 1):
-            found.setdefault(call, []).append(number)
+    def sites(self) -> Counter[str]:
+        """The distinct calls, and how many there are of each."""
+        return Counter(self.calls)
+
+    def complete(self) -> list[Fault]:
+        """Every distinct call with every kind of fault, and every call with one at least."""
+        found = []
+        for site, count in self.sites().items():
+            kinds = [Fault(site, error=error, how=how) for error in ERRORS for how in (ONCE, FROM_THEN_ON)]
+            kinds += [Fault(site, how=HALF)] if "write" in site.split()[0] else []
+            kinds += [Fault(site, how=DIE)]
+            kinds += [Fault(site, how=JUMP, seconds=seconds) for seconds in (YEARS, -YEARS)]
+            # Each kind at another of the calls, and those that are left one kind each.
+            found += [
+                replace(kinds[n % len(kinds)], number=1 + n % count) for n in range(max(count, len(kinds)))
+            ]
         return found
 
     def draw(self, chance: random.Random) -> Iterator[Fault]:
-        """Every distinct call, with every error, once or from then on, cut short, and killed there; at random."""
-        sites = self.sites()
-        kinds = [(site, error, how) for site in sites for error in ERRORS for how in (ONCE, FROM_THEN_ON)]
-        kinds += [(site, "ENOSPC", HALF) for site in sites if site.startswith(("write", "pwrite"))]
-        kinds += [(site, "ENOSPC", DIE) for site in sites]
-        chance.shuffle(kinds)
-        for site, error, how in kinds:
-            yield Fault(chance.choice(sites[site]), error, how)
+        """The complete set, in any order."""
+        found = self.complete()
+        chance.shuffle(found)
+        yield from found
 
 
 @contextmanager
-def bench(folder: Path, records: int) -> Iterator[Bench]:
-    """Makes the data, the jobs and the first version below `folder`, and counts the calls of the second."""
-    out, before = folder / "out", folder / "before"
-    old, data = (make_data(folder / name, records=records, faults=True) for name in ("old", "data"))
-    make_job(old, **{"version: 1.0.0": f"version: {FIRST}"})
-    make_job(data)
-    with Faults(folder, out) as faults:
-        assert faults.run(Fault(), old).code == 0
-        shutil.copytree(out, before)
+def bench(folder: Path, job: str = "new", *, in_workers: bool = False) -> Iterator[Bench]:
+    """Makes the data, the jobs and the first version below `folder`, and counts the calls of the second.
+
+    Args:
+      folder: an empty one.
+      job: a name of `fault_jobs.JOBS`.
+      in_workers: whether stages are run by a process of their own; then only the calls of that are counted.
+    """
+    before, prepared = folder / "before", fault_jobs.JOBS[job]
+    options = ["--direct_running_mode=multi_processing", "--direct_num_workers=1"] if in_workers else []
+    with Faults(folder / "lane0") as faults:
+        data = prepared.make_first(folder, prepared.records, FIRST)
         done = faults.run(Fault(), data)
         assert done.code == 0, done.output + done.errors
-        first, second = digests(out / NAME / FIRST), digests(out / NAME / SECOND)
-        yield Bench(faults, data, before, first, second, done.calls)
+        shutil.copytree(faults.out, before)
+        data = prepared.make_second(folder, prepared.records, SECOND)
+        done = faults.run(Fault(), data, options)
+        assert done.code == 0, done.output + done.errors
+        out = faults.out / NAME
+        first, second = digests(out / FIRST), digests(out / SECOND)
+        calls = [call for call in done.calls if call in done.of_workers] if in_workers else done.calls
+        yield Bench(faults, data, before, first, second, _names(faults.out), calls, options)
+
+
+def _names(out: Path) -> set[str]:
+    return {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
 
 
 def check_fault(bench: Bench, fault: Fault) -> str:
@@ -193,31 +248,36 @@ def check_fault(bench: Bench, fault: Fault) -> str:
       AssertionError: anything but a clear error, or a job that is done in spite of it; or what should stand does not.
     """
     bench.restart()
-    out = bench.faults.out / NAME
-    done = bench.faults.run(fault, bench.data)
+    out, temporary = bench.faults.out / NAME, bench.faults.temporary
+    done = bench.faults.run(fault, bench.data, bench.options)
     said = f"{fault} {done.failed[:1]} → {done.code}\n{done.output}{done.errors}"
-    if fault.how == DIE:
+    if fault.how == DIE and done.code == 1:
+        assert bench.options, said
+        assert "A worker process died" in done.output, said
+    elif fault.how == DIE:
         assert done.code == -signal.SIGKILL, said
     elif done.code:
         assert done.code == 1, said
         assert done.errors.strip() == "", said
         error = json.loads(done.output)["error"]
         assert error["what"].startswith("Cannot write: "), said
-        assert Path(error["where"]).is_relative_to(bench.faults.out), said
+        where = Path(error["where"])
+        assert where.is_relative_to(bench.faults.out) or where.is_relative_to(temporary), said
         assert error["hint"], said
-        assert fault.how != HALF, said
+        assert fault.how not in (HALF, JUMP), said
     assert digests(out / FIRST) == bench.first, said
     if done.code == 0 or (out / SECOND).exists():
         assert digests(out / SECOND) == bench.second, said
     if fault.how not in (FROM_THEN_ON, DIE):  # else nothing can be removed either
         assert not list(out.rglob("*.tmp")), said
+        assert not list(temporary.iterdir()) or done.failed == ["rmdir temporary"], said
     again = bench.faults.run(Fault(), bench.data)
     assert again.code == 0, said + again.output + again.errors
     assert digests(out / SECOND) == bench.second, said
     assert digests(out / FIRST) == bench.first, said
-    assert not list(out.rglob("*.tmp")), said
-    what = "killed at" if fault.how == DIE else fault.error
-    return f"{what} {done.failed[0] if done.failed else 'nothing'} → {done.code}"
+    left = _names(bench.faults.out)
+    assert left == bench.left, f"{said}\nleft {sorted(left - bench.left)}, gone {sorted(bench.left - left)}"
+    return f"{fault} {done.failed[0] if done.failed else 'nothing'} → {done.code}"
 
 
 def main() -> None:
@@ -225,6 +285,7 @@ def main() -> None:
     import beam_jobs.job  # noqa: F401  # what takes its time
     from beam_jobs.cli import entry
 
+    gc.freeze()
     for line in sys.stdin:
         arguments, *printed = json.loads(line)
         child = os.fork()

@@ -1,6 +1,6 @@
 """Whatever call of a job the system refuses: a clear error, versions untouched, and a re-run that completes.
 
-`scripts/soak/faults.py` does all calls with all errors; here is a sample of them.
+`scripts/soak/faults.py` does all calls of all jobs with all errors; here is a sample of them.
 """
 
 from __future__ import annotations
@@ -15,13 +15,19 @@ import pytest
 
 from beam_jobs import run
 from schemas import HeadraceError
-from tests.jobs.faults import ERRORS, FIRST, HALF, NAME, ONCE, SECOND, Bench, Fault, bench, check_fault
+from tests.jobs.faults import DIE, ERRORS, FIRST, HALF, NAME, SECOND, Bench, Fault, bench, check_fault
 from tests.jobs.small_job import digests, make_data, make_job, options
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with bench(tmp_path_factory.mktemp("bench"), 40) as made:
+    with bench(tmp_path_factory.mktemp("bench")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with bench(tmp_path_factory.mktemp("rich"), "features") as made:
         yield made
 
 
@@ -34,37 +40,77 @@ def test_calls_are_counted(small: Bench) -> None:
         "lock",
         "tables/*-0.arrow",
         "runs/*.run",
-        "-of-00003.arrow",
+        "-of-00002.arrow",
         "dead_letters.parquet",
         "manifest",
     ):
         assert place in places
 
 
+def test_calls_of_every_step_are_counted(rich: Bench) -> None:
+    places = " ".join(rich.calls)
+    for place in (
+        "survey0-1.0.0.jsonl",
+        "survey/*.survey",
+        "rows/*/*/00001.arrow",
+        "tables/part-*.arrow",
+        "placements-1.0.0/*.run",
+        "duplicates-*/report.parquet",
+        "signatures/",
+        "statistics-1.0.0/*",
+        "drift-1.0.0.json",
+        "anomalies.json",
+        "temporary",
+    ):
+        assert place in places
+
+
 def test_sample_of_all_calls_and_errors(small: Bench) -> None:
+    _check_some(small.complete(), small, 20)
+
+
+def test_sample_of_calls_of_other_steps(small: Bench, rich: Bench) -> None:
+    _check_some([fault for fault in rich.complete() if fault.site not in small.sites()], rich, 5)
+
+
+def _check_some(faults: list[Fault], made: Bench, count: int) -> None:
     seed = random.randrange(10**6)
     print("seed", seed)
-    for _, fault in zip(range(25), small.draw(random.Random(seed)), strict=False):
-        print(fault, check_fault(small, fault), flush=True)
+    for fault in random.Random(seed).sample(faults, count):
+        print(check_fault(made, fault), flush=True)
+
+
+@pytest.mark.parametrize("call", ["write", "mkdir"])
+def test_temporary_files_that_are_refused(call: str, small: Bench) -> None:
+    """The list of partitions, and a folder of Beam's; a traceback, once."""
+    site = f"{call} temporary"
+    count = small.sites()[site]
+    for error in ("ENOSPC", "EACCES"):
+        assert check_fault(small, Fault(site, count, error)).endswith("→ 1")
+
+
+def test_worker_process_that_is_refused(tmp_path: Path) -> None:
+    """Beam's tracebacks of it are not shown, and where it is killed the job says so."""
+    with bench(tmp_path, in_workers=True) as made:
+        site = f"writev {NAME}/.headrace/runs/.*.records.tmp"
+        assert check_fault(made, Fault(site, 2, "EIO")).endswith("→ 1")
+        assert check_fault(made, Fault(site, 3, how=DIE)).endswith("→ 1")
 
 
 @pytest.mark.parametrize("error", sorted(ERRORS))
 def test_commit_that_is_refused(error: str, small: Bench) -> None:
     """The rename that makes the version."""
-    (call,) = small.sites()[f"rename {NAME}/{SECOND}"]
-    assert check_fault(small, Fault(call, error, ONCE)).endswith("→ 1")
+    site = f"rename {NAME}/{SECOND}"
+    assert small.sites()[site] == 1
+    assert check_fault(small, Fault(site, error=error)).endswith("→ 1")
 
 
 def test_joined_table_that_is_cut_short(small: Bench) -> None:
-    """Every one of its writes: a table that lacked some bytes was never made again."""
-    calls = [
-        n
-        for call, ns in small.sites().items()
-        for n in ns
-        if call.startswith(f"write {NAME}/.headrace/tables")
-    ]
-    for call in calls[:: max(len(calls) // 6, 1)]:
-        check_fault(small, Fault(call, how=HALF))
+    """Its writes: a table that lacked some bytes was never made again."""
+    for site, count in small.sites().items():
+        if site.startswith(f"write {NAME}/.headrace/tables"):
+            for number in range(1, count + 1, max(count // 6, 1)):
+                check_fault(small, Fault(site, number, how=HALF))
 
 
 @pytest.mark.parametrize("mode", ["multi_threading", "multi_processing"])

@@ -14,7 +14,7 @@ import pytest
 from beam_jobs import join, run
 from beam_jobs.inspect_dataset import inspect
 from beam_jobs.job import Result, summary_lines
-from beam_jobs.plan import plan_job
+from beam_jobs.planning import plan_job
 from beam_jobs.preview import preview, preview_lines
 from beam_jobs.verify import verify
 from schemas import HeadraceError

@@ -12,7 +12,7 @@ import pytest
 from beam_jobs import clean, run
 from beam_jobs.batch import Batch, Ledger
 from beam_jobs.inspect_dataset import inspect
-from beam_jobs.plan import plan_job
+from beam_jobs.planning import plan_job
 from schemas import HeadraceError
 from schemas.rules import CastRule, DropRule, FlattenRule, RenameRule, SelectRule
 from tests.jobs.small_job import digests, make_job, options

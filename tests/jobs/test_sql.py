@@ -1,4 +1,4 @@
-"""A job on a database: images in PostgreSQL, labels in MariaDB, and nothing anywhere that shows a password."""
+"""A job on a database: images in PostgreSQL, labels in MariaDB or MySQL, and nothing anywhere that shows a password."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -53,9 +54,9 @@ write: {shards: {train: 2, test: 1}, max_dead_letters: 20%}
 """.replace("PASSWORD_ENV", PASSWORD_ENV)
 
 
-@pytest.fixture(scope="module")
-def servers() -> Iterator[tuple[Work, Work]]:
-    with working("postgresql") as images, working("mysql") as labels:
+@pytest.fixture(scope="module", params=["mariadb", "mysql"])
+def servers(request: pytest.FixtureRequest) -> Iterator[tuple[Work, Work]]:
+    with working("postgresql") as images, working(request.param) as labels:
         yield images, labels
 
 
@@ -185,3 +186,65 @@ def test_wrong_password_is_an_error_without_it(
             run(load_job(file, {"photos": places[0].url, "labels": places[1].url}), tmp_path / "out")
         assert "password_env" in str(caught.value)
         assert "another-Pa55" not in "".join(traceback.format_exception(caught.value))
+
+
+STORED = """
+name: rows
+version: 1.0.0
+vars: {file: unset}
+sources:
+  rows: {kind: sql, url: "duckdb:///${file}", table: rows, key: id, partition_rows: 100}
+features:
+  label: {type: class_label, names: [good, bad]}
+  score: {type: float32, min: 0}
+split: {fractions: {train: 0.8, test: 0.2}}
+write: {shards: {train: 2, test: 1}, max_dead_letters: 20%}
+"""
+FILLED = """CREATE TABLE rows AS SELECT g AS id, g / 8 AS score,
+CASE WHEN g % 400 = 7 THEN 'ugly' WHEN g % 2 = 0 THEN 'good' ELSE 'bad' END AS label
+FROM range(3000) r(g) ORDER BY """
+
+
+def stored(folder: Path, order: str, version: str = "1.0.0") -> Job:
+    """The job in a folder of its own, with its rows stored in this order."""
+    folder.mkdir(exist_ok=True)
+    if order:
+        Work("duckdb", place=folder).run(FILLED + order)
+    (folder / "job.yaml").write_text(STORED.replace("version: 1.0.0", f"version: {version}"))
+    return load_job(folder / "job.yaml", {"file": str(folder / "work.duckdb")})
+
+
+def test_duckdb_rows_give_the_same_shards_however_they_are_stored(tmp_path: Path) -> None:
+    """Dead letters too, but for where they were found."""
+    found, letters = [], []
+    for number, order in enumerate(("id", "hash(id)", "label, id DESC")):
+        result = run(stored(tmp_path / str(number), order), tmp_path / str(number) / "out")
+        found.append({name: data for name, data in digests(result.path).items() if "tfrecord" in name})
+        table = pq.read_table(result.path / "dead_letters" / "dead_letters.parquet")
+        letters.append(
+            sorted(table.drop_columns(["origin"]).to_pylist(), key=lambda letter: int(letter["key"]))
+        )
+    assert found[0]
+    assert found[0] == found[1] == found[2]
+    assert len(letters[0]) == 8
+    assert letters[0] == letters[1] == letters[2]
+
+
+def test_duckdb_rows_that_are_numbered_anew_are_taken_over(tmp_path: Path) -> None:
+    """With their dead letters, which say the same in a version made from scratch."""
+    file = tmp_path / "work.duckdb"
+    run(stored(tmp_path, "hash(id)"), tmp_path / "out")
+    for statement in (
+        "DELETE FROM rows WHERE rowid < 1500",
+        "INSERT INTO rows SELECT 9000 + g, 1, 'good' FROM range(2000) r(g)",
+    ):
+        with duckdb.connect(str(file)) as connection:
+            connection.execute(statement)
+    with duckdb.connect(str(file)) as connection:
+        ((most,),) = connection.sql("SELECT max(rowid) FROM rows").fetchall()
+    assert most == 1500 + 2000 - 1  # numbered anew
+    later = run(stored(tmp_path, "", "1.1.0"), tmp_path / "out")
+    scratch = run(stored(tmp_path, "", "1.1.0"), tmp_path / "scratch")
+    assert later.manifest.books["rows"].dead_lettered > 0
+    assert later.taken_over["partitions"] > 3
+    assert digests(later.path) == digests(scratch.path)

@@ -17,7 +17,7 @@ import pytest
 from beam_jobs import run
 from beam_jobs.diff import diff
 from beam_jobs.inspect_dataset import inspect, print_inspection
-from beam_jobs.plan import plan_job
+from beam_jobs.planning import plan_job
 from beam_jobs.preview import preview
 from beam_jobs.survey import exact
 from beam_jobs.survey import run as survey

@@ -12,7 +12,7 @@ import pytest
 from beam_jobs import run
 from beam_jobs.inspect_dataset import inspect
 from beam_jobs.job import Result
-from beam_jobs.plan import plan_job
+from beam_jobs.planning import plan_job
 from beam_jobs.union import find_bound
 from beam_jobs.verify import verify
 from schemas import HeadraceError

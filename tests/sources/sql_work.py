@@ -16,14 +16,22 @@ from adbc_driver_postgresql import dbapi as adbc
 
 from beam_jobs.sources import Source, open_source
 from schemas.sources import SqlSource
-from tests.sql_servers import PASSWORD, Server, mariadb, postgresql
+from tests.sql_servers import PASSWORD, Server, mariadb, mysql, postgresql
 
 PASSWORD_ENV = "HEADRACE_TEST_PASSWORD"
+_MYSQL = {"int": "bigint", "text": "varchar(400)", "float": "double", "bytes": "longblob"}
 _TYPES = {
     "postgresql": {"int": "bigint", "text": "text", "float": "double precision", "bytes": "bytea"},
-    "mysql": {"int": "bigint", "text": "varchar(400)", "float": "double", "bytes": "longblob"},
+    "mariadb": _MYSQL,
+    "mysql": _MYSQL,
     "sqlite": {"int": "integer", "text": "text", "float": "real", "bytes": "blob"},
     "duckdb": {"int": "bigint", "text": "varchar", "float": "double", "bytes": "blob"},
+}
+_SESSIONS = "SELECT id FROM information_schema.processlist WHERE user = 'reader' AND id <> CONNECTION_ID()"
+_OTHERS = {
+    "postgresql": "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'headrace'",
+    "mariadb": _SESSIONS,
+    "mysql": _SESSIONS,
 }
 
 
@@ -45,7 +53,7 @@ class Work:
         return Work(self.kind, self.server, place)
 
     def quoted(self, name: str) -> str:
-        mark = "`" if self.kind == "mysql" else '"'
+        mark = "`" if self.kind in ("mariadb", "mysql") else '"'
         return mark + name.replace(mark, mark * 2) + mark
 
     def type(self, name: str) -> str:
@@ -64,6 +72,16 @@ class Work:
                 if listed:
                     cursor.executemany(statement, listed)
 
+    def end_others(self) -> None:
+        """Ends all other connections of the servers' user."""
+        with self._connected() as (cursor, _):
+            cursor.execute(_OTHERS[self.kind])
+            if self.kind == "postgresql":
+                return
+            for (number,) in cursor.fetchall():
+                with contextlib.suppress(pymysql.err.OperationalError):  # it is gone already
+                    cursor.execute(f"KILL {number}")
+
     def source(self, **options: Any) -> Source:
         if self.server is not None:
             options = {"password_env": PASSWORD_ENV, **options}
@@ -76,7 +94,7 @@ class Work:
             uri = self.url.replace("reader@", f"reader:{PASSWORD}@")
             with adbc.connect(uri, autocommit=True) as connection, connection.cursor() as cursor:
                 yield cursor, "${}"
-        elif self.kind == "mysql":
+        elif self.kind in ("mariadb", "mysql"):
             assert self.server is not None
             connection = pymysql.connect(
                 host="127.0.0.1",
@@ -102,7 +120,7 @@ class Work:
 @contextlib.contextmanager
 def working(kind: str) -> Iterator[Work]:
     """A database of a kind, with its server where it has one."""
-    servers = {"postgresql": postgresql, "mysql": mariadb}
+    servers = {"postgresql": postgresql, "mariadb": mariadb, "mysql": mysql}
     if kind not in servers:
         yield Work(kind)
         return

@@ -9,7 +9,7 @@ from beam_jobs import Job, run
 from beam_jobs import materialize as materializing
 from beam_jobs.listing import write_partitions
 from beam_jobs.materialize import materialize
-from beam_jobs.plan import plan_job
+from beam_jobs.planning import plan_job
 from beam_jobs.previous import list_partitions
 from beam_jobs.runners import parse_options
 from beam_jobs.sources import Source

@@ -25,7 +25,7 @@ class Session(Protocol):
         ...
 
     def settle(self, table: Table, spec: SqlSource, /) -> Table:
-        """The table with the types of columns that `describe` could not know."""
+        """The table with the types of columns that `describe` could not know, and ordered as it is read fastest."""
         ...
 
     def chunks(self, statement: Any, table: Table) -> Iterator[Chunk]:

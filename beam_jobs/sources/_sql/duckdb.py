@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import functools
 import shutil
 import tempfile
@@ -23,7 +24,7 @@ from sqlalchemy.engine.default import DefaultDialect
 from beam_jobs.sources._sql.chunks import Chunk, from_arrow
 from beam_jobs.sources._sql.cut import PARTITION_BYTES
 from beam_jobs.sources._sql.place import Place, explaining
-from beam_jobs.sources._sql.statements import Column, Table
+from beam_jobs.sources._sql.statements import Column, Table, as_from
 from schemas.errors import HeadraceError
 from schemas.sources import SqlSource
 
@@ -59,6 +60,11 @@ _SETTINGS = {
 _PRIMARY_KEY = """SELECT unnest(constraint_column_names) FROM duckdb_constraints()
 WHERE constraint_type = 'PRIMARY KEY' AND table_name = :name
 AND schema_name = COALESCE(CAST(:schema AS TEXT), current_schema()) AND database_name = current_database()"""
+_ROW_ID = "rowid"
+_HAS_ROW_IDS = """SELECT count(*) FROM duckdb_tables() t
+WHERE lower(table_name) = lower(:name) AND schema_name = COALESCE(CAST(:schema AS TEXT), current_schema())
+AND database_name = current_database() AND NOT EXISTS (SELECT 1 FROM duckdb_columns() c
+WHERE c.table_oid = t.table_oid AND c.database_oid = t.database_oid AND lower(c.column_name) = 'rowid')"""
 
 
 @dataclass(frozen=True)
@@ -183,15 +189,26 @@ class DuckDbSession:
         with self._explaining():
             return [str(name) for (name,) in self._relation(query).fetchall()]
 
-    def settle(self, table: Table, _spec: SqlSource) -> Table:
-        """Columns have types."""
-        return table
+    def settle(self, table: Table, spec: SqlSource) -> Table:
+        """Columns have types. A table is read as it is stored, by ranges of row numbers, which DuckDB finds at once."""
+        if spec.table is None or spec.partition_by is not None:
+            return table
+        query = sa.text(_HAS_ROW_IDS).bindparams(schema=spec.schema_name, name=spec.table)
+        if not self.count(query):  # it is a view, or has a column of that name
+            return table
+        columns = [*table.columns, Column(_ROW_ID, "int64", "BIGINT")]
+        order = [len(table.columns), *table.key]
+        rows = as_from(spec, self._database.where, [column.name for column in columns])
+        return dataclasses.replace(table, rows=rows, columns=columns, order=order, stored=True)
 
     def chunks(self, statement: Any, table: Table) -> Iterator[Chunk]:
         """As many rows at a time as DuckDB itself works on, or more where they are small, until they are a chunk."""
         row_bytes = statement.get_execution_options().get("row_bytes")
         small = row_bytes is not None and row_bytes <= _SMALL_BYTES
         rows = _MANY_ROWS if small else _FEW_ROWS
+        if table.stored:  # in which order DuckDB scans anyway
+            yield from self._chunks(statement.order_by(None), table, rows)
+            return
         # What a query of the user's gives may be costly to begin twice.
         twice = row_bytes is not None and isinstance(table.rows, sa.Alias)
         stored = self._as_stored(statement, table, rows) if twice else None

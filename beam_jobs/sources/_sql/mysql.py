@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -35,12 +36,18 @@ _TIMES = (FIELD_TYPE.DATE, FIELD_TYPE.NEWDATE, FIELD_TYPE.DATETIME, FIELD_TYPE.T
 _BINARY = 63  # the character set of what is no text
 # Everything else stays the text that the server wrote: dates, among them impossible ones, and exact decimals.
 _DECODERS: dict[int, Any] = {**dict.fromkeys(_INTEGERS, int), **dict.fromkeys(_FLOATS, float)}
+_VECTOR = 242  # MySQL's type, which PyMySQL takes for text
+# Modes with which MySQL refuses dates as bounds that its tables hold, and with which text would be quoted otherwise.
+_NO_MODES = ("NO_ZERO_IN_DATE", "NO_ZERO_DATE", "TRADITIONAL", "NO_BACKSLASH_ESCAPES")
+_MODES = functools.reduce(lambda modes, mode: f"REPLACE({modes}, '{mode}', '')", _NO_MODES, "@@sql_mode")
 _SESSION = (
-    "SET SESSION time_zone = '+00:00'",
+    # No limit of rows: one that a server sets for all would leave out rows, and tell nobody.
+    "SET SESSION time_zone = '+00:00', sql_select_limit = 18446744073709551615, "
+    f"sql_mode = CONCAT({_MODES}, ',ALLOW_INVALID_DATES')",
     "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
     "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
 )
-_OPTIONS = ("ssl_ca", "ssl_cert", "ssl_key", "unix_socket")
+_OPTIONS = ("ssl_ca", "ssl_cert", "ssl_key", "ssl_verify_identity", "unix_socket")
 _PRIMARY_KEY = """SELECT column_name FROM information_schema.key_column_usage
 WHERE constraint_name = 'PRIMARY' AND table_schema = COALESCE(:schema, DATABASE()) AND table_name = :name
 ORDER BY ordinal_position"""
@@ -55,7 +62,9 @@ class MySql:
     where: str
 
     def selected(self, column: Column, expression: Any) -> Any:
-        """What the server writes as text in full: a FLOAT loses digits else, and bits are no number."""
+        """What the server writes in full: a FLOAT loses digits else, bits are no number, and vectors no bytes."""
+        if column.type == "vector":
+            return sa.cast(expression, mysql.BINARY)
         if column.type == "float":
             return expression + sa.literal_column("0e0")
         return sa.cast(expression, mysql.INTEGER(unsigned=True)) if column.type == "bit" else expression
@@ -97,6 +106,9 @@ class MySql:
             "conv": {**encoders, **_DECODERS},
             "cursorclass": SSCursor,
             **options,
+            # Who names an authority means that it is asked, which PyMySQL does not by itself.
+            "ssl_verify_cert": True if "ssl_ca" in options else None,
+            "ssl_verify_identity": options.get("ssl_verify_identity") == "true",
         }
         with explaining(place, self.where, *_FAILURES):
             connection = pymysql.connect(**arguments)
@@ -163,6 +175,8 @@ class MySqlSession:
         """Ends the connection; cursors would else wait for all that is left of their rows."""
         for cursor in self._cursors:
             cursor.connection = None
+            if cursor._result is not None:
+                cursor._result.unbuffered_active = False
         with contextlib.suppress(*_FAILURES):
             self._connection.close()
 
@@ -188,5 +202,7 @@ def _column(field: Any) -> Column:
         return Column(field.name, "text", "time")
     if code == FIELD_TYPE.BIT:
         return Column(field.name, "uint64", "bit")
+    if code == _VECTOR:
+        return Column(field.name, "bytes", "vector")
     binary = field.charsetnr == _BINARY and code != FIELD_TYPE.JSON
     return Column(field.name, "bytes" if binary else "string")

@@ -115,8 +115,9 @@ def _parse(url: str, where: str) -> Place:
 _LOST = re.compile(
     r"connection (was )?(refused|reset|killed|timed out|closed)|closed the connection|no connection to the server"
     r"|lost connection|server has gone away|terminating connection|connection not open|broken pipe|timeout expired"
-    r"|starting up|shutting down|in recovery mode|too many (clients|connections)|can't connect to mysql"
-    r"|database is locked|could not set lock|deadlock",
+    r"|disconnected by the server|query execution was interrupted(?!.*exceeded)"
+    r"|shutdown in progress|starting up|shutting down|in recovery mode|too many (clients|connections)"
+    r"|can't connect to mysql|database is locked|could not set lock|deadlock",
     re.IGNORECASE,
 )
 

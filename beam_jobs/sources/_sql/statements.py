@@ -68,9 +68,11 @@ class Table:
       rows: what to select from.
       columns: those to be sent: the records' own, then what else orders or names records.
       shown: how many of them are the records' own.
-      order: places among `columns` of those that order the rows; the first may hold nulls where `by` is set.
+      order: places among `columns` of those that order the rows; the first may hold nulls where `by` is set. They are
+        unique together.
       key: places of those that name a record.
       by: whether the first of `order` is no key column.
+      stored: whether rows are ordered as they are stored: the first of `order` numbers them, the key follows.
     """
 
     rows: sa.FromClause
@@ -79,6 +81,17 @@ class Table:
     order: list[int]
     key: list[int]
     by: bool
+    stored: bool = False
+
+    @property
+    def sorted(self) -> list[int]:
+        """The places of `order` that rows are sorted and compared by."""
+        return self.order[:1] if self.stored else self.order
+
+    @property
+    def content(self) -> list[int]:
+        """The places of the columns that do not say where a row is stored."""
+        return [place for place in range(len(self.columns)) if not (self.stored and place == self.order[0])]
 
 
 def as_from(spec: SqlSource, where: str, columns: Sequence[str] | None = None) -> sa.FromClause:
@@ -145,29 +158,72 @@ def select_rows(
       nulls: whether the rows without a value in `partition_by` are meant, or those with one.
     """
     expressions = _expressions(table)
-    places = table.order[1:] if nulls else table.order
-    order = [dialect.ordered(table.columns[place], expressions[place]) for place in places]
-
-    def bounds(values: Sequence[Any]) -> list[Any]:
-        return [
-            dialect.bound(table.columns[place], value) for place, value in zip(places, values, strict=True)
-        ]
-
-    wanted = [*conditions, *(expressions[place].is_not(None) for place in places)]
-    if nulls:
-        wanted.append(expressions[table.order[0]].is_(None))
-    if first is not None:
-        wanted.append(_compared(order, bounds(first), above=True, equal=True))
-    if end is not None:
-        wanted.append(_compared(order, bounds(end), above=False, equal=False))
-    if last is not None:
-        wanted.append(_compared(order, bounds(last), above=False, equal=True))
+    order = _ordered(table, dialect, table.sorted[1:] if nulls else table.sorted)
+    wanted = _wanted(table, dialect, conditions, nulls=nulls, first=first, end=end, last=last)
     # Names of our own: ORDER BY would else take a column's text for the column.
     sent = [
         dialect.selected(column, expression).label(f"headrace_{place}")
         for place, (column, expression) in enumerate(zip(table.columns, expressions, strict=True))
     ]
     return sa.select(*sent).select_from(table.rows).where(*wanted).order_by(*order)
+
+
+def _ordered(table: Table, dialect: Dialect, places: Sequence[int]) -> list[Any]:
+    expressions = _expressions(table)
+    return [dialect.ordered(table.columns[place], expressions[place]) for place in places]
+
+
+def _bounds(table: Table, dialect: Dialect, places: Sequence[int], values: Sequence[Any]) -> list[Any]:
+    return [dialect.bound(table.columns[place], value) for place, value in zip(places, values, strict=False)]
+
+
+def _wanted(
+    table: Table, dialect: Dialect, conditions: Sequence[Any], *, nulls: bool, **limits: Sequence[Any] | None
+) -> list[Any]:
+    """What `select_rows` asks of a row."""
+    expressions = _expressions(table)
+    places = table.sorted[1:] if nulls else table.sorted
+    wanted = [
+        *conditions,
+        *(expressions[place].is_not(None) for place in dict.fromkeys([*places, *table.key])),
+    ]
+    if nulls:
+        wanted.append(expressions[table.order[0]].is_(None))
+    order = _ordered(table, dialect, places)
+    for name, values in limits.items():
+        if values is not None:
+            bounds = _bounds(table, dialect, places, values)
+            wanted.append(_compared(order, bounds, above=name == "first", equal=name != "end"))
+    return wanted
+
+
+def count_stored(
+    table: Table, dialect: Dialect, conditions: Sequence[Any], **limits: Sequence[Any] | None
+) -> sa.Select[Any]:
+    """How many rows are stored within these limits, and 1 more if the first has the key that it had."""
+    first = limits["first"] or []
+    is_first = (
+        column == value
+        for column, value in zip(
+            _ordered(table, dialect, table.order), _bounds(table, dialect, table.order, first), strict=True
+        )
+    )
+    count = sa.func.count() + sa.func.count().filter(*is_first)
+    wanted = _wanted(table, dialect, conditions, nulls=False, **limits)
+    return sa.select(count.label("n")).select_from(table.rows).where(*wanted)
+
+
+def find_stored(
+    table: Table, dialect: Dialect, conditions: Sequence[Any], values: Sequence[Any]
+) -> sa.Select[Any]:
+    """Where the row is stored of which `values` were in `order`; -1 if it is gone."""
+    number, *keys = _ordered(table, dialect, table.order)
+    same = (
+        column == value
+        for column, value in zip(keys, _bounds(table, dialect, table.order[1:], values[1:]), strict=True)
+    )
+    place = sa.func.coalesce(sa.func.min(number), sa.literal_column("-1"))
+    return sa.select(place.label("n")).select_from(table.rows).where(*conditions, *same)
 
 
 def _compared(columns: Sequence[Any], values: Sequence[Any], *, above: bool, equal: bool) -> Any:
@@ -181,6 +237,26 @@ def _compared(columns: Sequence[Any], values: Sequence[Any], *, above: bool, equ
     if above:
         return sa.and_(column >= value, sa.or_(column > value, rest))
     return sa.and_(column <= value, sa.or_(column < value, rest))
+
+
+def select_repeated(
+    table: Table, dialect: Dialect, conditions: Sequence[Any]
+) -> tuple[sa.Select[Any], Table]:
+    """The first key that more than one row has, and the table of which that is a row."""
+    keys = list(range(len(table.key)))
+    columns = [table.columns[place] for place in table.key]
+    expressions = [table.rows.c[column.name] for column in columns]
+    order = [dialect.ordered(*pair) for pair in zip(columns, expressions, strict=True)]
+    sent = [
+        dialect.selected(column, expression).label(f"headrace_{place}")
+        for place, column, expression in zip(keys, columns, expressions, strict=True)
+    ]
+    named = (expression.is_not(None) for expression in expressions)
+    rows = sa.select(*sent).select_from(table.rows).where(*conditions, *named).group_by(*order)
+    repeated = (
+        rows.having(sa.func.count() > sa.literal_column("1")).order_by(*order).limit(sa.literal_column("1"))
+    )
+    return repeated, Table(table.rows, columns, len(keys), keys, keys, by=False)
 
 
 def count_nameless(table: Table, conditions: Sequence[Any]) -> sa.Select[Any]:

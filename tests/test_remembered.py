@@ -1,0 +1,90 @@
+"""Beam sees the same options and the same graph, whether or not it is let remember them."""
+
+from __future__ import annotations
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, TypeOptions
+from apache_beam.transforms import core, userstate
+
+from beam_jobs.remembered import remembered
+
+COUNT = userstate.CombiningValueStateSpec("count", combine_fn=sum)
+COUNT_PARAM = beam.DoFn.StateParam(COUNT)
+
+
+class Scaled(beam.DoFn):
+    """A function with arguments of its own, and a closure in one of its methods."""
+
+    def __init__(self, by: int) -> None:
+        self._by = by
+
+    def process(self, element, offset=3, window=beam.DoFn.WindowParam):  # type: ignore[no-untyped-def]
+        """One number of one."""
+        yield element * self._by + offset
+
+
+def graph() -> str:
+    pipeline = beam.Pipeline(runner="BundleBasedDirectRunner", options=PipelineOptions([]))
+    numbers = pipeline | beam.Create([1, 2, 3], reshuffle=False)
+    scaled = numbers | "Twice" >> beam.ParDo(Scaled(2)) | "Thrice" >> beam.ParDo(Scaled(3), offset=5)
+    _ = scaled | beam.Map(lambda number, by: number + by, by=4) | beam.Map(str) | beam.GroupBy(len)
+    proto = pipeline.to_runner_api()
+    for transform in proto.components.transforms.values():
+        transform.spec.payload = b""  # pickles name objects by their numbers
+    return str(proto.components.transforms) + str(sorted(proto.components.pcollections))
+
+
+def test_the_graph_is_the_same() -> None:
+    plain = graph()
+    with remembered():
+        assert graph() == plain
+        assert graph() == plain  # now all is known
+
+
+def test_views_share_the_values_of_their_options() -> None:
+    first, second = PipelineOptions([]), PipelineOptions(["--direct_num_workers=3"])
+    with remembered():
+        first.view_as(DirectOptions).direct_num_workers = 2
+        assert first.view_as(DirectOptions).direct_num_workers == 2
+        assert second.view_as(DirectOptions).direct_num_workers == 3
+        assert first.view_as(TypeOptions).pipeline_type_check
+        assert first.view_as(DirectOptions).view_as(TypeOptions).pipeline_type_check
+    assert first.view_as(DirectOptions).direct_num_workers == 2
+
+
+def test_arguments_are_those_of_each_method() -> None:
+    plain = core.get_function_args_defaults(Scaled(1).process)
+    with remembered():
+        for _ in range(2):
+            names, defaults = core.get_function_args_defaults(Scaled(1).process)
+            assert (names, defaults) == plain
+            names.clear()  # what is given away is a copy
+            defaults.clear()
+        assert core.get_function_args_defaults(lambda a, b=1: a)[0] == ["a", "b"]
+        assert core.get_function_args_defaults(lambda c: c)[0] == ["c"]
+
+
+def test_state_is_that_of_each_function() -> None:
+    class Counting(beam.DoFn):
+        def process(self, element, count=COUNT_PARAM):  # type: ignore[no-untyped-def]
+            count.add(1)
+            yield element
+
+    with remembered():
+        for _ in range(2):
+            assert userstate.get_dofn_specs(Counting())[0] == {COUNT}
+            assert userstate.get_dofn_specs(Scaled(1)) == (set(), set())
+
+
+def test_beam_is_as_before_after_an_error() -> None:
+    def patched() -> list[object]:
+        return [PipelineOptions.view_as, userstate.get_dofn_specs, core.get_function_args_defaults]
+
+    before = patched()
+    with remembered():
+        assert not set(map(id, before)) & set(map(id, patched()))
+    assert patched() == before
+    with pytest.raises(KeyError), remembered():
+        raise KeyError
+    assert patched() == before
