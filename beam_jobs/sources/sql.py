@@ -279,28 +279,13 @@ class Sql:
         """The rows of a partition; after a lost connection they go on behind those that were there."""
         from beam_jobs.sources._sql.chunks import part
         from beam_jobs.sources._sql.place import LostConnectionError
-        from beam_jobs.sources._sql.statements import condition, select_rows
 
-        payload = partition.payload
-        table = self._table(payload)
-        bounds = {
-            name: None if payload[name] is None else [_plain(value) for value in payload[name]]
-            for name in _BOUNDS
-        }
-        conditions = condition(self.spec, self._where)
-        row_bytes = partition.bytes // (partition.records or 1)
         attempt = done = 0
         while True:
             skip = done
             try:
                 with self._database.session() as session:
-                    if table.stored:
-                        bounds = self._moved(session, table, partition, bounds)
-                    statement = select_rows(
-                        table, self._database, conditions, nulls=payload["nulls"], **bounds
-                    )
-                    statement = statement.execution_options(row_bytes=row_bytes)
-                    for chunk in session.chunks(statement, table):
+                    for chunk in self._chunks(session, partition):
                         behind = min(skip, chunk.total)
                         skip -= behind
                         if behind < chunk.total:
@@ -310,6 +295,31 @@ class Sql:
             except LostConnectionError as error:
                 self._pause(attempt, error)
                 attempt += 1
+
+    def _chunks(self, session: Session, partition: Partition) -> Iterator[Chunk]:
+        from beam_jobs.sources._sql.statements import condition, select_rows
+
+        payload = partition.payload
+        table = self._table(payload)
+        bounds: _Bounds = {
+            name: None if payload[name] is None else [_plain(value) for value in payload[name]]
+            for name in _BOUNDS
+        }
+
+        def chunks(bounds: _Bounds) -> Iterator[Chunk]:
+            conditions = condition(self.spec, self._where)
+            statement = select_rows(table, self._database, conditions, nulls=payload["nulls"], **bounds)
+            row_bytes = partition.bytes // (partition.records or 1)
+            return session.chunks(statement.execution_options(row_bytes=row_bytes), table)
+
+        if table.stored and _without_gaps(bounds, partition.records or 0):
+            found = chunks(bounds)
+            first = next(found, None)
+            if first is not None and first.first == bounds["first"]:  # so all that follow are where they were
+                yield first
+                yield from found
+                return
+        yield from chunks(self._moved(session, table, partition, bounds) if table.stored else bounds)
 
     def _moved(self, session: Session, table: Table, partition: Partition, bounds: _Bounds) -> _Bounds:
         """The bounds as rows are numbered now: DuckDB numbers them anew, in the same order, to use space again."""
@@ -441,6 +451,13 @@ def find_columns(spec: SqlSource, where: str, found: Sequence[Column], session: 
     places = {name: place for place, name in enumerate(sent)}
     rows = as_from(spec, where, sent)
     return Table(rows, columns, len(shown), [places[n] for n in order], [places[n] for n in key], by)
+
+
+def _without_gaps(bounds: _Bounds, records: int) -> bool:
+    """Whether rows that are ordered as they are stored were numbered one after the other."""
+    first, end, last = (bounds[name] for name in _BOUNDS)
+    stop = end[0] if end else last[0] + 1 if last else None
+    return first is not None and stop is not None and bool(stop - first[0] == records)
 
 
 def _numbered(faults: Sequence[Fault], before: int) -> list[Fault]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
@@ -47,8 +48,8 @@ _SORTED = ("DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIME", "UUID", "HUG
 _FEW_ROWS, _MANY_ROWS = 2048, 1 << 16  # the few are DuckDB's own vector
 _SMALL_BYTES = 128  # of a row
 _HELD_BATCHES, _HELD_BYTES = 8, 1 << 20
-_STORED_BYTES = 2 * PARTITION_BYTES
-_ORDERED = ("int64", "uint64", "string", "bytes")
+_SORTED_BYTES = 2 * PARTITION_BYTES
+_ORDERED = ("int64", "uint64", "string", "bytes")  # by Arrow as by DuckDB
 _FAILURES = (duckdb.Error, OSError, pa.ArrowException)
 # What is not there is not fetched, and sorting goes to disk before it takes the machine's memory.
 _SETTINGS = {
@@ -209,21 +210,23 @@ class DuckDbSession:
         if table.stored:  # in which order DuckDB scans anyway
             yield from self._chunks(statement.order_by(None), table, rows)
             return
-        # What a query of the user's gives may be costly to begin twice.
-        twice = row_bytes is not None and isinstance(table.rows, sa.Alias)
-        stored = self._as_stored(statement, table, rows) if twice else None
-        yield from self._chunks(statement, table, rows) if stored is None else stored
+        # Of a partition, which was no larger when it was cut.
+        found = self._in_memory(statement, table, rows) if row_bytes is not None else None
+        yield from self._chunks(statement, table, rows) if found is None else found
 
-    def _as_stored(self, statement: Any, table: Table, rows: int) -> list[Chunk] | None:
-        """The rows of a partition if they are stored in its order, as most are; else they have to be sorted."""
+    def _in_memory(self, statement: Any, table: Table, rows: int) -> list[Chunk] | None:
+        """The rows of a partition, sorted here if they are not stored so: cheaper than by DuckDB, if they are few."""
+        if any(table.columns[place].kind not in _ORDERED for place in table.order):
+            return None
         chunks: list[Chunk] = []
         size = 0
         for chunk in self._chunks(statement.order_by(None), table, rows):
             size += chunk.records.nbytes
-            if size > _STORED_BYTES or not _follows(chunk, chunks[-1:], table):
+            if size > _SORTED_BYTES or chunk.faults:
                 return None
             chunks.append(chunk)
-        return chunks
+        ordered = all(_follows(chunk, chunks[:place][-1:], table) for place, chunk in enumerate(chunks))
+        return chunks if ordered else [_sorted(chunks, table)]
 
     def _chunks(self, statement: Any, table: Table, rows: int) -> Iterator[Chunk]:
         held: list[pa.RecordBatch] = []
@@ -262,10 +265,8 @@ def _joined(batches: list[pa.RecordBatch], table: Table) -> Iterator[Chunk]:
 
 
 def _follows(chunk: Chunk, before: list[Chunk], table: Table) -> bool:
-    """Whether the rows of a chunk are in order, and behind those before; of types that Arrow orders as DuckDB does."""
+    """Whether the rows of a chunk are in order, and behind those before."""
     columns = [chunk.records.column(place) for place in table.order]
-    if chunk.faults or any(table.columns[place].kind not in _ORDERED for place in table.order):
-        return False
     if before and before[0].last >= chunk.first:
         return False
     if len(columns[0]) < 2:
@@ -275,6 +276,15 @@ def _follows(chunk: Chunk, before: list[Chunk], table: Table) -> bool:
         low, high = column[:-1], column[1:]
         increasing = pc.or_(pc.less(low, high), pc.and_(pc.equal(low, high), increasing))
     return bool(pc.all(increasing, skip_nulls=False).as_py())
+
+
+def _sorted(chunks: list[Chunk], table: Table) -> Chunk:
+    rows = pa.Table.from_batches([chunk.records for chunk in chunks])
+    chunks.clear()
+    keys = [(table.columns[place].name, "ascending") for place in table.order]
+    (records,) = rows.take(pc.sort_indices(rows, sort_keys=keys)).combine_chunks().to_batches()
+    ends = [[records.column(place)[row].as_py() for place in table.order] for row in (0, len(records) - 1)]
+    return Chunk(records, np.arange(len(records), dtype=np.int64), len(records), *ends)
 
 
 class _Dialect(DefaultDialect):
