@@ -43,9 +43,14 @@ Part: TypeAlias = "bytes | Block | pa.LargeBinaryArray"
 
 def join(parts: Sequence[Part], rows: int) -> pa.LargeBinaryArray:
     """All parts of each of `rows` records, back to back."""
+    shortened: list[Part] = []
+    behind = 0  # so many bytes at least come in each record behind the part
+    for part in reversed(parts):
+        shortened.append(_short(part, behind))
+        behind += _least(part)
     arrays: list[pa.LargeBinaryArray] = []
     short: list[bytes | Block] = []
-    for part in map(_short, parts):
+    for part in reversed(shortened):
         if isinstance(part, bytes | Block):
             short.append(part)
             continue
@@ -73,20 +78,28 @@ def items(data: npt.NDArray[np.uint8], width: int) -> npt.NDArray[np.void]:
     return np.lib.stride_tricks.as_strided(data[:width].view(f"V{width}"), (len(data) - width + 1,), (1,))
 
 
-def _short(part: Part) -> Part:
-    """The part, as a block where it is of short values."""
+def _short(part: Part, behind: int) -> Part:
+    """The part, as a block where its values are short, and can be copied by rows; see `_put`."""
     if not isinstance(part, pa.LargeBinaryArray) or not len(part):
         return part
     offsets = offsets_of(part)
     sizes = np.diff(offsets)
-    widest, total = int(sizes.max()), int(offsets[-1] - offsets[0])
-    if widest > _WIDEST:
+    widest, least = int(sizes.max()), int(sizes.min())
+    if widest > _WIDEST or widest - least > behind:
         return part
     data = np.frombuffer(part.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
-    if widest * len(part) == total:
+    if widest == least:
         return Block(data.reshape(len(part), widest))
     data = np.concatenate([data, np.zeros(widest, np.uint8)])
     return Block(items(data, widest)[offsets[:-1] - offsets[0]].view(np.uint8).reshape(-1, widest), sizes)
+
+
+def _least(part: Part) -> int:
+    """How many bytes of a part each record has at least."""
+    if isinstance(part, bytes):
+        return len(part)
+    sizes = part.size if isinstance(part, Block) else np.diff(offsets_of(part))
+    return sizes if isinstance(sizes, int) else int(sizes.min(initial=0))
 
 
 def _laid_out(parts: Sequence[bytes | Block], rows: int) -> pa.LargeBinaryArray:

@@ -40,6 +40,8 @@ def entry() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if code:
+        if (files := sys.modules.get("beam_jobs.files")) is not None:
+            files.remove_scratch()
         # A stopped or failed pipeline may leave threads of Beam behind that never end.
         os._exit(code)
 

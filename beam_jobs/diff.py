@@ -23,7 +23,7 @@ from schemas import HeadraceError, JobSpec, Manifest
 from schemas.manifest import SplitEntry
 from schemas.naming import DATASET_INFO, MANIFEST, STATISTICS, tfmd_statistics_name
 
-_PARTS = ("features", "job", "surveyed", "books", "dead_letters", "files")
+_PARTS = ("features", "job", "surveyed", "books", "dead_letters", "leaks", "duplicates", "files")
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Diff:
       before, after: the versions.
       records: what became of each record.
       shards: by split.
-      features, job, surveyed, books, dead_letters, files: fields that differ. Not the job's version; nor
-        `dataset_info.json`, which holds it; nor statistics, which follow from the records.
+      features, job, surveyed, books, dead_letters, leaks, duplicates, files: fields that differ. Not the job's
+        version; nor `dataset_info.json`, which holds it; nor statistics, which follow from the records.
       notes: what is needed to understand the rest.
       seconds: how long it took.
     """
@@ -76,6 +76,8 @@ class Diff:
     surveyed: tuple[Change, ...]
     books: tuple[Change, ...]
     dead_letters: tuple[Change, ...]
+    leaks: tuple[Change, ...]
+    duplicates: tuple[Change, ...]
     files: tuple[Change, ...]
     notes: tuple[str, ...]
     seconds: float
@@ -141,6 +143,8 @@ def diff(before: str | Path, after: str | Path, *, records: int = 0) -> Diff:
         "surveyed": _changes(*({each.name: each.found for each in m.surveyed} for m in (a, b))),
         "books": _changes(*({n: books.model_dump() for n, books in m.books.items()} for m in (a, b))),
         "dead_letters": _changes(dict(a.dead_letters), dict(b.dead_letters), deep=False),
+        "leaks": _changes(*({n: proof.model_dump() for n, proof in m.leaks.items()} for m in (a, b))),
+        "duplicates": _changes(*({} if m.duplicates is None else m.duplicates.model_dump() for m in (a, b))),
         "files": _changes(_other_files(a), _other_files(b), deep=False),
     }  # fmt: skip
     notes = []

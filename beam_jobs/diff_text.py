@@ -27,6 +27,8 @@ _TITLES = {
     "surveyed": "Learnt from the train split",
     "books": "Books",
     "dead_letters": "Dead letters",
+    "leaks": "Checked for leaks",
+    "duplicates": "Duplicates",
     "files": "Other files, by SHA-256",
 }
 

@@ -9,6 +9,7 @@ import io
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from schemas import HeadraceError
 
 _NO_LINKS = (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
 _COPIED_BYTES = 8 << 20
+_folders: weakref.WeakSet[ScratchFolder] = weakref.WeakSet()
 _SYNC_FILE_RANGE_WRITE = 2  # of Linux's fs.h
 _sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
 
@@ -124,21 +126,6 @@ def scratch_file() -> BinaryIO:
         return _Scratch(_RawScratch(os.dup(file.fileno()), "r+"))
 
 
-@contextmanager
-def scratch_errors() -> Iterator[None]:
-    """Turns what goes wrong with temporary files, which the block only writes, into errors that say what to do."""
-    try:
-        yield
-    except OSError as error:
-        named = error.filename if isinstance(error.filename, str) else None
-        raise HeadraceError(
-            f"Cannot write: {os.strerror(error.errno or 0)}.",
-            where=named or tempfile.tempdir,
-            hint="Temporary files go there; make room, or set TMPDIR to a folder of another file system, and run the "
-            "same command again; what is finished is kept.",
-        ) from error
-
-
 # What only a write can meet, and what other calls can meet too.
 _FULL = {
     errno.ENOSPC: "Free some space and run the same command again; what is finished is kept.",
@@ -154,6 +141,68 @@ _REFUSED = {
     errno.EIO: "The disk, or the way to it, has failed: the system's log says more. Once it is mended, run the same "
     "command again; what is finished is kept.",
 }
+
+
+class ScratchFolder:
+    """A temporary folder, gone with its last use or at the end of a block; errors of making it say what to do.
+
+    Attributes:
+      name: its path.
+    """
+
+    # tempfile.TemporaryDirectory calls itself without end where what is in it may not be removed.
+
+    def __init__(self) -> None:
+        with scratch_errors():
+            self.name = tempfile.mkdtemp(prefix="headrace-")
+        self._finalizer = weakref.finalize(self, shutil.rmtree, self.name, ignore_errors=True)
+        _folders.add(self)
+
+    def remove(self) -> None:
+        """Removes it now, as far as that can be."""
+        self._finalizer()
+
+    def __enter__(self) -> str:
+        return self.name
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+
+def remove_scratch() -> None:
+    """Removes all temporary folders, for a process that ends without the usual ado."""
+    for folder in list(_folders):
+        folder.remove()
+
+
+@contextmanager
+def scratch_errors() -> Iterator[None]:
+    """Turns what goes wrong with temporary files, which the block only writes, into errors that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        named = error.filename if isinstance(error.filename, str) else None
+        raise _no_scratch(error.errno or 0, named) from error
+
+
+def scratch_error_in(error: Exception) -> HeadraceError | None:
+    """The same for an error by which a library tells, in its own words, that a temporary file was refused."""
+    text = str(error)
+    unnamed = isinstance(error, OSError) and error.filename is None  # of a write, that has no name to tell
+    for number in (*_FULL, *_REFUSED):
+        ours = number in _FULL or unnamed or tempfile.gettempdir() in text
+        if ours and os.strerror(number) in text:
+            return _no_scratch(number, None)
+    return None
+
+
+def _no_scratch(number: int, file: str | None) -> HeadraceError:
+    return HeadraceError(
+        f"Cannot write: {os.strerror(number)}.",
+        where=file or tempfile.tempdir,
+        hint="Temporary files go there; make room, or set TMPDIR to a folder of another file system, and run the "
+        "same command again; what is finished is kept.",
+    )
 
 
 @contextmanager

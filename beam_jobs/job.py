@@ -23,7 +23,7 @@ from beam_jobs.pipeline import build_pipeline
 from beam_jobs.plan import JobPlan
 from beam_jobs.planning import Job, import_from_here, list_entries, plan_job
 from beam_jobs.previous import find_previous, list_partitions, read_note
-from beam_jobs.progress import observe, shown
+from beam_jobs.progress import Watched, shown
 from beam_jobs.runners import check_output, parse_options, run_pipeline
 from beam_jobs.runs import open_run
 from beam_jobs.settle import BUDGET_FIELD, read_letters
@@ -139,17 +139,17 @@ def run(
         store.prepare(workspace.version)
         store.tidy()
         runs: dict[str, bool] = {}  # whether a committed version holds its records
+        watched = Watched("prepared", workspace.runs, runs.keys(), workspace.shard_notes)
         try:
             if plan.lists is not None:
                 write_lists(plan.lists, *list_entries(job))
-            plan = survey(plan, partitions, beam_options)
+            plan = survey(plan, partitions, beam_options, show_progress=show_progress)
             if not from_scratch:
                 plan = dataclasses.replace(plan, previous=find_previous(plan))
             refs = write_partitions(workspace.partitions, _noting(list_partitions(plan, partitions), runs))
             there = set(workspace.runs.names())
             finished = sum(not committed and run in there for run, committed in runs.items())
-            watched = shown(plan, runs.keys()) if show_progress else nullcontext()
-            with watched:
+            with shown(watched) if show_progress else nullcontext():
                 materialize(plan, beam_options)
                 run_pipeline(
                     lambda pipeline: build_pipeline(pipeline, plan, refs), beam_options, store.lock_file
@@ -159,9 +159,9 @@ def run(
                 raise
             raise _with_letters(error, plan, runs) from error
         except KeyboardInterrupt:
-            state = observe(plan, runs.keys())
+            state = watched.look()
             raise HeadraceError(
-                f"Stopped. {state.runs} of {state.all_runs} partitions are finished and kept.",
+                f"Stopped. {state.done} of {len(partitions)} partitions are finished and kept.",
                 where=str(workspace.work),
                 hint="Run the same command again to go on from here.",
             ) from None

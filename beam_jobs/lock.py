@@ -38,7 +38,9 @@ def exclusive(path: Path, token: str) -> Iterator[None]:
         with clear_errors(path):
             os.ftruncate(descriptor, 0)
             holder = {"pid": os.getpid(), "host": socket.gethostname(), "token": token}
-            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+            content, written = json.dumps(holder).encode(), 0
+            while written < len(content):
+                written += os.pwrite(descriptor, content[written:], written)
         if not _try(descriptor, fcntl.LOCK_SH):  # this lets go first: a job that comes in between may have it
             raise _held(path)
         yield

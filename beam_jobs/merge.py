@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beam_jobs.frames import find_faults
+from beam_jobs.pieces import bounds
 from beam_jobs.placed import read_places
 from beam_jobs.previous import OldShards
 from beam_jobs.runs import (
@@ -204,18 +206,24 @@ def merged_records(merge: Merge, places: Places) -> Iterator[list[npt.NDArray[np
     """
     chosen = merge.chosen
     lengths = merge.index["length"].astype(np.int64)
-    ends = np.cumsum(lengths[chosen])
-    start = 0
-    while start < len(chosen):
-        done = int(ends[start - 1]) if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, done + _WINDOW_BYTES, side="right")))
+    for start, stop in _windows(lengths[chosen]):
         wanted = chosen[start:stop]
         # Each file is sorted as we are, so what a window wants of it lies together: a few long reads.
         order = np.lexsort((places.offset[wanted], places.file[wanted]))
         position = np.empty(len(order), np.int64)
         position[order] = np.arange(len(order))
         yield from in_order([_read(places, wanted[order], lengths)], position)
-        start = stop
+
+
+def _windows(lengths: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """The first record of each window, and the one behind its last: whole pieces."""
+    ends, cuts = np.cumsum(lengths), bounds(lengths)
+    start = 0
+    for cut, after in pairwise([*cuts, len(lengths) + 1]):
+        done = int(ends[start - 1]) if start else 0
+        if cut > start and (after > len(lengths) or int(ends[after - 1]) > done + _WINDOW_BYTES):
+            yield start, cut
+            start = cut
 
 
 def _read(

@@ -20,34 +20,58 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from beam_jobs.plan import JobPlan
+from beam_jobs.store_path import StorePath
 
 _POLL_SECONDS = 0.25
 _LINE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class State:
-    """How far a job is: finished partitions of all, finished shards."""
+class Watched:
+    """The files by which work is seen.
 
-    runs: int
-    all_runs: int
+    Attributes:
+      verb: what becomes of a partition, as in "prepared".
+      directory: where a file appears for each that is done.
+      names: of those files.
+      shards: where a file appears for each finished shard, if the work ends with shards.
+    """
+
+    verb: str
+    directory: StorePath
+    names: Set[str]
+    shards: StorePath | None = None
+
+    def look(self) -> State:
+        """How far the work is."""
+        done = len(self.names & set(self.directory.names()))
+        shards = [] if self.shards is None else self.shards.names()
+        return State(self.verb, done, len(self.names), sum(name.endswith(".json") for name in shards))
+
+
+@dataclass(frozen=True)
+class State:
+    """How far work is: finished partitions of all, finished shards."""
+
+    verb: str
+    done: int
+    partitions: int
     shards: int
 
     def line(self) -> str:
         """The state as a line of a log."""
-        if self.runs < self.all_runs or not self.shards:
-            return f"prepared {self.runs} of {self.all_runs} partitions"
-        return f"prepared all {self.all_runs} partitions, wrote {self.shards} shards"
+        if self.done < self.partitions or not self.shards:
+            return f"{self.verb} {self.done} of {self.partitions} partitions"
+        return f"{self.verb} all {self.partitions} partitions, wrote {self.shards} shards"
 
 
 @contextmanager
-def shown(plan: JobPlan, run_names: Set[str], stream: TextIO | None = None) -> Iterator[None]:
+def shown(watched: Watched, stream: TextIO | None = None) -> Iterator[None]:
     """Shows progress on `stream` (standard error) while the block runs: a bar on a terminal, lines elsewhere."""
     stream = stream or sys.stderr
     done = threading.Event()
     show = _bar if stream.isatty() else _lines
-    thread = threading.Thread(target=show, args=(plan, run_names, stream, done), daemon=True)
+    thread = threading.Thread(target=show, args=(watched, stream, done), daemon=True)
     thread.start()
     try:
         yield
@@ -56,14 +80,7 @@ def shown(plan: JobPlan, run_names: Set[str], stream: TextIO | None = None) -> I
         thread.join()
 
 
-def observe(plan: JobPlan, run_names: Set[str]) -> State:
-    """The state of a job by the files in its work directory."""
-    runs = len(run_names & set(plan.workspace.runs.names()))
-    shards = sum(name.endswith(".json") for name in plan.workspace.shard_notes.names())
-    return State(runs, len(run_names), shards)
-
-
-def _bar(plan: JobPlan, run_names: Set[str], stream: TextIO, done: threading.Event) -> None:
+def _bar(watched: Watched, stream: TextIO, done: threading.Event) -> None:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -73,22 +90,22 @@ def _bar(plan: JobPlan, run_names: Set[str], stream: TextIO, done: threading.Eve
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(file=stream), transient=True) as progress:
-        preparing = progress.add_task("Preparing", total=len(run_names), unit="partitions")
-        writing = progress.add_task("Writing", total=None, unit="shards", visible=False)
+        working = progress.add_task(watched.verb.capitalize(), total=len(watched.names), unit="partitions")
+        writing = progress.add_task("Written", total=None, unit="shards", visible=False)
         # Elsewhere, each look is a few requests.
-        while not done.wait(_LINE_SECONDS if plan.workspace.root.store.durable else _POLL_SECONDS):
-            state = observe(plan, run_names)
-            progress.update(preparing, completed=state.runs)
+        while not done.wait(_LINE_SECONDS if watched.directory.store.durable else _POLL_SECONDS):
+            state = watched.look()
+            progress.update(working, completed=state.done)
             progress.update(writing, completed=state.shards, visible=state.shards > 0)
 
 
-def _lines(plan: JobPlan, run_names: Set[str], stream: TextIO, done: threading.Event) -> None:
+def _lines(watched: Watched, stream: TextIO, done: threading.Event) -> None:
     started, last, shown_line = time.monotonic(), time.monotonic(), ""
     while not done.wait(_POLL_SECONDS):
         if time.monotonic() - last < _LINE_SECONDS:
             continue
         last = time.monotonic()
-        line = observe(plan, run_names).line()
+        line = watched.look().line()
         if line != shown_line:
             print(f"[{last - started:5.0f} s] {line}", file=stream, flush=True)
             shown_line = line

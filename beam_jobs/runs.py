@@ -23,6 +23,7 @@ import json
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import google_crc32c
@@ -30,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from beam_jobs.pieces import SPARE, bounds
 from beam_jobs.store import Sink
 from beam_jobs.store_path import StorePath
 from schemas.hashing import KEY_HASH_DTYPE
@@ -41,7 +43,6 @@ _MAGIC = b"HRRUN002"
 RUN_SUFFIX = ".run"
 RECORDS_SUFFIX = ".records"
 _FACT = "fact:"
-_SLICE_BYTES = 8 << 20  # how much is copied into order, hashed and written at a time
 _MAX_FOOTER_BYTES = 1 << 28
 _LARGE_RECORD_BYTES = 4096
 _GATHERED_RECORDS = 512  # at most IOV_MAX, which is 1,024
@@ -210,23 +211,18 @@ def _gathered(
 
 
 def _copied(values: pa.LargeBinaryArray, order: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.uint8]]:
-    """The values in `order`, back to back, in parts of about 8 MiB.
+    """The values in `order`, back to back, in pieces, behind which lies spare memory.
 
     Copying a few MiB at a time lets the hash, the checksum and the write each release the interpreter lock once
     for many records.
     """
-    offsets = offsets_of(values)
-    ends = np.cumsum(np.diff(offsets)[order])
-    start = 0
-    while start < len(order):
-        done = int(ends[start - 1]) if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, done + _SLICE_BYTES, side="right")))
-        part = values.take(pa.array(order[start:stop]))
-        first = offsets_of(part)[0]
-        yield np.frombuffer(part.buffers()[2], dtype=np.uint8)[
-            int(first) : int(first) + int(ends[stop - 1]) - done
-        ]
-        start = stop
+    lengths = np.diff(offsets_of(values))[order]
+    for start, stop in pairwise(bounds(lengths)):
+        size = int(lengths[start:stop].sum())
+        # Copied once more, the first record is what lies behind the others; see `with_spare`.
+        spare = np.repeat(order[start], -(-SPARE // int(lengths[start])))
+        part = values.take(pa.array(np.concatenate([order[start:stop], spare])))
+        yield np.frombuffer(part.buffers()[2], np.uint8)[int(offsets_of(part)[0]) :][:size]
 
 
 def offsets_of(values: pa.LargeBinaryArray) -> npt.NDArray[np.int64]:
@@ -325,7 +321,7 @@ def _sort(content: RunContent) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int
         [*(np.diff(offsets_of(chunk)) for chunk in content.records), *(part["length"] for part in kept)]
     )
     order = hash_order(hashes, rows)
-    if bool((splits != splits[0]).any()):
+    if bool((splits != splits[:1]).any()):
         order = order[np.argsort(splits[order].astype(np.uint16), kind="stable")]
     index = np.zeros(len(order), dtype=INDEX_DTYPE)
     index["hash"], index["length"], index["row"] = hashes[order], lengths[order], rows[order]

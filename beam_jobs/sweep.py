@@ -51,7 +51,7 @@ def sweep(workspace: Workspace) -> None:
     for name in workspace.survey.names():
         if name not in answers:
             (workspace.survey / name).delete()
-    for directory in (workspace.tables, workspace.rows, workspace.shard_notes, workspace.raw):
+    for directory in (workspace.tables, workspace.rows, workspace.raw):
         directory.delete_tree()
     analysed = {name for version in versions for name in _analysed(workspace.of(version))}
     for name in workspace.analysis.names():
@@ -68,6 +68,7 @@ def sweep(workspace: Workspace) -> None:
         gone = version not in versions
         if (kind == "placements" and (gone or run not in committed)) or (kind == "statistics" and gone):
             (workspace.work / name).delete()
+    workspace.shard_notes.delete_tree()  # last: while they are there, a job that finds its version done sweeps again
 
 
 def _version_of(name: str) -> str:

@@ -71,6 +71,18 @@ def gcs_server() -> contextlib.AbstractContextManager[int]:
     return running(emulator, "start", "-H", "127.0.0.1", "--port", "{port}", "-M", "-q")
 
 
+@contextlib.contextmanager
+def emulator(kind: str) -> Iterator[int]:
+    """A server of that kind, "gcs" or "s3", with an empty bucket."""
+    with (s3_server if kind == "s3" else gcs_server)() as port:
+        if kind == "s3":
+            call(port, "PUT", f"/{BUCKET}")
+        else:
+            body = json.dumps({"name": BUCKET}).encode()
+            call(port, "POST", "/storage/v1/b?project=p", body, **{"Content-Type": "application/json"})
+        yield port
+
+
 def call(port: int, method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:

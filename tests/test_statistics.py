@@ -485,6 +485,12 @@ def test_parts_of_any_size_give_the_same_bytes() -> None:
     cuts = np.sort(rng.integers(0, len(data), 50))
     Scan(parts, sizes, "shard").take(np.split(data, cuts))
     assert whole.encode() == parts.encode()
+    # Where it lies, as there is memory behind it.
+    there = ShardStatistics(FEATURES, {})
+    scan = Scan(there, sizes, "shard")
+    scan.take([np.concatenate([data, np.full(PADDING, 0xFF, np.uint8)])[: len(data)]])
+    assert not len(scan._buffer)
+    assert whole.encode() == there.encode()
 
 
 def test_what_is_kept_of_a_shard_is_all_of_it() -> None:

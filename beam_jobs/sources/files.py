@@ -79,10 +79,7 @@ class Files:
 
     def identities(self, partition: Partition) -> list[bytes]:
         """A hash of each file's path, size and times."""
-        return [
-            hashlib.blake2b(json.dumps(file).encode(), digest_size=16).digest()
-            for file in _files_of(partition)
-        ]
+        return [_identity(file) for file in _files_of(partition)]
 
     def bounds(self, partition: Partition) -> tuple[str, str]:
         """The first and the last path."""
@@ -208,6 +205,12 @@ def _files_of(partition: Partition) -> list[File]:
 @lru_cache(maxsize=8)  # `origin` is asked for one file at a time
 def _unpacked(listed: str) -> list[File]:
     return [File(*file) for file in json.loads(zlib.decompress(base64.b64decode(listed)))]
+
+
+def _identity(file: File) -> bytes:
+    # A third of what JSON takes, for every file of every partition in which one has changed.
+    text = f"{file.path}\0{file.size}\0{file.version}"
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
 def _mark(path: str) -> int:

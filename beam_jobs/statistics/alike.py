@@ -12,7 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-WIDEST = 512  # bytes that are compared together: as many must lie behind the records
+from beam_jobs.pieces import SPARE
+
+WIDEST = SPARE  # bytes that are compared together: as many must lie behind the records
 _MOST_VALUE_BYTES = 256
 _MOST_WORD_BYTES = 32
 _PIECE_BYTES = 1 << 20  # taken at a time

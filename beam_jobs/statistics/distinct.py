@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 MOST = 4096  # hashes kept
 ERROR = 0.016
+_MOST_WAITING = 1 << 15  # hashes that are held before they are sorted
 _ENOUGH = 2 * MOST  # of many hashes the smallest are sorted; unless they repeat, that is enough
 
 Hashes = npt.NDArray[np.uint64]
@@ -53,7 +54,7 @@ class DistinctCount:
         if len(hashes):
             self._waiting.append(hashes)
             self._waits += len(hashes)
-            if self._waits >= MOST:
+            if self._waits >= _MOST_WAITING:
                 self._settle()
 
     @property

@@ -95,11 +95,12 @@ def compress(values: Values, weights: Weights, error: int = 0, most: int = MAX_P
 
 
 def _together(parts: Sequence[Summary]) -> Summary:
-    """One summary of all, with every value once."""
+    """One summary of all, whose values ascend, with every value once."""
     values = np.concatenate([part.values for part in parts])
     weights = np.concatenate([part.weights for part in parts])
-    order = np.argsort(values, kind="stable")
-    values, weights = values[order], weights[order]
+    if len(parts) > 1:
+        order = np.argsort(values, kind="stable")
+        values, weights = values[order], weights[order]
     if len(values):
         places = _firsts(values)
         values, weights = values[places], np.add.reduceat(weights, places)

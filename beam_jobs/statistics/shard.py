@@ -12,6 +12,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
+from beam_jobs.pieces import bounds, with_spare
 from beam_jobs.statistics.accumulate import FeatureAccumulator, State
 from beam_jobs.statistics.canonical import PADDING, Column, Reader, Spans, stored
 from beam_jobs.statistics.pictures import Pictures, is_decoded, look_at
@@ -20,8 +21,6 @@ from schemas.framing import FOOTER_BYTES, HEADER_BYTES
 from schemas.packing import Packing
 from schemas.statistics import FeatureStatistics
 
-_BLOCK_BYTES = 8 << 20  # looked at together; more where one record is larger
-_BLOCK_RECORDS = 1 << 15
 _MAGIC = b"HRSTA001"
 _HEAD = struct.Struct("<8sII")  # magic, CRC of all behind this, bytes of the JSON
 
@@ -112,14 +111,11 @@ class Scan:
 
     def __init__(self, statistics: ShardStatistics, lengths: npt.NDArray[np.int64], where: str) -> None:
         self.statistics, self._where = statistics, where
-        self._blocks = [lengths[start:stop] for start, stop in pairwise(_bounds(lengths))]
+        self._blocks = [lengths[start:stop] for start, stop in pairwise(bounds(lengths))]
+        self._sizes = [int(block.sum()) for block in self._blocks]
         # One buffer for all blocks: new pages cost more than the bytes that are copied to them.
-        self._memory = np.zeros(
-            max((int(block.sum()) for block in self._blocks), default=0) + PADDING, np.uint8
-        )
-        self._buffer = self._memory[:PADDING]
+        self._buffer = np.zeros(0, np.uint8)
         self._filled = self._next = 0
-        self._open()
 
     def take(self, parts: Iterable[npt.NDArray[np.uint8]]) -> None:
         """Takes the next bytes of the shard."""
@@ -128,30 +124,25 @@ class Scan:
 
     def _take(self, data: npt.NDArray[np.uint8]) -> None:
         while len(data):
-            room = len(self._buffer) - PADDING - self._filled
+            size = self._sizes[self._next]
+            whole = with_spare(data[:size]) if not self._filled and len(data) >= size else None
+            if whole is not None:
+                self._add(whole)
+                data = data[size:]
+                continue
+            if not len(self._buffer):
+                self._buffer = np.zeros(max(self._sizes) + PADDING, np.uint8)
+            room = size - self._filled
             self._buffer[self._filled : self._filled + min(room, len(data))] = data[:room]
             self._filled += min(room, len(data))
             data = data[room:]
-            if self._filled == len(self._buffer) - PADDING:
-                self.statistics.add(self._buffer, self._blocks[self._next], self._where)
-                self._next += 1
-                self._open()
+            if self._filled == size:
+                self._add(self._buffer[: size + PADDING])
 
-    def _open(self) -> None:
+    def _add(self, block: npt.NDArray[np.uint8]) -> None:
+        self.statistics.add(block, self._blocks[self._next], self._where)
+        self._next += 1
         self._filled = 0
-        size = int(self._blocks[self._next].sum()) if self._next < len(self._blocks) else 0
-        self._buffer = self._memory[: size + PADDING]
-
-
-def _bounds(lengths: npt.NDArray[np.int64]) -> list[int]:
-    """Where blocks begin, and where the last ends."""
-    ends = np.cumsum(lengths)
-    bounds = [0]
-    while bounds[-1] < len(lengths):
-        done = int(ends[bounds[-1] - 1]) if bounds[-1] else 0
-        stop = int(np.searchsorted(ends, done + _BLOCK_BYTES, side="right"))
-        bounds.append(max(bounds[-1] + 1, min(stop, bounds[-1] + _BLOCK_RECORDS)))
-    return bounds
 
 
 def _without_arrays(value: Any, arrays: list[npt.NDArray[Any]]) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from functools import partial
@@ -33,6 +34,7 @@ from beam_jobs.making import Making
 from beam_jobs.materialize import leave_rows, transforms_of
 from beam_jobs.plan import JobPlan
 from beam_jobs.planning import function_fingerprints
+from beam_jobs.progress import Watched, shown
 from beam_jobs.runners import run_pipeline
 from beam_jobs.splits import SPLIT
 from beam_jobs.store_path import StorePath
@@ -54,7 +56,9 @@ _KEPT_BYTES = 64 << 20  # of parts that are not read again for every digit
 _MOST = sys.float_info.max
 
 
-def survey(plan: JobPlan, partitions: PartitionList, options: PipelineOptions) -> JobPlan:
+def survey(
+    plan: JobPlan, partitions: PartitionList, options: PipelineOptions, *, show_progress: bool
+) -> JobPlan:
     """The plan with what its rules need to know of the train split; the same where they need nothing.
 
     Raises:
@@ -72,7 +76,9 @@ def survey(plan: JobPlan, partitions: PartitionList, options: PipelineOptions) -
             for source in transforms_of(plan):
                 leave_rows(plan, options, source)
             build = partial(build_survey, plan=plan, number=number, refs=missing)
-            run_pipeline(build, options, plan.workspace.root.store.lock_file)
+            watched = Watched("surveyed", plan.workspace.survey, set(names))
+            with shown(watched) if show_progress else nullcontext():
+                run_pipeline(build, options, plan.workspace.root.store.lock_file)
         parts = Parts([plan.workspace.survey / name for name in names])
         slot = 0
         for place in rules:

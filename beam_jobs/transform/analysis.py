@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorflow_transform import graph_context, impl_helper
 
+from beam_jobs.files import ScratchFolder
 from beam_jobs.plan import JobPlan, TransformPlan
 from beam_jobs.transform import results
 from beam_jobs.transform.accumulate import accumulate
@@ -61,7 +61,7 @@ def merge_parts(plan: JobPlan, phase: int, before: str | None, parts: list[str])
 def write_model(plan: JobPlan, found: str | None) -> list[FileEntry]:
     """Writes transform_fn/ and its metadata into the stage."""
     bound, parts = ([], []) if found is None else _found(plan, found)
-    with _failing(plan), tempfile.TemporaryDirectory(prefix="headrace-") as folder, _lock:
+    with _failing(plan), ScratchFolder() as folder, _lock:
         files = saved_model(traced(plan), bound, Path(folder))
     # What a later version may find again; see `sweep`.
     plan.workspace.analysed.write(json.dumps(parts).encode(), durable=False)
@@ -77,7 +77,7 @@ class PhaseFunction:
 
     def __init__(self, traced: Traced, phase: Phase, bound: list[Bound]) -> None:
         self.phase = phase
-        self._folder = tempfile.TemporaryDirectory(prefix="headrace-")
+        self._folder = ScratchFolder()
         self._module = tf.Module()  # holds the tables
         context = graph_context.TFGraphContext(
             module_to_export=self._module,

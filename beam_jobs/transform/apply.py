@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow as pa
 import tensorflow as tf
 
 from beam_jobs.encode import encode_records, pack_columns
+from beam_jobs.files import ScratchFolder, scratch_errors
 from beam_jobs.indexed import to_columns, to_rows
 from beam_jobs.plan import JobPlan
 from beam_jobs.statistics.kept import is_kept, look_at
@@ -39,11 +39,13 @@ class Model:
 
     def __init__(self, plan: JobPlan, files: Sequence[FileEntry]) -> None:
         # A copy of its own: the stage may be a bucket.
-        self._folder = tempfile.TemporaryDirectory(prefix="headrace-")
+        self._folder = ScratchFolder()
         root = Path(self._folder.name)
         for entry in files:
-            (root / entry.path).parent.mkdir(parents=True, exist_ok=True)
-            (root / entry.path).write_bytes((plan.workspace.stage / entry.path).read())
+            data = (plan.workspace.stage / entry.path).read()
+            with scratch_errors():
+                (root / entry.path).parent.mkdir(parents=True, exist_ok=True)
+                (root / entry.path).write_bytes(data)
         self._loaded = tf.saved_model.load(str(root / TRANSFORM_FN))
 
     def __call__(self, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ made anew in each process that needs it, from the function's name, so that nothi
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +26,7 @@ from tensorflow_transform import (
 )
 from tensorflow_transform.beam import analysis_graph_builder, beam_nodes
 
+from beam_jobs.files import ScratchFolder, scratch_error_in
 from beam_jobs.functions import load_function
 from beam_jobs.plan import JobPlan
 from beam_jobs.transform.alone import check_alone
@@ -171,7 +171,7 @@ def trace(transform: Transform, features: Mapping[str, Feature]) -> Traced:
     else:
         function = load_function(transform.function, where)
     specs = {name: spec(features[name]) for name in sorted(features)}
-    with tempfile.TemporaryDirectory(prefix="headrace-") as folder, failing(where, function):
+    with ScratchFolder() as folder, failing(where, function):
         # As `impl_helper.trace_preprocessing_function`, which keeps the function to itself.
         context = graph_context.TFGraphContext(module_to_export=tf.Module(), temp_dir=folder)
         with annotators.object_tracker_scope(annotators.ObjectTracker()):
@@ -239,7 +239,7 @@ class _UnfitError(Exception):
 
 @contextmanager
 def failing(where: str, function: Function) -> Iterator[None]:
-    """Tells of the user's function whatever is raised in it."""
+    """Tells of the user's function whatever is raised in it, but for temporary files that are refused."""
     try:
         yield
     except HeadraceError:
@@ -253,6 +253,9 @@ def failing(where: str, function: Function) -> Iterator[None]:
             allowed="a dict of tensors, sparse or ragged ones too, whose first dimension is the records",
         ) from error
     except Exception as error:
+        refused = scratch_error_in(error)
+        if refused is not None:
+            raise refused from error
         # AutoGraph and tf.function put the user's file and line into the text, or into the trace.
         frames = traceback.extract_tb(error.__traceback__)
         own = getattr(getattr(function, "__code__", None), "co_filename", None)

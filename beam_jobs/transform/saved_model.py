@@ -21,6 +21,7 @@ from beam_jobs.transform.merge import Bound
 from schemas.naming import TRANSFORM_FN, TRANSFORMED_METADATA
 
 _LEFT_OUT = ("fingerprint.pb", "debug")
+_WHILE_WRITING = "variables/variables_temp/"  # stays where its files could not be removed
 
 
 def constants(bound: list[Bound], folder: Path) -> dict[str, Any]:
@@ -62,7 +63,9 @@ def saved_model(traced: Traced, bound: list[Bound], folder: Path) -> dict[str, b
         files["saved_model.pb"], str(folder), _assets_hash(bound), first, {*traced.specs, *traced.outputs}
     )
     found = {
-        f"{TRANSFORM_FN}/{path}": data for path, data in files.items() if path.split("/")[0] not in _LEFT_OUT
+        f"{TRANSFORM_FN}/{path}": data
+        for path, data in files.items()
+        if path.split("/")[0] not in _LEFT_OUT and not path.startswith(_WHILE_WRITING)
     }
     found[f"{TRANSFORMED_METADATA}/schema.pbtxt"] = metadata
     if traced.assets:

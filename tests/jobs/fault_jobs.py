@@ -75,6 +75,22 @@ split: {fractions: {train: 0.7, test: 0.3}, by: group, stratify: kind, cap: {by:
 write: {shards: 1}
 """
 
+# Of the extra `transform`: analyses, a graph, and shards before and after it.
+TRANSFORM = """
+name: cells
+version: 1.0.0
+vars: {data: unset}
+sources: {rows: {kind: csv, path: "${data}/rows.csv", key: id}}
+features:
+  fare: {type: float32, default: 0}
+  kind: {type: text}
+split: {fractions: {train: 0.7, test: 0.3}}
+write: {shards: 1}
+transform:
+  materialize: true
+  features: {scaled: {type: z_score, from: fare}, kind: {type: vocabulary}}
+"""
+
 
 @dataclass(frozen=True)
 class FaultJob:
@@ -85,11 +101,13 @@ class FaultJob:
         gives where the job lies.
       make_second: the same of the second.
       records: enough for every kind of call.
+      imports: modules that take long to import, and that its worker would.
     """
 
     make_first: Callable[[Path, int, str], Path]
     make_second: Callable[[Path, int, str], Path]
     records: int
+    imports: tuple[str, ...] = ("beam_jobs.job",)
 
 
 def _new(name: str) -> Callable[[Path, int, str], Path]:
@@ -165,4 +183,10 @@ JOBS = {
     "changed": FaultJob(_new("data"), _changed, 40),
     "exact": FaultJob(_features("old", 0, EXACT), _features("data", 1, EXACT), 60),
     "features": FaultJob(_features("old", 0, FEATURES), _features("data", 1, FEATURES), 60),
+    "transform": FaultJob(
+        _features("old", 0, TRANSFORM),
+        _features("data", 1, TRANSFORM),
+        60,
+        ("beam_jobs.job", "beam_jobs.transform.graph", "tensorflow_transform"),
+    ),
 }

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from beam_jobs import run
+from beam_jobs.diff import diff
 from beam_jobs.job import Result
 from beam_jobs.verify import verify
 from schemas import HeadraceError
@@ -298,6 +299,8 @@ def test_a_version_without_signatures_cannot_be_compared_with(
     old = run(make_job(planted[0], plain), tmp_path / "old")
     assert old.manifest.duplicates is None
     assert '"duplicates": {' not in (old.path / "manifest.json").read_text()
+    compared = run(make_job(planted[0], JOB), tmp_path / "new")
+    assert {change.field for change in diff(old.path, compared.path).duplicates} > {"clusters", "left_out"}
     text = changed(JOB, **{"split:": f"  against: [{old.path}]\nsplit:"})
     with pytest.raises(HeadraceError, match="does not have the signatures of these checks"):
         run(make_job(planted[0], text), tmp_path)

@@ -89,6 +89,17 @@ def test_temporary_files_that_are_refused(call: str, small: Bench) -> None:
         assert check_fault(small, Fault(site, count, error)).endswith("→ 1")
 
 
+def test_lock_that_is_written_in_two_parts(small: Bench) -> None:
+    """It named nobody then, and the job believed that another had taken it."""
+    assert check_fault(small, Fault(f"pwrite {NAME}/.headrace/lock", how=HALF)).endswith("→ 0")
+
+
+def test_tidying_that_is_refused_is_done_by_the_next_run(rich: Bench) -> None:
+    """It believed that all was done."""
+    site = f"unlink {NAME}/.headrace/placements-{SECOND}/duplicates-*/report.parquet"
+    assert check_fault(rich, Fault(site, error="EACCES")).endswith("→ 1")
+
+
 def test_worker_process_that_is_refused(tmp_path: Path) -> None:
     """Beam's tracebacks of it are not shown, and where it is killed the job says so."""
     with bench(tmp_path, in_workers=True) as made:

@@ -13,10 +13,12 @@ import pytest
 
 from beam_jobs import run
 from beam_jobs.cli import main
-from beam_jobs.diff import diff
+from beam_jobs.diff import Change, diff
+from beam_jobs.diff_text import blocks
 from beam_jobs.inspect_dataset import inspect
 from beam_jobs.job import Result
 from beam_jobs.preview import preview
+from beam_jobs.tables import Facts
 from beam_jobs.verify import verify
 from schemas import HeadraceError, JobSpec
 from tests.jobs.small_job import digests, encoded_image, make_job, options
@@ -393,6 +395,16 @@ def test_what_inspect_says_of_leaks(data: Path, tmp_path: Path, capsys: pytest.C
     assert inspect(Path(result.path)).to_json()["leaks"] == {"patient": {"groups": 57, "in_two_splits": 0}}
     assert main(["inspect", str(result.path)]) == 0
     assert re.search(r"patient +0 of 57 looked at", capsys.readouterr().out)
+
+
+def test_diff_says_what_was_checked_for_leaks(data: Path, tmp_path: Path) -> None:
+    checked = run(make_job(data, JOB + PLACED), tmp_path / "out")
+    other = JOB.replace("version: 1.0.0", "version: 2.0.0") + "split: {fractions: {train: 0.6, test: 0.4}}\n"
+    plain = run(make_job(data, other), tmp_path / "out")
+    found = diff(checked.path, plain.path)
+    assert Change("patient.groups", 57, None) in found.leaks
+    assert not diff(plain.path, plain.path).leaks
+    assert "Checked for leaks" in [block.title for block in blocks(found) if isinstance(block, Facts)]
 
 
 def test_limits_then_fractions(data: Path, tmp_path: Path) -> None:

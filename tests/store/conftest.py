@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from beam_jobs.remote_store import RemoteStore
 from beam_jobs.store import Store
 from beam_jobs.store_lock import Rhythm
 from schemas.remote import Patience, RemotePlace
-from tests.servers import BUCKET, Faults, call, gcs_server, s3_server
+from tests.servers import BUCKET, Faults, emulator
 
 REMOTE = ("gcs", "s3")
 SCHEMES = {"gcs": "gs", "s3": "s3"}
@@ -48,10 +47,7 @@ class Bucket:
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Mapping[str, int]]:
-    with s3_server() as s3, gcs_server() as gcs:
-        call(s3, "PUT", f"/{BUCKET}")
-        body = json.dumps({"name": BUCKET}).encode()
-        call(gcs, "POST", "/storage/v1/b?project=p", body, **{"Content-Type": "application/json"})
+    with emulator("s3") as s3, emulator("gcs") as gcs:
         yield {"s3": s3, "gcs": gcs}
 
 
