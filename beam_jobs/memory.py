@@ -6,11 +6,13 @@ import contextlib
 import ctypes
 import gc
 import os
+import threading
 from collections.abc import Iterator
 
 ARENAS_VARIABLE = "MALLOC_ARENA_MAX"
 ARENAS = "2"
 _M_ARENA_MAX = -8  # of glibc's malloc.h
+_frozen = threading.Event()  # for as long as the process lives
 
 
 def bound_memory() -> None:
@@ -32,6 +34,7 @@ def imports_uncollected() -> Iterator[None]:
         yield
     finally:
         gc.freeze()
+        _frozen.set()
         gc.enable()
 
 
@@ -42,8 +45,8 @@ def objects_set_aside() -> Iterator[None]:
     Imports leave 200,000 objects that stay. To look through all of them takes up to a tenth of a second, once in most
     jobs, in which no thread of Python's does anything else.
     """
-    if gc.get_freeze_count():
-        yield  # somebody has done so, and means it
+    if _frozen.is_set():
+        yield  # for good; gc.get_freeze_count() takes as long as the collector
         return
     gc.freeze()
     try:

@@ -202,7 +202,7 @@ def _files_of(partition: Partition) -> list[File]:
     return _unpacked(partition.payload)
 
 
-@lru_cache(maxsize=8)  # `origin` is asked for one file at a time
+@lru_cache(maxsize=64)  # a plan and its workers ask for them again, and `origin` for one file at a time
 def _unpacked(listed: str) -> list[File]:
     return [File(*file) for file in json.loads(zlib.decompress(base64.b64decode(listed)))]
 
