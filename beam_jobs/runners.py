@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,13 @@ def run_pipeline(
 
 
 def _run(pipeline: beam.Pipeline) -> None:
-    with _known_errors(), _prompt_samplers(), _whole_elements():
-        pipeline.run().wait_until_finish()
+    try:
+        with _known_errors(), _prompt_samplers(), _whole_elements():
+            pipeline.run().wait_until_finish()
+    except (HeadraceError, RuntimeError):
+        raise
+    except Exception as error:  # of a thread of ours: as a worker process tells it
+        raise RuntimeError("".join(traceback.format_exception_only(error)).strip()) from error
 
 
 def _run_elsewhere(

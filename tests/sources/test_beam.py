@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from beam_jobs.runners import parse_options
 from beam_jobs.sources import Source
 from schemas import parse_spec
 from schemas.errors import HeadraceError
-from tests.jobs.small_job import digests
+from tests.jobs.small_job import digests, options
 from tests.sources.beam_functions import COLUMNS
 
 from .conformance import SourceSuite, faults_of, read_all, records_of
@@ -139,6 +140,17 @@ def test_batches_are_small_and_partitions_bounded(tmp_path: Path, monkeypatch: p
 def test_errors(tmp_path: Path, transform: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(HeadraceError, match=message):
         materialized(job(transform, {"id": "string"}, **options), tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["in_memory", "multi_threading", "multi_processing"])
+def test_errors_are_the_same_in_every_mode(tmp_path: Path, mode: str) -> None:
+    made, flags = job("failing", {"id": "string"}), options(mode, 1 if mode == "in_memory" else 2)
+    with pytest.raises(HeadraceError) as caught:
+        run(made, tmp_path / "out", flags)
+    assert caught.value.what == "A transform of yours failed."
+    assert re.fullmatch(
+        r"ZeroDivisionError: division by zero \[while running '.*'\]", str(caught.value.value)
+    )
 
 
 def test_nothing_is_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
