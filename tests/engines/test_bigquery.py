@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import subprocess
 import sys
@@ -75,6 +76,7 @@ def client() -> Iterator[Any]:
             yield made
         finally:
             server.terminate()
+            gc.collect()  # what Beam never closes is told here, where it is ignored, and not when all tests are over
 
 
 def _wait(client: Any, server: subprocess.Popen[bytes]) -> None:
