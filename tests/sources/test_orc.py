@@ -97,6 +97,16 @@ def test_a_reader_that_dies_is_an_error_with_file_and_stripe(tmp_path: Path) -> 
     assert sum(batch.records.num_rows for batch in source.read(partition)) == 2_000_000
 
 
+def test_a_reader_that_died_unused_is_not_used(tmp_path: Path) -> None:
+    """It had seemed to run for as long as the system took to end it."""
+    pa.orc.write_table(pa.table({"id": range(100)}), tmp_path / "rows.orc")
+    source = open_columnar("orc", tmp_path)
+    for _ in range(20):
+        assert len(records_of(source)) == 100
+        for process in readers():
+            os.kill(process, signal.SIGKILL)
+
+
 def test_readers_are_few_and_hold_nothing_when_they_are_done(tmp_path: Path) -> None:
     pa.orc.write_table(pa.table({"id": range(1000)}), tmp_path / "rows.orc")
     source = open_columnar("orc", tmp_path, partition_bytes=1 << 10)

@@ -102,6 +102,10 @@ class Reader:
             stream.write_batch(self._rows.slice(start, count))
         return {}, sink.getvalue()
 
+    def ping(self) -> tuple[dict[str, Any], Any]:
+        """That it runs."""
+        return {}, b""
+
     def close(self) -> tuple[dict[str, Any], Any]:
         """Nothing is held any more."""
         self._orc = self._rows = None

@@ -105,7 +105,7 @@ def _taken(key: Any) -> _Process:
         _idle.sort(key=lambda process: process.opened is not None and 1 - 2 * (process.opened.key == key))
         while _idle:
             process = _idle.pop(0)
-            if process.lives:
+            if process.answers():
                 return process
             process.stop()
     return _Process()
@@ -130,6 +130,14 @@ class _Process:
     def lives(self) -> bool:
         """Whether it runs."""
         return self._process.poll() is None
+
+    def answers(self) -> bool:
+        """Whether it can be used: while the system ends it, it seems to run and says nothing."""
+        try:
+            self.call(io.BytesIO(), "ping")
+        except OSError:
+            return False
+        return True
 
     def call(self, file: BinaryIO, name: str, *arguments: Any) -> tuple[Any, Any]:
         """What the program answers to a call, while it is given the bytes of `file` that it asks for."""
