@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +21,10 @@ import numpy.typing as npt
 from schemas import HeadraceError
 
 _NO_LINKS = (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
-_COPIED_BYTES = 8 << 20
+# For a write of several MiB Linux looks for memory in pieces as large, which took longer than all else we do to the
+# bytes: 280 MB by 16 MiB took 1.0 s of the system's time, and by 512 KiB 0.12 s (Linux 6.18, ext4).
+_WRITTEN_BYTES = 512 << 10
+_IOV_MAX = 1024  # parts of one call
 _folders: weakref.WeakSet[ScratchFolder] = weakref.WeakSet()
 _SYNC_FILE_RANGE_WRITE = 2  # of Linux's fs.h
 _sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
@@ -50,16 +53,34 @@ def write_all(file: BinaryIO, data: bytes | memoryview) -> None:
     """Write all of `data` to an unbuffered file, which may take several calls."""
     view = memoryview(data).cast("B")
     while len(view):
-        view = view[file.write(view) :]
+        view = view[file.write(view[:_WRITTEN_BYTES]) :]
 
 
-def write_parts(file: BinaryIO, parts: list[npt.NDArray[np.uint8]]) -> None:
-    """Write all parts, one after the other, with one call of the system where that takes them all."""
-    written = os.writev(file.fileno(), parts)  # type: ignore[arg-type]  # numpy arrays have the buffer protocol
+def write_parts(file: BinaryIO, parts: Iterable[npt.NDArray[np.uint8]]) -> None:
+    """Write all parts, one after the other, with few calls of the system."""
+    for some in _together(parts):
+        written = os.writev(file.fileno(), some)  # type: ignore[arg-type]  # numpy arrays have the buffer protocol
+        for part in some:
+            if written < len(part):
+                write_all(file, part[written:].data)
+            written = max(written - len(part), 0)
+
+
+def _together(parts: Iterable[npt.NDArray[np.uint8]]) -> Iterator[list[npt.NDArray[np.uint8]]]:
+    """The parts, cut where they are long, as many at a time as are written by one call."""
+    some: list[npt.NDArray[np.uint8]] = []
+    left = _WRITTEN_BYTES
     for part in parts:
-        if written < len(part):
-            write_all(file, part[written:].data)
-        written = max(written - len(part), 0)
+        start = 0
+        while start < len(part):
+            if not left or len(some) == _IOV_MAX:
+                yield some
+                some, left = [], _WRITTEN_BYTES
+            some.append(part[start : start + left])
+            start += len(some[-1])
+            left -= len(some[-1])
+    if some:
+        yield some
 
 
 def begin_flush(file: BinaryIO, start: int, length: int) -> None:
@@ -85,7 +106,7 @@ def link(source: Path, target: Path) -> None:
                 if error.errno not in _NO_LINKS:
                     raise
                 with open(source, "rb") as old, open(temporary, "wb") as new:
-                    shutil.copyfileobj(old, new, _COPIED_BYTES)
+                    shutil.copyfileobj(old, new, _WRITTEN_BYTES)
                     new.flush()
                     os.fsync(new.fileno())
             temporary.rename(target)

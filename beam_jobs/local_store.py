@@ -192,7 +192,7 @@ class _LocalSink(Sink):
         return memoryview(data).nbytes
 
     def writev(self, parts: Sequence[Any]) -> None:
-        write_parts(self._file, list(parts))
+        write_parts(self._file, parts)
         self._begin_flush()
 
     def tell(self) -> int:
