@@ -28,7 +28,7 @@ from beam_jobs.merge import (
     merged_fact_parts,
     merged_facts,
     merged_indexed,
-    merged_records,
+    merged_pieces,
     plan_merge,
 )
 from beam_jobs.placed import read_places
@@ -37,7 +37,7 @@ from beam_jobs.previous import OldShards
 from beam_jobs.runs import RUN_SUFFIX, Run, read_index, read_kept
 from beam_jobs.settle import Settled
 from beam_jobs.statistics.defaults import default_facts, defaulted, has_default
-from beam_jobs.statistics.kept import is_kept, keep, scan_again, scan_shard, take_along
+from beam_jobs.statistics.kept import empty_statistics, is_kept, keep, scan_again, take_along
 from beam_jobs.statistics.pictures import picture_facts, pictures_of
 from beam_jobs.statistics.shard import ShardStatistics
 from beam_jobs.wire import for_runners
@@ -254,15 +254,15 @@ def _write_shard(plan: JobPlan, name: str, merge: Merge, old: OldShards | None) 
     digest, size = hashlib.sha256(), 0
     chosen = merge.index[merge.chosen]
     looked_at = plan.spec.statistics and not plan.materializes  # of transformed records they are those
-    gathered = scan_shard(plan, chosen["length"].astype(np.int64), name) if looked_at else None
+    statistics = empty_statistics(plan) if looked_at else None
     with (stage / name).writing(durable=True) as file:
-        for parts in merged_records(merge, locate(merge, old)):
-            for part in parts:
+        for piece in merged_pieces(merge, locate(merge, old)):
+            for part in piece.parts:
                 digest.update(part.data)
                 size += len(part)
-            file.writev(parts)
-            if gathered is not None:
-                gathered.take(parts)
+            file.writev(piece.parts)
+            if statistics is not None:
+                statistics.add(piece.data, piece.starts, piece.lengths, name)
     hashes = np.ascontiguousarray(chosen["hash"]).view(np.uint8).reshape(-1, KEY_HASH_BYTES)
     columns = to_columns(merged_indexed(merge, plan.index_row)) if plan.index_row.names else {}
     index_bytes = encode_index(chosen["length"].astype(np.uint64), hashes, columns)
@@ -274,8 +274,8 @@ def _write_shard(plan: JobPlan, name: str, merge: Merge, old: OldShards | None) 
     entry = ShardEntry(
         path=name, bytes=size, sha256=digest.hexdigest(), records=len(chosen), index=index_entry
     )
-    if gathered is not None:
-        _keep_statistics(plan, entry, merge, gathered.statistics)
+    if statistics is not None:
+        _keep_statistics(plan, entry, merge, statistics)
     return entry
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from beam_jobs.blocks import offsets_of
 from beam_jobs.image_headers import Header, open_pillow, read_header, true_format
 from beam_jobs.image_verify import decode_jpeg
-from beam_jobs.runs import offsets_of
 
 Rows = npt.NDArray[np.void]
 Values = npt.NDArray[Any]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_jobs.runs import offsets_of
+from beam_jobs.blocks import offsets_of
 from schemas.columns import ColumnKind, column_kinds, feature_of, max_text_bytes
 from schemas.features import Feature, TextFeature
 from schemas.index import COLUMN_TYPES

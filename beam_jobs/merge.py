@@ -11,15 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from beam_jobs.blocks import binary, offsets_of
 from beam_jobs.frames import find_faults
-from beam_jobs.pieces import bounds
+from beam_jobs.pieces import SPARE, are_large, bounds, copied, neighbours_together
 from beam_jobs.placed import read_places
 from beam_jobs.previous import OldShards
 from beam_jobs.runs import (
     INDEX_DTYPE,
     Run,
     hash_order,
-    in_order,
     read_facts,
     read_index,
     read_indexed,
@@ -29,6 +29,7 @@ from beam_jobs.runs import (
 from beam_jobs.store_path import StorePath, fill
 
 Rows = npt.NDArray[Any]
+Bytes = npt.NDArray[np.uint8]
 
 _FACT_ROWS = 1 << 14
 _WINDOW_BYTES = 16 << 20  # of records held at a time; more where one record is larger
@@ -104,6 +105,22 @@ class Places:
     offset: npt.NDArray[np.int64]
     old: OldShards | None
     old_shards: dict[int, int]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Records of a merge that are written, and looked at, together: valid until the next piece is asked for.
+
+    Attributes:
+      parts: uint8, the records' bytes in order, to lie back to back.
+      data: uint8, in which all of them lie, and `SPARE` bytes behind each.
+      starts, lengths: int64 (n,), where each record lies in `data`, in order.
+    """
+
+    parts: list[Bytes]
+    data: Bytes
+    starts: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
 
 
 def plan_merge(ranges: Sequence[Range]) -> Merge:
@@ -198,21 +215,42 @@ def _wanted(rows: Rows, wanted: npt.NDArray[np.bool_] | None) -> Rows:
     return rows if wanted is None else rows[wanted]
 
 
-def merged_records(merge: Merge, places: Places) -> Iterator[list[npt.NDArray[np.uint8]]]:
-    """The bytes of the chosen records in order, a few MiB at a time: lists of parts that are to lie back to back.
+def merged_pieces(merge: Merge, places: Places) -> Iterator[Piece]:
+    """The chosen records in order, by the pieces that `bounds` tells.
 
     Raises:
       HeadraceError: a record that is taken from the version before is damaged.
     """
     chosen = merge.chosen
-    lengths = merge.index["length"].astype(np.int64)
-    for start, stop in _windows(lengths[chosen]):
-        wanted = chosen[start:stop]
+    lengths = merge.index["length"].astype(np.int64)[chosen]
+    windows = list(_windows(lengths))
+    # One buffer for all windows: new pages cost more than the bytes that are read into them.
+    most = max((int(lengths[start:stop].sum()) for start, stop in windows), default=0)
+    buffer = np.empty(most + SPARE, np.uint8)
+    for start, stop in windows:
+        wanted, sizes = chosen[start:stop], lengths[start:stop]
         # Each file is sorted as we are, so what a window wants of it lies together: a few long reads.
-        order = np.lexsort((places.offset[wanted], places.file[wanted]))
-        position = np.empty(len(order), np.int64)
-        position[order] = np.arange(len(order))
-        yield from in_order([_read(places, wanted[order], lengths)], position)
+        by_file = np.lexsort((places.offset[wanted], places.file[wanted]))
+        ends = np.concatenate([[0], np.cumsum(sizes[by_file])])
+        data = buffer[: int(ends[-1]) + SPARE]
+        _read(places, wanted[by_file], ends, data)
+        order = np.empty(len(by_file), np.int64)
+        order[by_file] = np.arange(len(by_file))
+        values = binary(ends, data)
+        for first, last in pairwise(bounds(sizes)):
+            yield _piece(values, data, order[first:last], sizes[first:last])
+
+
+def _piece(
+    values: pa.LargeBinaryArray, data: Bytes, order: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+) -> Piece:
+    size = int(lengths.sum())
+    if are_large(size, len(order)):
+        starts = offsets_of(values)[order]
+        parts = neighbours_together([data], np.zeros_like(order), starts, starts + lengths)
+        return Piece(parts, data, starts, lengths)
+    data = copied(values, order, lengths)
+    return Piece([data[:size]], data, np.cumsum(lengths) - lengths, lengths)
 
 
 def _windows(lengths: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -226,14 +264,10 @@ def _windows(lengths: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
             start = cut
 
 
-def _read(
-    places: Places, wanted: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
-) -> pa.LargeBinaryArray:
-    """The records `wanted`, by file and offset."""
-    file, offset = places.file[wanted], places.offset[wanted]
-    ends = np.concatenate([[0], np.cumsum(lengths[wanted])])
-    buffer = np.empty(int(ends[-1]), dtype=np.uint8)
-    apart = (np.diff(file) != 0) | (offset[1:] != offset[:-1] + lengths[wanted[:-1]])
+def _read(places: Places, wanted: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], buffer: Bytes) -> None:
+    """Reads the records `wanted`, by file and offset, to where each ends, and the next begins, in the buffer."""
+    file, offset, lengths = places.file[wanted], places.offset[wanted], np.diff(ends)
+    apart = (np.diff(file) != 0) | (offset[1:] != offset[:-1] + lengths[:-1])
     firsts = np.concatenate([[0], np.flatnonzero(apart) + 1])
     fill(
         [
@@ -248,8 +282,6 @@ def _read(
     for number, shard in places.old_shards.items():
         # Written long ago, and by the SHA-256 of the new shard everything in it would be taken for good.
         taken = np.flatnonzero(file == number)
-        if any(find_faults(buffer, ends[taken], lengths[wanted[taken]])):
+        if any(find_faults(buffer, ends[taken], lengths[taken])):
             assert places.old is not None
             raise places.old.damaged(shard)
-    buffers = [None, pa.py_buffer(ends), pa.py_buffer(buffer)]
-    return pa.Array.from_buffers(pa.large_binary(), len(wanted), buffers)

@@ -31,7 +31,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_jobs.pieces import SPARE, bounds
+from beam_jobs.blocks import offsets_of
+from beam_jobs.pieces import are_large, bounds, copied, neighbours_together
 from beam_jobs.store import Sink
 from beam_jobs.store_path import StorePath
 from schemas.hashing import KEY_HASH_DTYPE
@@ -44,8 +45,6 @@ RUN_SUFFIX = ".run"
 RECORDS_SUFFIX = ".records"
 _FACT = "fact:"
 _MAX_FOOTER_BYTES = 1 << 28
-_LARGE_RECORD_BYTES = 4096
-_GATHERED_RECORDS = 512  # at most IOV_MAX, which is 1,024
 
 
 @dataclass
@@ -180,54 +179,28 @@ def in_order(
 
     Small ones are copied together; `chunks` is emptied then, so that their memory is not held twice.
     """
-    if sum(chunk.nbytes for chunk in chunks) >= _LARGE_RECORD_BYTES * max(len(order), 1):
+    if are_large(sum(chunk.nbytes for chunk in chunks), len(order)):
         # Large records go from where they are into the file; a call for each costs less than copying them.
         yield from _gathered(chunks, order)
     else:
-        yield from ([part] for part in _copied(_joined(chunks), order))
+        values = _joined(chunks)
+        lengths = np.diff(offsets_of(values))[order]
+        for start, stop in pairwise(bounds(lengths)):
+            size = int(lengths[start:stop].sum())
+            yield [copied(values, order[start:stop], lengths[start:stop])[:size]]
 
 
 def _gathered(
     chunks: list[pa.LargeBinaryArray], order: npt.NDArray[np.int64]
 ) -> Iterator[list[npt.NDArray[np.uint8]]]:
-    """The records of all chunks in `order`, as views of them, a few hundred at a time; of neighbours as one view."""
+    """The records of all chunks in `order`, as views of them, a few MiB at a time."""
     buffers = [np.frombuffer(chunk.buffers()[2], dtype=np.uint8) for chunk in chunks]
     offsets = [offsets_of(chunk) for chunk in chunks]
     owners = np.repeat(np.arange(len(chunks)), [len(chunk) for chunk in chunks])[order]
     starts = np.concatenate([part[:-1] for part in offsets])[order]
     ends = np.concatenate([part[1:] for part in offsets])[order]
-    apart = np.flatnonzero((owners[1:] != owners[:-1]) | (starts[1:] != ends[:-1])) + 1
-    firsts = np.concatenate([[0], apart]) if len(order) else apart
-    lasts = np.append(firsts[1:], len(order)) - 1
-    for first in range(0, len(firsts), _GATHERED_RECORDS):
-        some = slice(first, first + _GATHERED_RECORDS)
-        places = zip(
-            owners[firsts[some]].tolist(),
-            starts[firsts[some]].tolist(),
-            ends[lasts[some]].tolist(),
-            strict=True,
-        )
-        yield [buffers[owner][start:end] for owner, start, end in places]
-
-
-def _copied(values: pa.LargeBinaryArray, order: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.uint8]]:
-    """The values in `order`, back to back, in pieces, behind which lies spare memory.
-
-    Copying a few MiB at a time lets the hash, the checksum and the write each release the interpreter lock once
-    for many records.
-    """
-    lengths = np.diff(offsets_of(values))[order]
-    for start, stop in pairwise(bounds(lengths)):
-        size = int(lengths[start:stop].sum())
-        # Copied once more, the first record is what lies behind the others; see `with_spare`.
-        spare = np.repeat(order[start], -(-SPARE // int(lengths[start])))
-        part = values.take(pa.array(np.concatenate([order[start:stop], spare])))
-        yield np.frombuffer(part.buffers()[2], np.uint8)[int(offsets_of(part)[0]) :][:size]
-
-
-def offsets_of(values: pa.LargeBinaryArray) -> npt.NDArray[np.int64]:
-    """Where each value begins in the data buffer, and where the last one ends: int64 (n + 1,)."""
-    return np.frombuffer(values.buffers()[1], dtype=np.int64)[values.offset : values.offset + len(values) + 1]
+    for start, stop in pairwise(bounds(ends - starts)):
+        yield neighbours_together(buffers, owners[start:stop], starts[start:stop], ends[start:stop])
 
 
 def _joined(chunks: list[pa.LargeBinaryArray]) -> pa.LargeBinaryArray:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from beam_jobs import merge, pieces
-from beam_jobs.pieces import SPARE, bounds, with_spare
+from beam_jobs.pieces import SPARE, bounds, copied, neighbours_together
 from beam_jobs.runs import hash_order, in_order
 from schemas.hashing import as_sortable
 
@@ -49,33 +49,40 @@ def test_pieces_are_the_same_from_any_of_them_on() -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_records_in_order_have_spare_memory_behind_them() -> None:
+@pytest.mark.parametrize("large", [False, True])
+def test_records_are_in_order(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "_LARGE_RECORD_BYTES", 1 if large else 100)
     rng = generator()
     records = [rng.bytes(int(size)) for size in rng.integers(17, 90, 300)]
     order = rng.permutation(300)
-    lists = list(
-        in_order(
-            [pa.array(records[:100], pa.large_binary()), pa.array(records[100:], pa.large_binary())], order
-        )
-    )
+    order[100:200] = np.arange(100, 200)  # some lie side by side
+    order[:100], order[200:] = rng.permutation(100), rng.permutation(100) + 200
+    chunks = [pa.array(records[:100], pa.large_binary()), pa.array(records[100:], pa.large_binary())]
+    lists = list(in_order(chunks, order))
     assert len(lists) > 5
-    for (part,) in lists:
-        spare = with_spare(part)
-        assert spare is not None
-        assert len(spare) == len(part) + SPARE
-        assert spare[: len(part)].tobytes() == part.tobytes()
-    assert b"".join(part.tobytes() for (part,) in lists) == b"".join(records[place] for place in order)
+    assert all((len(parts) == 1) == (not large) or len(parts) < 30 for parts in lists)
+    assert b"".join(part.tobytes() for parts in lists for part in parts) == b"".join(
+        records[place] for place in order
+    )
 
 
-def test_what_ends_with_its_memory_has_nothing_to_spare() -> None:
-    memory = np.arange(2000, dtype=np.uint64).view(np.uint8)
-    assert with_spare(memory) is None
-    assert with_spare(memory[-SPARE - 9 : -SPARE]) is None, "its memory is of other numbers"
-    memory = np.arange(2000).astype(np.uint8)
-    assert with_spare(memory[5 : -SPARE + 1]) is None
-    found = with_spare(memory[5:-SPARE])
-    assert found is not None
-    assert found.tobytes() == memory[5:].tobytes()
+def test_copied_records_have_spare_memory_behind_them() -> None:
+    rng = generator()
+    records = [rng.bytes(int(size)) for size in rng.integers(1, 90, 300)]
+    order = rng.permutation(300)[:200]
+    wanted = b"".join(records[place] for place in order)
+    found = copied(
+        pa.array(records, pa.large_binary()), order, np.array([len(records[place]) for place in order])
+    )
+    assert found[: len(wanted)].tobytes() == wanted
+    assert len(found) >= len(wanted) + SPARE
+
+
+def test_records_side_by_side_are_one_part() -> None:
+    buffers = [np.arange(100, dtype=np.uint8), np.arange(100, 200, dtype=np.uint8)]
+    owners, starts = np.array([0, 0, 0, 1, 1]), np.array([10, 20, 50, 60, 30])
+    parts = neighbours_together(buffers, owners, starts, starts + 10)
+    assert [(int(part[0]), len(part)) for part in parts] == [(10, 20), (50, 10), (160, 10), (130, 10)]
 
 
 @pytest.mark.parametrize("repeated", [False, True])

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_jobs.blocks import offsets_of
 from beam_jobs.duplicates.buckets import Keys, mixed
-from beam_jobs.runs import offsets_of
 
 HASHES = 128
 SIGNATURE = np.dtype(("<u4", (HASHES,)))

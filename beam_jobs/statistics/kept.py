@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
 
 from beam_jobs.plan import JobPlan
 from beam_jobs.statistics.shard import Scan, ShardStatistics
@@ -27,9 +26,9 @@ from schemas.statistics import SplitStatistics, Statistics
 _READS = 16  # files of statistics that are read, and held, at a time
 
 
-def scan_shard(plan: JobPlan, lengths: npt.NDArray[np.int64], name: str) -> Scan:
-    """What takes the bytes of the shard `name`, of records of these lengths."""
-    return Scan(ShardStatistics(plan.stored, plan.stored_packing), lengths, name)
+def empty_statistics(plan: JobPlan) -> ShardStatistics:
+    """Statistics of the job's records, of none yet."""
+    return ShardStatistics(plan.stored, plan.stored_packing)
 
 
 def keep(plan: JobPlan, entry: ShardEntry, statistics: ShardStatistics) -> None:
@@ -62,7 +61,7 @@ def scan_again(plan: JobPlan, entry: ShardEntry, directory: StorePath) -> ShardS
     """The statistics of a shard that lies in a directory."""
     index = directory / entry.index.path
     offsets = decode_bounds(index.read(), str(index)).astype(np.int64)
-    scan = scan_shard(plan, offsets[1:] - offsets[:-1], entry.path)
+    scan = Scan(empty_statistics(plan), offsets[1:] - offsets[:-1], entry.path)
     shard = directory / entry.path
     scan.take(np.frombuffer(piece, np.uint8) for piece in shard.pieces(0, entry.bytes))
     return scan.statistics
@@ -92,7 +91,7 @@ def statistics_files(statistics: Statistics) -> dict[str, bytes]:
 
 
 def _of_split(plan: JobPlan, split: SplitEntry) -> SplitStatistics:
-    whole = ShardStatistics(plan.stored, plan.stored_packing)
+    whole = empty_statistics(plan)
     paths = [_path(plan, plan.workspace, entry) for entry in split.shards]
     for path, data in zip(paths, _read_ahead(paths), strict=True):
         if data is None or not whole.merge(data):
@@ -112,7 +111,7 @@ def _read_ahead(paths: Sequence[StorePath]) -> Iterator[bytes | None]:
 
 
 def _is_whole(plan: JobPlan, data: bytes | None) -> bool:
-    return data is not None and ShardStatistics(plan.stored, plan.stored_packing).merge(data)
+    return data is not None and empty_statistics(plan).merge(data)
 
 
 def _path(plan: JobPlan, workspace: Workspace, entry: ShardEntry) -> StorePath:

@@ -12,7 +12,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.pieces import bounds, with_spare
+from beam_jobs.pieces import bounds
 from beam_jobs.statistics.accumulate import FeatureAccumulator, State
 from beam_jobs.statistics.canonical import PADDING, Column, Reader, Spans, stored
 from beam_jobs.statistics.pictures import Pictures, is_decoded, look_at
@@ -43,14 +43,19 @@ class ShardStatistics:
         }
         self.features = {name: FeatureAccumulator(features[name]) for name in sorted(features)}
 
-    def add(self, data: npt.NDArray[np.uint8], lengths: npt.NDArray[np.int64], where: str) -> None:
-        """Adds framed records that lie back to back in `data`, which ends with `PADDING` bytes.
+    def add(
+        self,
+        data: npt.NDArray[np.uint8],
+        starts: npt.NDArray[np.int64],
+        lengths: npt.NDArray[np.int64],
+        where: str,
+    ) -> None:
+        """Adds framed records that lie anywhere in `data`, which ends with `PADDING` bytes.
 
         Raises:
           HeadraceError: a record cannot be read; `where` names the file.
         """
-        stops = np.cumsum(lengths)
-        columns = self._reader.read(data, stops - lengths + HEADER_BYTES, stops - FOOTER_BYTES, where)
+        columns = self._reader.read(data, starts + HEADER_BYTES, starts + (lengths - FOOTER_BYTES), where)
         for name, column in columns.items():
             if name in self._packing:
                 assert not isinstance(column.values, Spans)
@@ -125,11 +130,6 @@ class Scan:
     def _take(self, data: npt.NDArray[np.uint8]) -> None:
         while len(data):
             size = self._sizes[self._next]
-            whole = with_spare(data[:size]) if not self._filled and len(data) >= size else None
-            if whole is not None:
-                self._add(whole)
-                data = data[size:]
-                continue
             if not len(self._buffer):
                 self._buffer = np.zeros(max(self._sizes) + PADDING, np.uint8)
             room = size - self._filled
@@ -137,10 +137,11 @@ class Scan:
             self._filled += min(room, len(data))
             data = data[room:]
             if self._filled == size:
-                self._add(self._buffer[: size + PADDING])
+                self._add()
 
-    def _add(self, block: npt.NDArray[np.uint8]) -> None:
-        self.statistics.add(block, self._blocks[self._next], self._where)
+    def _add(self) -> None:
+        lengths = self._blocks[self._next]
+        self.statistics.add(self._buffer, np.cumsum(lengths) - lengths, lengths, self._where)
         self._next += 1
         self._filled = 0
 
