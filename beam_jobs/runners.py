@@ -33,6 +33,7 @@ from beam_jobs.engines import (
 )
 from beam_jobs.files import scratch_errors
 from beam_jobs.memory import objects_set_aside
+from beam_jobs.pickles import uncompressed
 from beam_jobs.remembered import remembered
 from beam_jobs.servers import JobServer, job_server
 from beam_jobs.wire import WithoutKnownErrors
@@ -99,11 +100,12 @@ def run_pipeline(
     if not is_embedded(options):
         with _quiet_threads(), job_server(options) as server:
             return _run_elsewhere(build, options, server)
-    with remembered(), objects_set_aside():
+    by_processes = options.view_as(DirectOptions).direct_running_mode == "multi_processing"
+    with remembered(), objects_set_aside(), contextlib.nullcontext() if by_processes else uncompressed():
         with scratch_errors():  # it makes a folder for what it would upload
             pipeline = beam.Pipeline(runner=embedded_runner(options, lock), options=options)
         build(pipeline)
-        if options.view_as(DirectOptions).direct_running_mode == "multi_processing":
+        if by_processes:
             return run_watched(lambda: _run(pipeline))
         return _run(pipeline)
 
