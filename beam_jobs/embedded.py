@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import psutil
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.portability.python_urns import EMBEDDED_PYTHON, EMBEDDED_PYTHON_GRPC, SUBPROCESS_SDK
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner, fn_runner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.runner import PipelineRunner
@@ -59,6 +59,40 @@ class _EmbeddedRunner(FnApiRunner):
                 # Workers that are threads of this process need no server to talk to it.
                 environment.urn, environment.payload = EMBEDDED_PYTHON, b""
         return super().run_via_runner_api(pipeline_proto, options)
+
+    def _get_bundle_manager(self, bundle_context_manager: Any) -> Any:
+        found = super()._get_bundle_manager(bundle_context_manager)
+        if type(found) is not fn_runner.ParallelBundleManager:
+            return found
+        return _BundleManager(
+            bundle_context_manager,
+            self._progress_frequency,
+            cache_token_generator=self.get_cache_token_generator(static=False),
+        )
+
+
+class _BundleManager(fn_runner.ParallelBundleManager):
+    """Beam's, which does not have every worker set up a stage of which but one has anything to do."""
+
+    def process_bundle(
+        self,
+        inputs: Mapping[str, Any],
+        expected_outputs: Any,
+        fired_timers: Mapping[Any, Any],
+        expected_output_timers: Any,
+        dry_run: bool = False,
+    ) -> Any:
+        """Processes the inputs of a stage, by all workers at a time where there are enough elements."""
+        parts = {name: given.partition(self._num_workers) for name, given in inputs.items()}
+        if fired_timers or any(any(others) for part in parts.values() for others in part[1:]):
+            return super().process_bundle(
+                inputs, expected_outputs, fired_timers, expected_output_timers, dry_run
+            )
+        # Elements are dealt from the first worker on.
+        first = {name: part[0] for name, part in parts.items()}
+        return fn_runner.BundleManager.process_bundle(
+            self, first, expected_outputs, fired_timers, expected_output_timers, dry_run
+        )
 
 
 def run_watched(run: Callable[[], None]) -> None:

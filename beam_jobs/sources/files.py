@@ -92,8 +92,8 @@ class Files:
 
     def folders(self, partitions: Iterable[Partition]) -> list[str]:
         """The sorted names of the folders that files lie in directly; '' for files at the root is left out."""
-        names = {shown(_folder(file.path)) for partition in partitions for file in _files_of(partition)}
-        return sorted(names - {""})
+        paths = {file.path.rpartition("/")[0] for part in partitions for file in _files_of(part)}
+        return sorted({shown(path.rpartition("/")[2]) for path in paths} - {""})
 
     def _files(self) -> Iterator[File]:
         included, excluded = compile_patterns(self.spec.include), compile_patterns(self.spec.exclude)
