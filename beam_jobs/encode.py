@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beam_jobs.blocks import Block, ByteMatrix, Lengths, Part, Size, binary, items, join, offsets_of
+from beam_jobs.frames import crcs_of_8
 from schemas.framing import FOOTER_BYTES, FRAME_OVERHEAD, HEADER_BYTES, masked_crcs
 from schemas.packing import Packing
 
@@ -188,7 +189,7 @@ def _varints(values: Size) -> bytes | Block:
 def _header(sizes: Size) -> bytes | Block:
     """What a frame has before its data: their size, and its CRC."""
     words = np.atleast_1d(np.asarray(sizes, "<u8")).view(np.uint8).reshape(-1, 8)
-    data = np.concatenate([words, _u32(masked_crcs(_crc_of_8(words)))], axis=1)
+    data = np.concatenate([words, _u32(masked_crcs(crcs_of_8(words)))], axis=1)
     return data.tobytes() if isinstance(sizes, int) else Block(data)
 
 
@@ -216,26 +217,3 @@ def _crcs(data: npt.NDArray[np.uint8], starts: Lengths, ends: Lengths) -> npt.ND
 
 def _u32(values: npt.NDArray[np.uint32]) -> ByteMatrix:
     return values.astype("<u4").view(np.uint8).reshape(-1, 4)
-
-
-def _crc_tables() -> tuple[int, npt.NDArray[np.uint32]]:
-    """A CRC is linear over XOR: crc(x) = crc(0) ^ the share of every byte, looked up by place and value."""
-    zero = google_crc32c.value(bytes(8))
-    tables = np.zeros((8, 256), dtype=np.uint32)
-    for place in range(8):
-        for value in range(256):
-            word = bytearray(8)
-            word[place] = value
-            tables[place, value] = google_crc32c.value(bytes(word)) ^ zero
-    return zero, tables
-
-
-_CRC_ZERO, _CRC_TABLES = _crc_tables()
-
-
-def _crc_of_8(words: ByteMatrix) -> npt.NDArray[np.uint32]:
-    """CRC32C of each row of 8 bytes: uint32 (n,)."""
-    crc = np.full(len(words), _CRC_ZERO, dtype=np.uint32)
-    for place in np.flatnonzero(np.bitwise_or.reduce(words, axis=0)):  # a zero has no share
-        crc ^= _CRC_TABLES[place][words[:, place]]
-    return crc

@@ -43,10 +43,14 @@ class PartitionList:
 
 @dataclass(frozen=True)
 class PartitionRef:
-    """Where a partition lies in the list: byte offset and length of its line."""
+    """Where a partition lies in the list: byte offset and length of its line; and about how many bytes are to be read.
+
+    None are of a partition whose records an earlier version holds.
+    """
 
     offset: int
     length: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def write_partitions(path: StorePath, listed: Iterable[Listed]) -> list[Partitio
         for each in listed:
             line = json.dumps({**vars(each), "partition": vars(each.partition)}).encode() + b"\n"
             file.write(line)
-            refs.append(PartitionRef(offset, len(line)))
+            refs.append(PartitionRef(offset, len(line), 0 if each.committed else each.partition.bytes))
             offset += len(line)
     return refs
 

@@ -6,6 +6,8 @@ deal partitions → build runs → place → settle → find references → Grou
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import apache_beam as beam
 
 from beam_jobs.assemble import AssembleShards
@@ -21,7 +23,9 @@ from beam_jobs.transform.stages import Materialize, WriteModel
 
 def build_pipeline(pipeline: beam.Pipeline, plan: JobPlan, partitions: list[PartitionRef]) -> None:
     """Adds the whole job to `pipeline`."""
-    summaries = pipeline | "Partitions" >> Deal(partitions) | "Build runs" >> BuildRuns(plan)
+    summaries = (
+        pipeline | "Partitions" >> Deal(partitions, attrgetter("bytes")) | "Build runs" >> BuildRuns(plan)
+    )
     summaries = summaries | "Place runs" >> PlaceRuns(plan)
     settled = summaries | "Settle" >> Settle(plan)
     shards = summaries | "Assemble shards" >> AssembleShards(plan, settled)

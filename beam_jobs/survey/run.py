@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import apache_beam as beam
@@ -119,7 +120,7 @@ def passes(rules: Sequence[Rule]) -> list[list[int]]:
 def build_survey(pipeline: beam.Pipeline, plan: JobPlan, number: int, refs: list[PartitionRef]) -> None:
     """Adds the survey of that number to `pipeline`."""
     tables = prepare_tables(pipeline, plan)
-    partitions = pipeline | "Partitions" >> Deal(refs)
+    partitions = pipeline | "Partitions" >> Deal(refs, attrgetter("bytes"))
     _ = partitions | "Survey" >> beam.Map(survey_partition, plan, number, *tables)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from beam_jobs.listing import PartitionList
 from beam_jobs.sources import Source, open_source
-from beam_jobs.sources._places import reading
+from beam_jobs.sources._places import listing, reading
 from beam_jobs.sources.image_folder import ImageFolder
 from schemas.errors import HeadraceError
 from schemas.sources import ImageFolderSource
@@ -262,14 +262,15 @@ def test_unreadable_files_are_faults(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_unreadable_folders_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, "a/b.jpg")
     put(tmp_path, ".hidden/c.jpg")
-    real = os.scandir
+    real = os.open
 
-    def refusing(path: str) -> object:
+    def refusing(path: str, *arguments: int) -> int:
         if path.endswith(("a/", ".hidden/")):
             raise PermissionError(13, "Permission denied", path)
-        return real(path)
+        return real(path, *arguments)
 
-    monkeypatch.setattr(os, "scandir", refusing)
+    # Not by chmod: the tests may run as root.
+    monkeypatch.setattr(listing.os, "open", refusing)
     with pytest.raises(
         HeadraceError, match=r"A folder cannot be read\.\n.*/a\n.*Permission denied\n.*exclude"
     ):

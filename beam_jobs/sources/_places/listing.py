@@ -55,12 +55,17 @@ def _walk(root: str, prune: Test) -> Iterator[File]:
             continue
         folder = os.path.join(root, path)  # noqa: PTH118  half of the listing time with pathlib
         try:
-            status = os.stat(folder)  # noqa: PTH116
-            identity = (status.st_dev, status.st_ino)
-            if identity in found:
-                continue
-            with os.scandir(folder) as entries:
-                inside = _inside(entries, path, prune, found | {identity})
+            # By its descriptor: the system need not find the way to the folder again for every file.
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                status = os.fstat(descriptor)
+                identity = (status.st_dev, status.st_ino)
+                if identity in found:
+                    continue
+                with os.scandir(descriptor) as entries:
+                    inside = _inside(entries, path, prune, found | {identity})
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise _unlistable(root, path, error) from error
         # As files of folders sort among others: by the whole path.
