@@ -19,6 +19,7 @@ from beam_jobs.data_schema.gate import told_anomalies
 from beam_jobs.listing import Listed, write_partitions
 from beam_jobs.lookup import close_tables
 from beam_jobs.materialize import materialize
+from beam_jobs.memory import objects_set_aside
 from beam_jobs.pipeline import build_pipeline
 from beam_jobs.plan import JobPlan
 from beam_jobs.planning import Job, import_from_here, list_entries, plan_job
@@ -93,6 +94,7 @@ class Result:
         }
 
 
+@objects_set_aside()
 def run(
     job: Job,
     out: str | Path = "out",

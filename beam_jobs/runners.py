@@ -32,7 +32,6 @@ from beam_jobs.engines import (
     runner_name,
 )
 from beam_jobs.files import scratch_errors
-from beam_jobs.memory import objects_set_aside
 from beam_jobs.pickles import uncompressed
 from beam_jobs.remembered import remembered
 from beam_jobs.servers import JobServer, job_server
@@ -101,7 +100,7 @@ def run_pipeline(
         with _quiet_threads(), job_server(options) as server:
             return _run_elsewhere(build, options, server)
     by_processes = options.view_as(DirectOptions).direct_running_mode == "multi_processing"
-    with remembered(), objects_set_aside(), contextlib.nullcontext() if by_processes else uncompressed():
+    with remembered(), contextlib.nullcontext() if by_processes else uncompressed():
         with scratch_errors():  # it makes a folder for what it would upload
             pipeline = beam.Pipeline(runner=embedded_runner(options, lock), options=options)
         build(pipeline)
