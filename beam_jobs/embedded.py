@@ -114,8 +114,8 @@ def run_watched(run: Callable[[], None]) -> None:
         thread = threading.Thread(target=target, name="headrace-pipeline", daemon=True)
         thread.start()
         try:
-            while thread.is_alive() and not died.wait(_POLL_SECONDS):
-                pass
+            while thread.is_alive() and not died.is_set():
+                thread.join(_POLL_SECONDS)
         except BaseException:  # Ctrl-C reaches us alone where nobody types it
             _kill_workers()
             raise
