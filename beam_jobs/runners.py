@@ -97,8 +97,8 @@ def run_pipeline(
       RuntimeError: a stage of the embedded runner failed in another way.
     """
     if not is_embedded(options):
-        with _quiet_threads(), job_server(options) as server:
-            return _run_elsewhere(build, options, server)
+        with _quiet_threads() as printed, job_server(options) as server:
+            return _run_elsewhere(build, options, server, printed)
     by_processes = options.view_as(DirectOptions).direct_running_mode == "multi_processing"
     with remembered(), contextlib.nullcontext() if by_processes else uncompressed():
         with scratch_errors():  # it makes a folder for what it would upload
@@ -120,7 +120,10 @@ def _run(pipeline: beam.Pipeline) -> None:
 
 
 def _run_elsewhere(
-    build: Callable[[beam.Pipeline], None], options: PipelineOptions, server: JobServer | None
+    build: Callable[[beam.Pipeline], None],
+    options: PipelineOptions,
+    server: JobServer | None,
+    printed: WithoutKnownErrors,
 ) -> Any:
     """Runs on an engine of its own, which is told to stop when we are, and whose failures are said in a few lines."""
     name = runner_name(options)
@@ -136,6 +139,7 @@ def _run_elsewhere(
             try:
                 result.wait_until_finish()
             except KeyboardInterrupt:
+                printed.stopped = True
                 with contextlib.suppress(grpc.RpcError):  # it has heard it too, and ended
                     result.cancel()
                 raise
@@ -174,8 +178,11 @@ def _told(error: Exception, server: JobServer | None) -> list[str]:
 
 
 @contextlib.contextmanager
-def _quiet_threads() -> Iterator[None]:
-    """No tracebacks of Beam's threads whose connection is gone: that it is, the main thread tells."""
+def _quiet_threads() -> Iterator[WithoutKnownErrors]:
+    """No tracebacks of Beam's threads whose connection is gone: that it is, the main thread tells.
+
+    Gives standard error as it is meanwhile, which can be told that the job was stopped.
+    """
     before = threading.excepthook
 
     def hook(arguments: threading.ExceptHookArgs) -> None:
@@ -183,14 +190,15 @@ def _quiet_threads() -> Iterator[None]:
             before(arguments)
 
     threading.excepthook = hook
-    try:
-        yield
-    finally:
-        # Those of a worker in this process, which notice only now that the job server is gone.
-        for thread in threading.enumerate():
-            if thread.name.startswith(_WORKER_THREADS):
-                thread.join(_GRACE_SECONDS)
-        threading.excepthook = before
+    with contextlib.redirect_stderr(WithoutKnownErrors(sys.stderr)) as printed:
+        try:
+            yield printed
+        finally:
+            # Those of a worker in this process, which notice only now that the job server is gone.
+            for thread in threading.enumerate():
+                if thread.name.startswith(_WORKER_THREADS):
+                    thread.join(_GRACE_SECONDS)
+            threading.excepthook = before
 
 
 @contextlib.contextmanager

@@ -96,15 +96,24 @@ def _tasks() -> threading.BoundedSemaphore | None:
     return None if tasks is None else threading.BoundedSemaphore(int(tasks))
 
 
+_TRACEBACK = "Traceback (most recent call last)"
+
+
 class WithoutKnownErrors(io.TextIOBase):
-    """Standard error without the tracebacks that Beam prints of errors that reach the user in a better form."""
+    """Standard error without the tracebacks that Beam prints of errors that reach the user in a better form.
+
+    Attributes:
+      stopped: whether the job was told to stop: from then on, no traceback is news.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._held_back = stream, False
+        self.stopped = False
 
     def write(self, text: str) -> int:
         """Passes on what is no known error, nor the end of its line."""
-        self._held_back = error_in_text(text) is not None or (self._held_back and text == "\n")
+        known = error_in_text(text) is not None or (self.stopped and _TRACEBACK in text)
+        self._held_back = known or (self._held_back and text == "\n")
         return len(text) if self._held_back else self._stream.write(text)
 
     def flush(self) -> None:
