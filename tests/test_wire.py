@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import sys
 
 from beam_jobs.wire import WithoutKnownErrors
 
@@ -12,7 +14,8 @@ LAMENT = "Traceback (most recent call last):\n  in release\nKeyError: 'inst007'\
 def test_tracebacks_of_a_job_that_was_stopped_are_held_back() -> None:
     stream = io.StringIO()
     printed = WithoutKnownErrors(stream)
-    outer = WithoutKnownErrors(printed)
+    with contextlib.redirect_stderr(printed):
+        outer = WithoutKnownErrors(sys.stderr)
     print(LAMENT, file=outer)
     assert stream.getvalue() == LAMENT + "\n"
     printed.stopped = True
