@@ -52,3 +52,11 @@ def test_the_last_to_get_one_gets_the_next() -> None:
     assert there_and_back([9, 8, 7, 6, 5, 4, 3], 3) == [9, 8, 7, 4, 5, 6, 3]
     assert there_and_back([9, 8, 7, 6, 5], 2) == [9, 8, 6, 7, 5]
     assert there_and_back([], 2) == []
+
+
+def test_one_element_is_a_matter_of_one_worker() -> None:
+    _taken.clear()
+    run_pipeline(
+        lambda pipeline: pipeline | Deal([7]) | beam.ParDo(_Take()), parse_options(["--direct_num_workers=3"])
+    )
+    assert list(_taken.values()) == [[7]]
