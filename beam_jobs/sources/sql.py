@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 _Found = TypeVar("_Found")
 _Bounds = dict[str, "list[Any] | None"]
 _BOUNDS = ("first", "end", "last")
-_HASHING = 2  # threads: fetching waits for them
 _FAULTS = 10_000  # of one batch
 _BATCH_BYTES = 8 << 20
 _ATTEMPTS, _FIRST_PAUSE = 6, 0.1  # seconds, doubled each time: 3 s in all
@@ -78,16 +76,15 @@ class Sql:
             return
         from beam_jobs.sources._sql.digest import RowsDigest
 
-        table = self._table(payload)
-        with ThreadPoolExecutor(_HASHING) as aside:
-            digest, rows = RowsDigest(aside), 0
-            for chunk in self._resumed(partition):
-                batch = self._batch(chunk, table, rows)
-                digest.add([chunk.records.column(place) for place in table.content], batch.faults)
-                rows += chunk.total
-                yield from _small(batch)
-            if rows != partition.records or digest.hex() != payload["digest"]:
-                raise self._changed(partition)
+        table = self._table(payload).content
+        digest, rows = RowsDigest(), 0
+        for chunk in self._resumed(partition):
+            batch = self._batch(chunk, table, rows)
+            digest.add(chunk.records.columns, batch.faults)
+            rows += chunk.total
+            yield from _small(batch)
+        if rows != partition.records or digest.hex() != payload["digest"]:
+            raise self._changed(partition)
 
     def origin(self, partition: Partition, row: int) -> str:
         """The table, where its range of keys begins, and the number of the row from there, from 1."""
@@ -301,6 +298,7 @@ class Sql:
 
         payload = partition.payload
         table = self._table(payload)
+        content = table.content
         bounds: _Bounds = {
             name: None if payload[name] is None else [_plain(value) for value in payload[name]]
             for name in _BOUNDS
@@ -308,14 +306,17 @@ class Sql:
 
         def chunks(bounds: _Bounds) -> Iterator[Chunk]:
             conditions = condition(self.spec, self._where)
-            statement = select_rows(table, self._database, conditions, nulls=payload["nulls"], **bounds)
+            statement = select_rows(
+                table, self._database, conditions, nulls=payload["nulls"], sent=content.columns, **bounds
+            )
             row_bytes = partition.bytes // (partition.records or 1)
-            return session.chunks(statement.execution_options(row_bytes=row_bytes), table)
+            return session.chunks(statement.execution_options(row_bytes=row_bytes), content)
 
         if table.stored and _without_gaps(bounds, partition.records or 0):
             found = chunks(bounds)
             first = next(found, None)
-            if first is not None and first.first == bounds["first"]:  # so all that follow are where they were
+            # The row of that key, and no gap behind it: so all that follow are where they were.
+            if first is not None and first.first == (bounds["first"] or [])[1:]:
                 yield first
                 yield from found
                 return
@@ -380,7 +381,7 @@ class _Draft:
 
     def add(self, chunk: Chunk) -> None:
         """More rows, some of which may be faults."""
-        columns = [chunk.records.column(place) for place in self._table.content]
+        columns = chunk.records.columns[: len(self._table.content.columns)]
         self._digest.add(columns, _numbered(chunk.faults, self.rows))
         self.rows += chunk.total
         self.bytes += chunk.records.nbytes

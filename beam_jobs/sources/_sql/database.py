@@ -31,7 +31,8 @@ class Session(Protocol):
     def chunks(self, statement: Any, table: Table) -> Iterator[Chunk]:
         """The rows that a statement gives, in its order, in chunks of about 4 MiB.
 
-        A statement of a partition has the execution option `row_bytes`: how many its rows had on average.
+        A statement of a partition has the execution option `row_bytes`: how many its rows had on average. One of rows
+        as they are stored has `stored`: no order is asked for, and the database keeps that one.
         """
         ...
 

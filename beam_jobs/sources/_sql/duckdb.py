@@ -45,9 +45,9 @@ _KINDS = {
 }
 # Compared as what they are, so that statistics of row groups serve; of other types the text is.
 _SORTED = ("DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIME", "UUID", "HUGEINT")
-_FEW_ROWS, _MANY_ROWS = 2048, 1 << 16  # the few are DuckDB's own vector
-_SMALL_BYTES = 128  # of a row
-_HELD_BATCHES, _HELD_BYTES = 8, 1 << 20
+_FEW_ROWS, _MANY_ROWS = 2048, 1 << 15  # the few are DuckDB's own vector
+_BATCH_BYTES = 1 << 20  # of the processor's cache: what is fetched is copied, looked at and hashed
+_HELD_BATCHES, _HELD_BYTES = 8, 1 << 19
 _SORTED_BYTES = 2 * PARTITION_BYTES
 _ORDERED = ("int64", "uint64", "string", "bytes")  # by Arrow as by DuckDB
 _FAILURES = (duckdb.Error, OSError, pa.ArrowException)
@@ -100,7 +100,6 @@ class DuckDb:
             with explaining(self.place, self.where, *_FAILURES):
                 connection = stack.enter_context(_attached(file.resolve()))
                 connection.execute("BEGIN")
-                connection.execute("SET TimeZone = 'UTC'")
             yield DuckDbSession(self, connection)
 
 
@@ -149,7 +148,9 @@ def _engine() -> duckdb.DuckDBPyConnection:
     """DuckDB itself, without a file, and with a folder for what is sorted and does not fit into memory."""
     folder = tempfile.mkdtemp(prefix="headrace-duckdb-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return duckdb.connect(":memory:", config={**_SETTINGS, "temp_directory": folder})
+    engine = duckdb.connect(":memory:", config={**_SETTINGS, "temp_directory": folder})
+    engine.execute("SET GLOBAL TimeZone = 'UTC'")
+    return engine
 
 
 def _types() -> dict[str, Any]:
@@ -204,11 +205,15 @@ class DuckDbSession:
 
     def chunks(self, statement: Any, table: Table) -> Iterator[Chunk]:
         """As many rows at a time as DuckDB itself works on, or more where they are small, until they are a chunk."""
-        row_bytes = statement.get_execution_options().get("row_bytes")
-        small = row_bytes is not None and row_bytes <= _SMALL_BYTES
-        rows = _MANY_ROWS if small else _FEW_ROWS
-        if table.stored:  # in which order DuckDB scans anyway
-            yield from self._chunks(statement.order_by(None), table, rows)
+        options = statement.get_execution_options()
+        row_bytes = options.get("row_bytes")
+        rows = (
+            _FEW_ROWS
+            if row_bytes is None
+            else min(max(_BATCH_BYTES // max(row_bytes, 1), _FEW_ROWS), _MANY_ROWS)
+        )
+        if options.get("stored"):
+            yield from self._chunks(statement, table, rows)
             return
         # Of a partition, which was no larger when it was cut.
         found = self._in_memory(statement, table, rows) if row_bytes is not None else None

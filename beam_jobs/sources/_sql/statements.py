@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -89,9 +90,11 @@ class Table:
         return self.order[:1] if self.stored else self.order
 
     @property
-    def content(self) -> list[int]:
-        """The places of the columns that do not say where a row is stored."""
-        return [place for place in range(len(self.columns)) if not (self.stored and place == self.order[0])]
+    def content(self) -> Table:
+        """The table without what says where a row is stored, which is the last of its columns."""
+        if not self.stored:
+            return self
+        return dataclasses.replace(self, columns=self.columns[:-1], order=self.order[1:], stored=False)
 
 
 def as_from(spec: SqlSource, where: str, columns: Sequence[str] | None = None) -> sa.FromClause:
@@ -148,6 +151,7 @@ def select_rows(
     conditions: Sequence[Any],
     *,
     nulls: bool,
+    sent: Sequence[Column] | None = None,
     first: Sequence[Any] | None = None,
     end: Sequence[Any] | None = None,
     last: Sequence[Any] | None = None,
@@ -156,16 +160,17 @@ def select_rows(
 
     Args:
       nulls: whether the rows without a value in `partition_by` are meant, or those with one.
+      sent: the columns to be sent, if not all.
     """
-    expressions = _expressions(table)
     order = _ordered(table, dialect, table.sorted[1:] if nulls else table.sorted)
     wanted = _wanted(table, dialect, conditions, nulls=nulls, first=first, end=end, last=last)
     # Names of our own: ORDER BY would else take a column's text for the column.
-    sent = [
-        dialect.selected(column, expression).label(f"headrace_{place}")
-        for place, (column, expression) in enumerate(zip(table.columns, expressions, strict=True))
+    expressions = [
+        dialect.selected(column, table.rows.c[column.name]).label(f"headrace_{place}")
+        for place, column in enumerate(table.columns if sent is None else sent)
     ]
-    return sa.select(*sent).select_from(table.rows).where(*wanted).order_by(*order)
+    rows = sa.select(*expressions).select_from(table.rows).where(*wanted)
+    return rows.execution_options(stored=True) if table.stored else rows.order_by(*order)
 
 
 def _ordered(table: Table, dialect: Dialect, places: Sequence[int]) -> list[Any]:
