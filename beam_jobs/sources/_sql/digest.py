@@ -42,7 +42,7 @@ class RowsDigest:
     def _update(self, name: str, data: npt.NDArray[Any]) -> None:
         if name not in self._streams:
             self._streams[name] = blake3()
-        self._streams[name].update(data.view(np.uint8))
+        self._streams[name].update(data.view(np.uint8).data)
 
     def _add(self, name: str, array: pa.Array) -> None:
         kind = array.type
@@ -66,12 +66,14 @@ class RowsDigest:
             self._update(f"{name} bytes", _flat(array.fill_null(empty) if array.null_count else array))
 
 
-def offsets_of(array: pa.Array) -> npt.NDArray[Any]:
+def offsets_of(array: pa.Array) -> npt.NDArray[np.int32] | npt.NDArray[np.int64]:
     """Where each value of text or bytes begins in the array's data, and where the last one ends."""
     if not len(array):
         return np.zeros(1, np.int64)
-    width = np.int64 if pa.types.is_large_binary(array.type) else np.int32
-    return np.frombuffer(array.buffers()[1], width)[array.offset : array.offset + len(array) + 1]
+    places = slice(array.offset, array.offset + len(array) + 1)
+    if pa.types.is_large_binary(array.type):
+        return np.frombuffer(array.buffers()[1], np.int64)[places]
+    return np.frombuffer(array.buffers()[1], np.int32)[places]
 
 
 def _flat(array: pa.Array) -> npt.NDArray[Any]:

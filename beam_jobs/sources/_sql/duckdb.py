@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 from sqlalchemy.engine.default import DefaultDialect
 
-from beam_jobs.sources._sql.chunks import Chunk, from_arrow
+from beam_jobs.sources._sql.chunks import CHUNK_BYTES, Chunk, from_arrow
 from beam_jobs.sources._sql.cut import PARTITION_BYTES
 from beam_jobs.sources._sql.place import Place, explaining
 from beam_jobs.sources._sql.statements import Column, Table, as_from
@@ -45,9 +45,8 @@ _KINDS = {
 }
 # Compared as what they are, so that statistics of row groups serve; of other types the text is.
 _SORTED = ("DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIME", "UUID", "HUGEINT")
-_FEW_ROWS, _MANY_ROWS = 2048, 1 << 15  # the few are DuckDB's own vector
-_BATCH_BYTES = 1 << 20  # of the processor's cache: what is fetched is copied, looked at and hashed
-_HELD_BATCHES, _HELD_BYTES = 8, 1 << 19
+_FEW_ROWS, _MANY_ROWS = 2048, 1 << 16  # the few are DuckDB's own vector
+_HELD_BATCHES, _HELD_BYTES = 8, 1 << 20
 _SORTED_BYTES = 2 * PARTITION_BYTES
 _ORDERED = ("int64", "uint64", "string", "bytes")  # by Arrow as by DuckDB
 _FAILURES = (duckdb.Error, OSError, pa.ArrowException)
@@ -207,11 +206,8 @@ class DuckDbSession:
         """As many rows at a time as DuckDB itself works on, or more where they are small, until they are a chunk."""
         options = statement.get_execution_options()
         row_bytes = options.get("row_bytes")
-        rows = (
-            _FEW_ROWS
-            if row_bytes is None
-            else min(max(_BATCH_BYTES // max(row_bytes, 1), _FEW_ROWS), _MANY_ROWS)
-        )
+        many = CHUNK_BYTES // max(row_bytes or CHUNK_BYTES, 1)
+        rows = min(max(many, _FEW_ROWS), _MANY_ROWS)
         if options.get("stored"):
             yield from self._chunks(statement, table, rows)
             return
@@ -252,7 +248,7 @@ class DuckDbSession:
         return int(number)
 
     def _relation(self, statement: Any) -> duckdb.DuckDBPyRelation:
-        compiled = statement.compile(dialect=_Dialect(paramstyle="qmark"))
+        compiled = statement.compile(dialect=_DIALECT)
         values = compiled.construct_params()
         bound = [values[name] for name in compiled.positiontup or ()]
         return self._connection.sql(str(compiled), params=bound or None)
@@ -294,3 +290,6 @@ def _sorted(chunks: list[Chunk], table: Table) -> Chunk:
 
 class _Dialect(DefaultDialect):
     supports_statement_cache = False
+
+
+_DIALECT = _Dialect(paramstyle="qmark")
