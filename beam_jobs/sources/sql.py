@@ -43,6 +43,10 @@ class Sql:
         self.spec = spec
         self.root = root
         self._where = f"sources.{name}"
+        self._tables: dict[str, Table] = {}
+        self._statements: dict[
+            tuple[Any, ...], Any
+        ] = {}  # by the table, which is kept, and the bounds that there are
 
     def columns(self) -> list[str]:
         """Names of the columns that `read` yields."""
@@ -153,17 +157,14 @@ class Sql:
     def _table(self, payload: Any) -> Table:
         from beam_jobs.sources._sql.statements import Column, Table, as_from
 
-        columns = [Column(*column) for column in payload["columns"]]
-        rows = as_from(self.spec, self._where, [column.name for column in columns])
-        return Table(
-            rows,
-            columns,
-            payload["shown"],
-            payload["order"],
-            payload["key"],
-            payload["by"],
-            payload["stored"],
-        )
+        names = ("columns", "shown", "order", "key", "by", "stored")
+        known = repr([payload[name] for name in names])
+        if known not in self._tables:
+            columns = [Column(*column) for column in payload["columns"]]
+            rows = as_from(self.spec, self._where, [column.name for column in columns])
+            table = Table(rows, columns, *(payload[name] for name in names[1:]))
+            self._tables.setdefault(known, table)  # another thread's, if it came first
+        return self._tables[known]
 
     def _key_names(self, payload: Any) -> list[str]:
         return [payload["columns"][place][0] for place in payload["key"]]
@@ -294,8 +295,6 @@ class Sql:
                 attempt += 1
 
     def _chunks(self, session: Session, partition: Partition) -> Iterator[Chunk]:
-        from beam_jobs.sources._sql.statements import condition, select_rows
-
         payload = partition.payload
         table = self._table(payload)
         content = table.content
@@ -305,12 +304,9 @@ class Sql:
         }
 
         def chunks(bounds: _Bounds) -> Iterator[Chunk]:
-            conditions = condition(self.spec, self._where)
-            statement = select_rows(
-                table, self._database, conditions, nulls=payload["nulls"], sent=content.columns, **bounds
-            )
             row_bytes = partition.bytes // (partition.records or 1)
-            return session.chunks(statement.execution_options(row_bytes=row_bytes), content)
+            statement = self._rows(table, payload["nulls"], bounds).execution_options(row_bytes=row_bytes)
+            return session.chunks(statement, content)
 
         if table.stored and _without_gaps(bounds, partition.records or 0):
             found = chunks(bounds)
@@ -321,6 +317,25 @@ class Sql:
                 yield from found
                 return
         yield from chunks(self._moved(session, table, partition, bounds) if table.stored else bounds)
+
+    def _rows(self, table: Table, nulls: bool, bounds: _Bounds) -> Any:
+        """The statement for the rows of a partition; that of another one with row numbers of its own, if it may be."""
+        from beam_jobs.sources._sql.statements import condition, numbered, select_rows
+
+        def select() -> Any:
+            conditions = condition(self.spec, self._where)
+            return select_rows(
+                table, self._database, conditions, nulls=nulls, sent=table.content.columns, **bounds
+            )
+
+        if not table.stored:
+            return select()
+        values = {numbered(name): found[0] for name, found in bounds.items() if found is not None}
+        kind = (id(table), *values)
+        if kind not in self._statements:
+            self._statements[kind] = select()
+        like = self._statements[kind]
+        return like.execution_options(like=like, values=values)
 
     def _moved(self, session: Session, table: Table, partition: Partition, bounds: _Bounds) -> _Bounds:
         """The bounds as rows are numbered now: DuckDB numbers them anew, in the same order, to use space again."""

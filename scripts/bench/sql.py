@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 import sqlite3
 import sys
@@ -130,6 +131,8 @@ def measure(work: Work, rows: int, rounds: int, told: str) -> None:
         "plan": lambda: sum(p.records or 0 for p in source.partitions()),
     }
     best: dict[str, list[float]] = {}
+    gc.collect()
+    gc.freeze()  # as jobs do, which do not look again and again at what was imported
     if work.kind != "duckdb":  # whose clients fetch by one thread, and whose tables are read sorted
         del contenders["unsorted"], contenders["two"]
     for _ in range(rounds):

@@ -32,7 +32,8 @@ class Session(Protocol):
         """The rows that a statement gives, in its order, in chunks of about 4 MiB.
 
         A statement of a partition has the execution option `row_bytes`: how many its rows had on average. One of rows
-        as they are stored has `stored`: no order is asked for, and the database keeps that one.
+        as they are stored has `stored`: no order is asked for, and the database keeps that one; `like` may be a
+        statement that differs from it in the row numbers only, which are `values` by parameter.
         """
         ...
 

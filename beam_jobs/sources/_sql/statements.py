@@ -197,9 +197,19 @@ def _wanted(
     order = _ordered(table, dialect, places)
     for name, values in limits.items():
         if values is not None:
-            bounds = _bounds(table, dialect, places, values)
+            # A name that no parameter of a user's can have: then a statement does for other numbers of rows too.
+            bounds = (
+                [sa.bindparam(numbered(name), values[0])]
+                if table.stored
+                else _bounds(table, dialect, places, values)
+            )
             wanted.append(_compared(order, bounds, above=name == "first", equal=name != "end"))
     return wanted
+
+
+def numbered(limit: str) -> str:
+    """The parameter of a statement about stored rows that is the row number of `first`, `end` or `last`."""
+    return f"{limit}-row"
 
 
 def count_stored(
