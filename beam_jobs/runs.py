@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -45,6 +45,8 @@ RUN_SUFFIX = ".run"
 RECORDS_SUFFIX = ".records"
 _FACT = "fact:"
 _MAX_FOOTER_BYTES = 1 << 28
+_HELD_BYTES = 64 << 10  # a smaller run is read, and held, as a whole
+_END_BYTES = 4 << 10  # most footers are smaller
 
 
 @dataclass
@@ -104,6 +106,7 @@ class Run:
       keeps_from: the version whose shards hold its other records, if there are any.
       has_records: whether the file of its own records is there and whole.
       summary: see `RunSummary`.
+      held: all of its file, where that is held.
     """
 
     path: StorePath
@@ -112,11 +115,16 @@ class Run:
     keeps_from: str | None
     has_records: bool
     summary: dict[str, Any]
+    held: bytes = b""
 
     @property
     def splits(self) -> list[tuple[int, int]]:
         """Records and bytes of each split."""
         return [(records, size) for records, size in self.summary["splits"]]
+
+    def released(self) -> Run:
+        """The same, which holds nothing of its file."""
+        return replace(self, held=b"")
 
 
 def write_run(path: StorePath, content: RunContent, splits: int) -> Run:
@@ -145,15 +153,15 @@ def write_run(path: StorePath, content: RunContent, splits: int) -> Run:
     if keeps_from is not None:
         parts["kept"] = np.packbits(~own).tobytes()
     position = 0
+    for name, data in parts.items():
+        sections[name] = (position, len(data), google_crc32c.value(data))
+        position += len(data)
+    footer = json.dumps(
+        {"sections": sections, "records": records, "keeps_from": keeps_from, "summary": content.summary}
+    ).encode()
+    end = footer + _TRAILER.pack(len(footer), google_crc32c.value(footer), _MAGIC)
     with path.writing(durable=False) as file:
-        for name, data in parts.items():
-            file.write(data)
-            sections[name] = (position, len(data), google_crc32c.value(data))
-            position += len(data)
-        footer = json.dumps(
-            {"sections": sections, "records": records, "keeps_from": keeps_from, "summary": content.summary}
-        ).encode()
-        file.write(footer + _TRAILER.pack(len(footer), google_crc32c.value(footer), _MAGIC))
+        file.writev([np.frombuffer(data, np.uint8) for data in (*parts.values(), end)])
     return Run(path, sections, records, keeps_from, True, content.summary)
 
 
@@ -213,7 +221,7 @@ def _joined(chunks: list[pa.LargeBinaryArray]) -> pa.LargeBinaryArray:
 
 
 def open_run(path: StorePath, *, check: bool = False) -> Run | None:
-    """The run in `path`, or None where there is none that is whole.
+    """The run in `path`, or None where there is none that is whole. It holds its file where that is small.
 
     `check` compares every section with its CRC, for runs that an earlier process left behind: on this machine they may
     not have outlived a power cut.
@@ -222,22 +230,34 @@ def open_run(path: StorePath, *, check: bool = False) -> Run | None:
     size = path.size()
     if size is None or size < _TRAILER.size:
         return None
-    length, crc, magic = _TRAILER.unpack(path.read_range(size - _TRAILER.size, _TRAILER.size))
+    start = 0 if size <= _HELD_BYTES else max(0, size - _END_BYTES)
+    end = path.read_range(start, size - start)
+    length, crc, magic = _TRAILER.unpack(end[-_TRAILER.size :])
     if magic != _MAGIC or length > min(_MAX_FOOTER_BYTES, size - _TRAILER.size):
         return None
-    footer = path.read_range(size - _TRAILER.size - length, length)
+    begin = size - _TRAILER.size - length
+    footer = end[begin - start : -_TRAILER.size] if begin >= start else path.read_range(begin, length)
     if google_crc32c.value(footer) != crc:
         return None
     data = json.loads(footer)
     sections = {name: (start, count, crc) for name, (start, count, crc) in data["sections"].items()}
-    if check and not all(
-        start + count <= size and _intact(path, start, count, crc) for start, count, crc in sections.values()
-    ):
-        return None
     length, crc = data["records"]
     own = records_path(path)
-    has_records = not length or (own.size() == length and (not check or _intact(own, 0, length, crc)))
-    return Run(path, sections, (length, crc), data["keeps_from"], has_records, data["summary"])
+    run = Run(
+        path,
+        sections,
+        (length, crc),
+        data["keeps_from"],
+        not length or (own.size() == length and (not check or _intact(own, 0, length, crc))),
+        data["summary"],
+        b"" if start else end,
+    )
+    if check and not all(
+        first + count <= size and _is_intact(run, first, count, crc)
+        for first, count, crc in sections.values()
+    ):
+        return None
+    return run
 
 
 def read_section(run: Run, name: str) -> bytes:
@@ -245,7 +265,7 @@ def read_section(run: Run, name: str) -> bytes:
     if name not in run.sections:
         return b""
     start, length, _ = run.sections[name]
-    return run.path.read_range(start, length)
+    return _read(run, start, length)
 
 
 def read_index(run: Run, start: int = 0, stop: int | None = None) -> npt.NDArray[np.void]:
@@ -269,7 +289,11 @@ def read_facts(run: Run, row: np.dtype[np.void], start: int, stop: int) -> npt.N
 
 def _read_rows(run: Run, section: str, row: np.dtype[np.void], start: int, stop: int) -> npt.NDArray[np.void]:
     at = run.sections[section][0] + start * row.itemsize
-    return np.frombuffer(run.path.read_range(at, (stop - start) * row.itemsize), dtype=row)
+    return np.frombuffer(_read(run, at, (stop - start) * row.itemsize), dtype=row)
+
+
+def _read(run: Run, start: int, length: int) -> bytes:
+    return run.held[start : start + length] if run.held else run.path.read_range(start, length)
 
 
 def read_kept(run: Run, start: int, stop: int) -> npt.NDArray[np.bool_]:
@@ -319,6 +343,12 @@ def _in_order(
     if not parts:
         return np.zeros(0, np.dtype([]))
     return np.concatenate(parts, dtype=parts[0].dtype)[order]
+
+
+def _is_intact(run: Run, start: int, length: int, crc: int) -> bool:
+    if run.held:
+        return google_crc32c.value(_read(run, start, length)) == crc
+    return _intact(run.path, start, length, crc)
 
 
 def _intact(path: StorePath, start: int, length: int, crc: int) -> bool:
