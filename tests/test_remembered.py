@@ -83,8 +83,8 @@ def test_hints_are_those_of_each_function() -> None:
     with remembered():
         assert told() == plain
         assert told() == plain
+        words = beam.Pipeline(runner="BundleBasedDirectRunner") | beam.Create(["a"], reshuffle=False)
         with pytest.raises(beam.typehints.TypeCheckError, match="requires"):
-            words = beam.Pipeline(runner="BundleBasedDirectRunner") | beam.Create(["a"], reshuffle=False)
             _ = words | beam.Map(doubled).with_input_types(int)
 
 
