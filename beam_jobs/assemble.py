@@ -48,6 +48,7 @@ from schemas.naming import index_name, shard_name
 
 PackedReference = bytes
 _REFERENCE = struct.Struct(">16sI3Q?")
+_HELD_RUNS = 256  # at most 16 MiB
 ShardKey = str  # "split:shard", both zero-padded numbers: a key that every runner encodes alike
 
 
@@ -221,7 +222,7 @@ def _ranges(plan: JobPlan, settled: Settled, split: int, references: list[Refere
     ranges = []
     for r in references:
         placement = plan.workspace.placements / r.run if settled.placed else None
-        run = open_finished(plan, r.run)
+        run = open_finished(plan, r.run, hold=len(references) <= _HELD_RUNS)
         ranges.append(Range(run, r.ordinal, r.start, r.stop, r.offset, r.committed, placement, split))
     return ranges
 

@@ -228,7 +228,7 @@ def _noting(listed: Iterable[Listed], runs: dict[str, bool]) -> Iterator[Listed]
 
 def _with_letters(error: HeadraceError, plan: JobPlan, names: Iterable[str]) -> HeadraceError:
     """The error with the commonest reasons in it, and all dead letters in a file to look at."""
-    runs = [run for name in names if (run := open_run(plan.workspace.runs / name)) is not None]
+    runs = [run for name in names if (run := open_run(plan.workspace.runs / name, hold=False)) is not None]
     write_letters(plan.workspace.dead_letters, (read_letters(run) for run in runs))
     table = pa.concat_tables([read_letters(run) for run in runs]) if runs else None
     examples = []

@@ -8,6 +8,8 @@ import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -69,26 +71,24 @@ class LocalStore:
 
     def fill(self, parts: Sequence[Part]) -> None:
         """See `Store`."""
-        for path, offset, target in parts:
-            # One open a range: the thousands of runs of a large job are more than may be open at a time.
+        # One file open at a time: the thousands of runs of a large job are more than may be.
+        for path, ranges in groupby(parts, itemgetter(0)):
             file = os.open(self._name(path), os.O_RDONLY | os.O_CLOEXEC)
             try:
-                done = 0
-                while done < len(target):
-                    count = os.preadv(file, [target[done:]], offset + done)
-                    if not count:
-                        raise OSError(f"{self.where(path)} ends before byte {offset + len(target)}")
-                    done += count
+                for _, offset, target in ranges:
+                    done = 0
+                    while done < len(target):
+                        count = os.preadv(file, [target[done:]], offset + done)
+                        if not count:
+                            raise OSError(f"{self.where(path)} ends before byte {offset + len(target)}")
+                        done += count
             finally:
                 os.close(file)
 
     @contextmanager
     def writing(self, path: str, *, durable: bool) -> Iterator[Sink]:
         """See `Store`."""
-        target = self._root / path
-        with clear_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(target, durable=durable) as file:
+        with atomic_file(self._root / path, durable=durable) as file:
             yield _LocalSink(file, durable=durable)
             self._check_lock()
 
@@ -174,9 +174,14 @@ class LocalStore:
         if self._token is None:
             return
         try:
-            content = self.read(LOCK, MAX_LOCK_BYTES)
+            # Asked before each file: Python's own way to read one takes four times as many calls of the system.
+            file = os.open(self._name(LOCK), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            content = b""
+            raise lost(str(self._root)) from None
+        try:
+            content = os.read(file, MAX_LOCK_BYTES)
+        finally:
+            os.close(file)
         if token_of(content) != self._token:
             raise lost(str(self._root))
 

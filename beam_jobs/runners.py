@@ -19,7 +19,7 @@ import grpc
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PortableOptions
 from apache_beam.runners.portability.fn_api_runner import worker_handlers
 from apache_beam.runners.runner import PipelineState
-from apache_beam.runners.worker.statesampler import DEFAULT_SAMPLING_PERIOD_MS, StateSampler
+from apache_beam.runners.worker.statesampler import StateSampler, set_current_tracker
 
 from beam_jobs.embedded import embedded_runner, run_watched
 from beam_jobs.engines import (
@@ -41,7 +41,6 @@ from schemas.errors import error_in_text
 
 __all__ = ["check_output", "parse_options", "run_pipeline"]
 
-_SAMPLING_PERIOD_MS = 2
 _GRACE_SECONDS = 5.0
 # As Beam names its threads that wait for a job server.
 _WORKER_THREADS = ("run_worker_", "read_state", "read_grpc_client_inputs", "wait_until_finish_read")
@@ -111,7 +110,7 @@ def run_pipeline(
 
 def _run(pipeline: beam.Pipeline) -> None:
     try:
-        with _known_errors(), _prompt_samplers(), _whole_elements():
+        with _known_errors(), _no_samplers(), _whole_elements(), _nothing_cached():
             pipeline.run().wait_until_finish()
     except (HeadraceError, RuntimeError):
         raise
@@ -215,20 +214,28 @@ def _known_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _prompt_samplers() -> Iterator[None]:
-    """Lets a stage of this process end when its work does.
+def _no_samplers() -> Iterator[None]:
+    """Keeps workers of this process from sampling where time goes, which nobody looks at.
 
-    At a stage's end Beam joins a thread that samples where time goes, and which by then sleeps 200 ms at a time:
-    two stages of a small job wait longer for it than they work. There is no option for that period.
+    For every stage and worker Beam starts a thread that does so, and waits at the end for it to wake up, up to 200 ms.
     """
-    initializer = StateSampler.__init__
-    before = initializer.__defaults__
-    if before == (DEFAULT_SAMPLING_PERIOD_MS,):  # else Beam has changed, and knows better
-        initializer.__defaults__ = (_SAMPLING_PERIOD_MS,)
+    start, stop = StateSampler.start, StateSampler.stop
+    StateSampler.start, StateSampler.stop = _only_started, _only_stopped
     try:
         yield
     finally:
-        initializer.__defaults__ = before
+        StateSampler.start, StateSampler.stop = start, stop
+
+
+def _only_started(sampler: StateSampler) -> None:
+    sampler.tracked_thread = threading.current_thread()
+    set_current_tracker(sampler)
+    sampler.started = True
+
+
+def _only_stopped(sampler: StateSampler) -> None:
+    set_current_tracker(None)
+    sampler.finished = True
 
 
 @contextlib.contextmanager
@@ -245,3 +252,17 @@ def _whole_elements() -> Iterator[None]:
         yield
     finally:
         worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = before
+
+
+@contextlib.contextmanager
+def _nothing_cached() -> Iterator[None]:
+    """Keeps workers of this process from caching what lies beside their elements, which this process has anyway.
+
+    To know how much memory it takes, Beam walks through the globals of all modules: 2 ms for each stage and worker.
+    """
+    before = worker_handlers.STATE_CACHE_SIZE_MB
+    worker_handlers.STATE_CACHE_SIZE_MB = 0
+    try:
+        yield
+    finally:
+        worker_handlers.STATE_CACHE_SIZE_MB = before

@@ -45,6 +45,8 @@ RUN_SUFFIX = ".run"
 RECORDS_SUFFIX = ".records"
 _FACT = "fact:"
 _MAX_FOOTER_BYTES = 1 << 28
+_HELD_BYTES = 64 << 10  # most runs are smaller
+_END_BYTES = 4 << 10  # most footers are smaller
 
 
 @dataclass
@@ -104,6 +106,7 @@ class Run:
       keeps_from: the version whose shards hold its other records, if there are any.
       has_records: whether the file of its own records is there and whole.
       summary: see `RunSummary`.
+      held: the end of its file, or all of it, where that is held; and where in the file it begins.
     """
 
     path: StorePath
@@ -112,6 +115,7 @@ class Run:
     keeps_from: str | None
     has_records: bool
     summary: dict[str, Any]
+    held: tuple[bytes, int] = (b"", 0)
 
     @property
     def splits(self) -> list[tuple[int, int]]:
@@ -145,15 +149,15 @@ def write_run(path: StorePath, content: RunContent, splits: int) -> Run:
     if keeps_from is not None:
         parts["kept"] = np.packbits(~own).tobytes()
     position = 0
+    for name, data in parts.items():
+        sections[name] = (position, len(data), google_crc32c.value(data))
+        position += len(data)
+    footer = json.dumps(
+        {"sections": sections, "records": records, "keeps_from": keeps_from, "summary": content.summary}
+    ).encode()
+    end = footer + _TRAILER.pack(len(footer), google_crc32c.value(footer), _MAGIC)
     with path.writing(durable=False) as file:
-        for name, data in parts.items():
-            file.write(data)
-            sections[name] = (position, len(data), google_crc32c.value(data))
-            position += len(data)
-        footer = json.dumps(
-            {"sections": sections, "records": records, "keeps_from": keeps_from, "summary": content.summary}
-        ).encode()
-        file.write(footer + _TRAILER.pack(len(footer), google_crc32c.value(footer), _MAGIC))
+        file.writev([np.frombuffer(data, np.uint8) for data in (*parts.values(), end)])
     return Run(path, sections, records, keeps_from, True, content.summary)
 
 
@@ -212,32 +216,40 @@ def _joined(chunks: list[pa.LargeBinaryArray]) -> pa.LargeBinaryArray:
     return values
 
 
-def open_run(path: StorePath, *, check: bool = False) -> Run | None:
+def open_run(path: StorePath, *, check: bool = False, hold: bool = True) -> Run | None:
     """The run in `path`, or None where there is none that is whole.
 
     `check` compares every section with its CRC, for runs that an earlier process left behind: on this machine they may
-    not have outlived a power cut.
+    not have outlived a power cut. Up to 64 KiB of it are read at once and held, unless many are opened: not `hold`.
     """
     check = check and not path.store.durable
     size = path.size()
     if size is None or size < _TRAILER.size:
         return None
-    length, crc, magic = _TRAILER.unpack(path.read_range(size - _TRAILER.size, _TRAILER.size))
+    end = path.read_range(at := max(0, size - (_HELD_BYTES if hold else _END_BYTES)), size - at)
+    length, crc, magic = _TRAILER.unpack(end[-_TRAILER.size :])
     if magic != _MAGIC or length > min(_MAX_FOOTER_BYTES, size - _TRAILER.size):
         return None
-    footer = path.read_range(size - _TRAILER.size - length, length)
+    footer = _range(path, (end, at), size - _TRAILER.size - length, length)
     if google_crc32c.value(footer) != crc:
         return None
     data = json.loads(footer)
     sections = {name: (start, count, crc) for name, (start, count, crc) in data["sections"].items()}
     if check and not all(
-        start + count <= size and _intact(path, start, count, crc) for start, count, crc in sections.values()
+        start + count <= size
+        and (
+            google_crc32c.value(_range(path, (end, at), start, count)) == crc
+            if start >= at
+            else _intact(path, start, count, crc)
+        )
+        for start, count, crc in sections.values()
     ):
         return None
     length, crc = data["records"]
     own = records_path(path)
     has_records = not length or (own.size() == length and (not check or _intact(own, 0, length, crc)))
-    return Run(path, sections, (length, crc), data["keeps_from"], has_records, data["summary"])
+    held = (end, at) if hold else (b"", 0)
+    return Run(path, sections, (length, crc), data["keeps_from"], has_records, data["summary"], held)
 
 
 def read_section(run: Run, name: str) -> bytes:
@@ -245,7 +257,7 @@ def read_section(run: Run, name: str) -> bytes:
     if name not in run.sections:
         return b""
     start, length, _ = run.sections[name]
-    return run.path.read_range(start, length)
+    return _range(run.path, run.held, start, length)
 
 
 def read_index(run: Run, start: int = 0, stop: int | None = None) -> npt.NDArray[np.void]:
@@ -269,7 +281,13 @@ def read_facts(run: Run, row: np.dtype[np.void], start: int, stop: int) -> npt.N
 
 def _read_rows(run: Run, section: str, row: np.dtype[np.void], start: int, stop: int) -> npt.NDArray[np.void]:
     at = run.sections[section][0] + start * row.itemsize
-    return np.frombuffer(run.path.read_range(at, (stop - start) * row.itemsize), dtype=row)
+    return np.frombuffer(_range(run.path, run.held, at, (stop - start) * row.itemsize), dtype=row)
+
+
+def _range(path: StorePath, held: tuple[bytes, int], start: int, length: int) -> bytes:
+    """Some bytes of a file, of whose end some are held."""
+    data, at = held
+    return data[start - at : start - at + length] if data and start >= at else path.read_range(start, length)
 
 
 def read_kept(run: Run, start: int, stop: int) -> npt.NDArray[np.bool_]:

@@ -6,7 +6,9 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, TypeOptions
 from apache_beam.transforms import core, userstate
+from apache_beam.typehints.decorators import IOTypeHints
 
+from beam_jobs.build import build_run
 from beam_jobs.remembered import remembered
 
 COUNT = userstate.CombiningValueStateSpec("count", combine_fn=sum)
@@ -65,6 +67,38 @@ def test_arguments_are_those_of_each_method() -> None:
         assert core.get_function_args_defaults(lambda c: c)[0] == ["c"]
 
 
+def test_hints_are_those_of_each_function() -> None:
+    def doubled(number: int) -> int:
+        return 2 * number
+
+    class Named(beam.DoFn):
+        def process(self, element: int) -> list[str]:
+            return [str(element)]
+
+    def told() -> list[object]:
+        found = [IOTypeHints.from_callable(each) for each in (doubled, Named().process, Named.process, len)]
+        return [None if each is None else (each.input_types, each.output_types) for each in found]
+
+    plain = told()
+    with remembered():
+        assert told() == plain
+        assert told() == plain
+        with pytest.raises(beam.typehints.TypeCheckError, match="requires"):
+            words = beam.Pipeline(runner="BundleBasedDirectRunner") | beam.Create(["a"], reshuffle=False)
+            _ = words | beam.Map(doubled).with_input_types(int)
+
+
+def test_beam_warns_of_functions_of_users_alone() -> None:
+    def mixed(element):  # type: ignore[no-untyped-def]
+        if element:
+            return [element]
+        yield 0
+
+    with remembered():
+        assert core._check_fn_use_yield_and_return(mixed)
+        assert not core._check_fn_use_yield_and_return(build_run)
+
+
 def test_state_is_that_of_each_function() -> None:
     class Counting(beam.DoFn):
         def process(self, element, count=COUNT_PARAM):  # type: ignore[no-untyped-def]
@@ -79,7 +113,14 @@ def test_state_is_that_of_each_function() -> None:
 
 def test_beam_is_as_before_after_an_error() -> None:
     def patched() -> list[object]:
-        return [PipelineOptions.view_as, userstate.get_dofn_specs, core.get_function_args_defaults]
+        return [
+            PipelineOptions.view_as,
+            userstate.get_dofn_specs,
+            core.get_function_args_defaults,
+            core._check_fn_use_yield_and_return,
+            vars(IOTypeHints)["from_callable"],
+            vars(IOTypeHints)["_make_origin"],
+        ]
 
     before = patched()
     with remembered():

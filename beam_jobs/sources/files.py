@@ -56,7 +56,8 @@ class Files:
             listed = json.dumps(chunk).encode()
             identity = hashlib.blake2b(listed, digest_size=16).hexdigest()
             size = sum(max(file.size, 1) for file in chunk)
-            yield Partition(self.name, ordinal, identity, _packed(listed), size, len(chunk))
+            payload = {"first": chunk[0].path, "last": chunk[-1].path, "files": _packed(listed)}
+            yield Partition(self.name, ordinal, identity, payload, size, len(chunk))
 
     def read(self, partition: Partition) -> Iterator[SourceBatch]:
         """The files of one partition, in batches of at most 8 MiB or one file."""
@@ -83,8 +84,7 @@ class Files:
 
     def bounds(self, partition: Partition) -> tuple[str, str]:
         """The first and the last path."""
-        files = _files_of(partition)
-        return files[0].path, files[-1].path
+        return partition.payload["first"], partition.payload["last"]
 
     def origin(self, partition: Partition, row: int) -> str:
         """The file's path, relative to the folder."""
@@ -199,12 +199,12 @@ def _packed(listed: bytes) -> str:
 
 
 def _files_of(partition: Partition) -> list[File]:
-    return _unpacked(partition.payload)
+    return _unpacked(partition.payload["files"])
 
 
 @lru_cache(maxsize=64)  # a plan and its workers ask for them again, and `origin` for one file at a time
 def _unpacked(listed: str) -> list[File]:
-    return [File(*file) for file in json.loads(zlib.decompress(base64.b64decode(listed)))]
+    return list(map(File._make, json.loads(zlib.decompress(base64.b64decode(listed)))))
 
 
 def _identity(file: File) -> bytes:
