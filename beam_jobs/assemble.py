@@ -48,7 +48,6 @@ from schemas.naming import index_name, shard_name
 
 PackedReference = bytes
 _REFERENCE = struct.Struct(">16sI3Q?")
-_HELD_RUNS = 256  # at most 16 MiB
 ShardKey = str  # "split:shard", both zero-padded numbers: a key that every runner encodes alike
 
 
@@ -218,23 +217,21 @@ def _finished(plan: JobPlan, split: int, number: int, name: str, wanted: str) ->
     return Shard(split, number, entry, [tuple(duplicate) for duplicate in note["duplicates"]], note["linked"])
 
 
-def _ranges(plan: JobPlan, settled: Settled, split: int, references: list[Reference]) -> list[Range]:
-    ranges = []
+def _ranges(plan: JobPlan, settled: Settled, split: int, references: list[Reference]) -> Iterator[Range]:
     for r in references:
         placement = plan.workspace.placements / r.run if settled.placed else None
-        run = open_finished(plan, r.run, hold=len(references) <= _HELD_RUNS)
-        ranges.append(Range(run, r.ordinal, r.start, r.stop, r.offset, r.committed, placement, split))
-    return ranges
+        run = open_finished(plan, r.run)
+        yield Range(run, r.ordinal, r.start, r.stop, r.offset, r.committed, placement, split)
 
 
-def _make_shard(plan: JobPlan, split: int, number: int, name: str, ranges: list[Range]) -> Shard:
+def _make_shard(plan: JobPlan, split: int, number: int, name: str, ranges: Iterable[Range]) -> Shard:
     merge = plan_merge(ranges)
     old = None if plan.previous is None else OldShards(plan, split)
     if old is not None and number < len(old.entries) and bool(merge.kept[merge.order].all()):
         entry = old.entries[number]
         # The name says how many shards there are. All records are taken over, and there are as many: these are all,
         # unless records can have moved from another split.
-        moved = any(part.placement is not None for part in ranges) or old.moved
+        moved = any(part.placement is not None for part in merge.ranges) or old.moved
         if (
             entry.path == name
             and len(merge.chosen) == entry.records

@@ -156,7 +156,8 @@ def all_letters(
     plan: JobPlan, summaries: Sequence[RunSummary], shards: Sequence[Shard]
 ) -> Iterator[pa.Table]:
     """Every dead letter of the job, in the order of sources and records."""
-    for run in open_runs(plan, summaries):
+    # Of runs without any, none is opened: one after the other, they would take longer than all else that is done here.
+    for run in open_runs(plan, [summary for summary in summaries if summary.dead_lettered]):
         yield read_letters(run)
     for join in plan.spec.join:
         yield _letter_table(table_books(plan, join, summaries)[1])

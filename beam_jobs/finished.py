@@ -22,9 +22,9 @@ def open_runs(plan: JobPlan, summaries: Sequence[RunSummary]) -> Iterator[Run]:
         yield open_finished(plan, summary.run)
 
 
-def open_finished(plan: JobPlan, name: str, *, hold: bool = True) -> Run:
-    """The run of that file name, which an earlier stage has written; see `open_run`."""
-    run = open_run(plan.workspace.runs / name, hold=hold)
+def open_finished(plan: JobPlan, name: str) -> Run:
+    """The run of that file name, which an earlier stage has written."""
+    run = open_run(plan.workspace.runs / name)
     if run is None:
         raise HeadraceError(
             "A finished run has vanished from the work directory, or was damaged.",

@@ -228,9 +228,10 @@ def _noting(listed: Iterable[Listed], runs: dict[str, bool]) -> Iterator[Listed]
 
 def _with_letters(error: HeadraceError, plan: JobPlan, names: Iterable[str]) -> HeadraceError:
     """The error with the commonest reasons in it, and all dead letters in a file to look at."""
-    runs = [run for name in names if (run := open_run(plan.workspace.runs / name, hold=False)) is not None]
-    write_letters(plan.workspace.dead_letters, (read_letters(run) for run in runs))
-    table = pa.concat_tables([read_letters(run) for run in runs]) if runs else None
+    runs = (open_run(plan.workspace.runs / name) for name in names)
+    tables = [read_letters(run) for run in runs if run is not None]
+    write_letters(plan.workspace.dead_letters, iter(tables))
+    table = pa.concat_tables(tables) if tables else None
     examples = []
     if table is not None:
         for rule, count in Counter(table["rule"].to_pylist()).most_common(3):

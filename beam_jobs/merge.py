@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -32,6 +32,7 @@ Rows = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 
 _FACT_ROWS = 1 << 14
+_HELD_RUNS = 256  # of the files of more, 16 MiB at most, no more are held
 _WINDOW_BYTES = 16 << 20  # of records held at a time; more where one record is larger
 
 
@@ -123,9 +124,12 @@ class Piece:
     lengths: npt.NDArray[np.int64]
 
 
-def plan_merge(ranges: Sequence[Range]) -> Merge:
-    """The merge of all ranges. Reads their indexes, 32 bytes a record, and keeps those of the shard's records."""
-    ranges = sorted(ranges, key=lambda part: part.ordinal)
+def plan_merge(ranges: Iterable[Range]) -> Merge:
+    """The merge of ranges, which come in the order of their ordinals.
+
+    Reads their indexes, 32 bytes a record, and keeps those of the shard's records.
+    """
+    held: list[Range] = []
     parts, keeps, offsets, masks = [], [], [], []
     for part in ranges:
         rows = read_index(part.run, part.start, part.stop)
@@ -138,6 +142,7 @@ def plan_merge(ranges: Sequence[Range]) -> Merge:
         parts.append(_wanted(rows, wanted))
         keeps.append(_wanted(kept, wanted))
         offsets.append(_wanted(part.offset + np.cumsum(own) - own, wanted))
+        held.append(part if len(held) < _HELD_RUNS else replace(part, run=part.run.released()))
     # The type is said aloud: by itself, numpy would make the big-endian hashes native.
     index = np.concatenate([np.zeros(0, dtype=INDEX_DTYPE), *parts], dtype=INDEX_DTYPE)
     owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts]).astype(np.int64)
@@ -146,7 +151,7 @@ def plan_merge(ranges: Sequence[Range]) -> Merge:
     repeated = np.zeros(len(order), dtype=np.bool_)
     repeated[1:] = hashes[1:] == hashes[:-1]
     return Merge(
-        ranges,
+        held,
         index,
         owners,
         np.concatenate([np.zeros(0, np.bool_), *keeps]),

@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -45,7 +45,7 @@ RUN_SUFFIX = ".run"
 RECORDS_SUFFIX = ".records"
 _FACT = "fact:"
 _MAX_FOOTER_BYTES = 1 << 28
-_HELD_BYTES = 64 << 10  # most runs are smaller
+_HELD_BYTES = 64 << 10  # a smaller run is read, and held, as a whole
 _END_BYTES = 4 << 10  # most footers are smaller
 
 
@@ -106,7 +106,7 @@ class Run:
       keeps_from: the version whose shards hold its other records, if there are any.
       has_records: whether the file of its own records is there and whole.
       summary: see `RunSummary`.
-      held: the end of its file, or all of it, where that is held; and where in the file it begins.
+      held: all of its file, where that is held.
     """
 
     path: StorePath
@@ -115,12 +115,16 @@ class Run:
     keeps_from: str | None
     has_records: bool
     summary: dict[str, Any]
-    held: tuple[bytes, int] = (b"", 0)
+    held: bytes = b""
 
     @property
     def splits(self) -> list[tuple[int, int]]:
         """Records and bytes of each split."""
         return [(records, size) for records, size in self.summary["splits"]]
+
+    def released(self) -> Run:
+        """The same, which holds nothing of its file."""
+        return replace(self, held=b"")
 
 
 def write_run(path: StorePath, content: RunContent, splits: int) -> Run:
@@ -216,40 +220,44 @@ def _joined(chunks: list[pa.LargeBinaryArray]) -> pa.LargeBinaryArray:
     return values
 
 
-def open_run(path: StorePath, *, check: bool = False, hold: bool = True) -> Run | None:
-    """The run in `path`, or None where there is none that is whole.
+def open_run(path: StorePath, *, check: bool = False) -> Run | None:
+    """The run in `path`, or None where there is none that is whole. It holds its file where that is small.
 
     `check` compares every section with its CRC, for runs that an earlier process left behind: on this machine they may
-    not have outlived a power cut. Up to 64 KiB of it are read at once and held, unless many are opened: not `hold`.
+    not have outlived a power cut.
     """
     check = check and not path.store.durable
     size = path.size()
     if size is None or size < _TRAILER.size:
         return None
-    end = path.read_range(at := max(0, size - (_HELD_BYTES if hold else _END_BYTES)), size - at)
+    start = 0 if size <= _HELD_BYTES else max(0, size - _END_BYTES)
+    end = path.read_range(start, size - start)
     length, crc, magic = _TRAILER.unpack(end[-_TRAILER.size :])
     if magic != _MAGIC or length > min(_MAX_FOOTER_BYTES, size - _TRAILER.size):
         return None
-    footer = _range(path, (end, at), size - _TRAILER.size - length, length)
+    begin = size - _TRAILER.size - length
+    footer = end[begin - start : -_TRAILER.size] if begin >= start else path.read_range(begin, length)
     if google_crc32c.value(footer) != crc:
         return None
     data = json.loads(footer)
     sections = {name: (start, count, crc) for name, (start, count, crc) in data["sections"].items()}
-    if check and not all(
-        start + count <= size
-        and (
-            google_crc32c.value(_range(path, (end, at), start, count)) == crc
-            if start >= at
-            else _intact(path, start, count, crc)
-        )
-        for start, count, crc in sections.values()
-    ):
-        return None
     length, crc = data["records"]
     own = records_path(path)
-    has_records = not length or (own.size() == length and (not check or _intact(own, 0, length, crc)))
-    held = (end, at) if hold else (b"", 0)
-    return Run(path, sections, (length, crc), data["keeps_from"], has_records, data["summary"], held)
+    run = Run(
+        path,
+        sections,
+        (length, crc),
+        data["keeps_from"],
+        not length or (own.size() == length and (not check or _intact(own, 0, length, crc))),
+        data["summary"],
+        b"" if start else end,
+    )
+    if check and not all(
+        first + count <= size and _is_intact(run, first, count, crc)
+        for first, count, crc in sections.values()
+    ):
+        return None
+    return run
 
 
 def read_section(run: Run, name: str) -> bytes:
@@ -257,7 +265,7 @@ def read_section(run: Run, name: str) -> bytes:
     if name not in run.sections:
         return b""
     start, length, _ = run.sections[name]
-    return _range(run.path, run.held, start, length)
+    return _read(run, start, length)
 
 
 def read_index(run: Run, start: int = 0, stop: int | None = None) -> npt.NDArray[np.void]:
@@ -281,13 +289,11 @@ def read_facts(run: Run, row: np.dtype[np.void], start: int, stop: int) -> npt.N
 
 def _read_rows(run: Run, section: str, row: np.dtype[np.void], start: int, stop: int) -> npt.NDArray[np.void]:
     at = run.sections[section][0] + start * row.itemsize
-    return np.frombuffer(_range(run.path, run.held, at, (stop - start) * row.itemsize), dtype=row)
+    return np.frombuffer(_read(run, at, (stop - start) * row.itemsize), dtype=row)
 
 
-def _range(path: StorePath, held: tuple[bytes, int], start: int, length: int) -> bytes:
-    """Some bytes of a file, of whose end some are held."""
-    data, at = held
-    return data[start - at : start - at + length] if data and start >= at else path.read_range(start, length)
+def _read(run: Run, start: int, length: int) -> bytes:
+    return run.held[start : start + length] if run.held else run.path.read_range(start, length)
 
 
 def read_kept(run: Run, start: int, stop: int) -> npt.NDArray[np.bool_]:
@@ -337,6 +343,12 @@ def _in_order(
     if not parts:
         return np.zeros(0, np.dtype([]))
     return np.concatenate(parts, dtype=parts[0].dtype)[order]
+
+
+def _is_intact(run: Run, start: int, length: int, crc: int) -> bool:
+    if run.held:
+        return google_crc32c.value(_read(run, start, length)) == crc
+    return _intact(run.path, start, length, crc)
 
 
 def _intact(path: StorePath, start: int, length: int, crc: int) -> bool:

@@ -75,7 +75,9 @@ CASES = (
     Case("  in 256 MiB and 256 MiB", 2e11, 1e9, 256 * MIB, 256 * MIB, False),
 )
 WINDOW = 16 * MIB  # of a shard merged at a time: its part of a run takes a read of its own
-COMMIT_READS = 3  # of each run, one run after the other: its footer in two, its dead letters
+# A smaller run is one read; the measured jobs' are. Of a larger one, the index is a read of its own.
+HELD, INDEX_ROW = 64 << 10, 32
+COMMIT_READS = 2  # of each run with dead letters, one run after the other: its footer, and them
 CROSSINGS = 4  # of each byte: source to worker, to its run, back, to its shard
 
 
@@ -108,7 +110,9 @@ def estimate(case: Case, found: dict[str, Cost], args: argparse.Namespace) -> Es
     references, files = expected_references(runs, shards, case.records), case.files * case.records
     # A reference of the measured jobs lies in one window.
     windows = expected_references(1, max(1.0, case.bytes / shards / WINDOW), case.records / references)
-    reads = references * (found["reference"].reads + windows - 1) + runs * found["run"].reads + files
+    larger = float(case.records / runs * INDEX_ROW > HELD)
+    each = found["reference"].reads + larger + windows - 1
+    reads = references * each + runs * found["run"].reads + files
     records = (case.bytes / 1e6, "MB of files") if case.files else (case.records, "row of a table")
     work = ((runs, "run"), (shards, "shard"), (references, "reference"), records)
     plan = ((runs, "partition planned"), (files, "file listed"))
@@ -121,7 +125,7 @@ def estimate(case: Case, found: dict[str, Cost], args: argparse.Namespace) -> Es
         waited=reads * args.read_ms / 1e3 / args.in_flight,
         moved=CROSSINGS * case.bytes / (args.core_mb * 1e6),
         driver=sum(count * found[name].cpu for count, name in plan) / 1e6
-        + runs * COMMIT_READS * args.read_ms / 1e3,
+        + runs * args.faulty * COMMIT_READS * args.read_ms / 1e3,
         planned=sum(count * max(0.0, found[name].bytes) for count, name in plan),
         grouped=references * found["value grouped, Beam alone"].bytes,
     )
@@ -147,7 +151,8 @@ def print_cases(found: dict[str, Cost], args: argparse.Namespace) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
     print(
         f"""Computing, waiting and moving are of all cores together; the driver's work no number of them shortens.
-A read waits {args.read_ms:g} ms, {args.in_flight} of a core at a time; every byte moves {CROSSINGS} times, at \
+A read waits {args.read_ms:g} ms, {args.in_flight} of a core at a time; {args.faulty:.0%} of the runs have \
+dead letters; every byte moves {CROSSINGS} times, at \
 {args.core_mb:g} MB/s a core.
 A core is ${args.core_price:g} an hour, 1,000 reads ${args.get_price:g}, 1,000 writes ${args.put_price:g}."""
     )

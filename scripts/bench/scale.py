@@ -34,7 +34,7 @@ from beam_jobs.runners import parse_options, run_pipeline
 from schemas import read_index
 
 # Each pair: a number that is varied, everything else kept.
-ROWS, PARTITIONS, SHARDS = (60_000, 240_000), (20, 200), (4, 64)
+ROWS, PARTITIONS, SHARDS = (60_000, 120_000), (80, 400), (4, 64)
 FILES, FILES_EACH = (4_000, 24_000), (400, 10)
 BLOBS, BLOB_BYTES = 400, (20_000, 220_000)
 VALUES = (5_000, 205_000)
@@ -211,6 +211,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of each job; the least counts (default: 3)")
     parser.add_argument("--read-ms", type=float, default=30.0, help="a read's latency, assumed (default: 30)")
     parser.add_argument("--in-flight", type=int, default=1, help="reads of a core at a time (today: 1)")
+    parser.add_argument("--faulty", type=float, default=0.01, help="of the runs with dead letters, assumed")
     parser.add_argument("--core-mb", type=float, default=100.0, help="MB/s of a core's network, assumed")
     parser.add_argument("--core-price", type=float, default=0.05, help="dollars an hour, assumed")
     parser.add_argument("--get-price", type=float, default=0.0004, help="dollars for 1,000, assumed")

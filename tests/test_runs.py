@@ -1,0 +1,83 @@
+"""Runs are the same whether they are held or read in parts, and no changed byte of one goes unnoticed."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from beam_jobs import merge, run, runs
+from beam_jobs.local_store import LocalStore
+from beam_jobs.runs import RunContent, open_run, read_index, read_section, write_run
+from beam_jobs.store_path import StorePath
+from schemas.hashing import as_sortable, key_hashes
+from tests.jobs.small_job import digests, make_data, make_job
+
+SECTIONS = {"dead_letters": b"some letters", "outcomes": bytes(range(256)), "empty": b""}
+
+
+def written(folder: Path) -> StorePath:
+    rng = np.random.default_rng(3)
+    keys = [f"key {n}".encode() for n in range(40)]
+    content = RunContent(
+        records=[pa.array([rng.bytes(50) for _ in keys], pa.large_binary())],
+        hashes=[as_sortable(key_hashes(keys, 0))],
+        splits=[np.arange(len(keys)) % 2],
+        rows=[np.arange(len(keys))],
+        sections=dict(SECTIONS),
+        summary={"read": len(keys)},
+    )
+    path = StorePath(LocalStore(folder), "0123.run")
+    write_run(path, content, 2)
+    return path
+
+
+# As a whole; its footer by the read of its end, or by one more.
+@pytest.mark.parametrize(("held", "end"), [(1 << 16, 1 << 12), (0, 600), (0, 20)])
+def test_what_is_read_is_what_was_written(
+    held: int, end: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path)
+    whole = open_run(path)
+    assert whole is not None
+    assert whole.held == path.read()
+    monkeypatch.setattr(runs, "_HELD_BYTES", held)
+    monkeypatch.setattr(runs, "_END_BYTES", end)
+    for found in (open_run(path), open_run(path, check=True), whole.released()):
+        assert found is not None
+        assert dataclasses.replace(found, held=b"") == whole.released()
+        assert {name: read_section(found, name) for name in SECTIONS} == SECTIONS
+        assert read_section(found, "no such") == b""
+        assert read_index(found).tobytes() == read_index(whole).tobytes()
+        assert read_index(found, 7, 12).tobytes() == read_index(whole)[7:12].tobytes()
+
+
+@pytest.mark.parametrize(("held", "end"), [(1 << 16, 1 << 12), (0, 20)])
+def test_a_changed_byte_is_seen(held: int, end: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed = random.randrange(10**6)
+    print("seed", seed)
+    path = written(tmp_path)
+    file = Path(str(path))
+    data = file.read_bytes()
+    monkeypatch.setattr(runs, "_HELD_BYTES", held)
+    monkeypatch.setattr(runs, "_END_BYTES", end)
+    for place in random.Random(seed).sample(range(len(data)), 300):
+        file.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        assert open_run(path, check=True) is None, place
+        file.write_bytes(data[:place])
+        assert open_run(path, check=True) is None, place
+    file.write_bytes(data)
+    assert open_run(path, check=True) is not None
+
+
+def test_shards_of_more_runs_than_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_data(tmp_path / "data")
+    job = make_job(data)
+    first = run(job, tmp_path / "held")
+    assert first.partitions > 1
+    monkeypatch.setattr(merge, "_HELD_RUNS", 1)
+    assert digests(Path(run(job, tmp_path / "released").path)) == digests(Path(first.path))
