@@ -311,9 +311,10 @@ class HuggingFaceSource(Model):
         None, description="Column or columns that name a record; split and row where absent."
     )
     partition_bytes: ByteSize = Field(
-        32 << 20,
+        8 << 20,
         ge=1,
-        description="About how much one partition holds, in whole record batches or row groups.",
+        description="About how much one partition holds, in whole record batches or row groups; raise it where there "
+        "are more than thousands.",
     )
 
 

@@ -32,9 +32,9 @@ class Parquet(Columnar):
     def layout(self, file: DataFile, version: Any) -> Layout:
         """The file's footer, and a hash of the columns' bytes in each row group."""
         with self.reading(file):
-            metadata, schema = read_footer(file)
+            metadata, schema, paths = read_footer(file)
             leaves = self.wanted(schema, file)
-            places = _places(metadata, leaves)
+            places = _places(paths, leaves)
             stored = fingerprint([[name, leaf.stored] for name, leaf in leaves.items()])
             groups = [
                 metadata.row_group(number) for number in range(metadata.num_row_groups if version else 0)
@@ -51,14 +51,16 @@ class Parquet(Columnar):
 
     def chunks(self, file: DataFile, part: Part) -> Iterator[pa.RecordBatch]:
         """The row groups of the part, a few thousand rows at a time."""
-        metadata, schema = read_footer(file)
+        metadata, schema, paths = read_footer(file)
         leaves = self.wanted(schema, file)
         groups = range(part.start, part.end)
-        places = _places(metadata, leaves)
+        places = _places(paths, leaves)
         size = sum(_stored(metadata.row_group(group), places) for group in groups)
         whole = not file.local and size <= _MAX_FETCHED_BYTES
         wanted = Wanted(file, file.version(), groups, _prefixes(leaves), _batch_rows(part), whole)
-        yield from read_rows(wanted, _texts(metadata, part.start, places), part)
+        first = metadata.row_group(part.start)
+        texts = [paths[place] for place in places if _is_text(first.column(place))]
+        yield from read_rows(wanted, texts, part)
 
 
 def _stored(group: pq.RowGroupMetaData, places: list[int]) -> int:
@@ -71,25 +73,19 @@ def _batch_rows(part: Part) -> int:
     return 1 << min(_MAX_BATCH_ROWS, rows).bit_length() - 1
 
 
-def _texts(metadata: pq.FileMetaData, group: int, places: list[int]) -> list[str]:
-    """The columns to be read as the numbers that they are stored as: a text stored once may be every row's."""
-    columns = [(metadata.schema.column(place), metadata.row_group(group).column(place)) for place in places]
-    return [
-        column.path
-        for column, stored in columns
-        if column.physical_type == "BYTE_ARRAY" and stored.has_dictionary_page
-    ]
+def _is_text(column: pq.ColumnChunkMetaData) -> bool:
+    """Whether it is to be read as the numbers that it is stored as: a text stored once may be every row's."""
+    return bool(column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page)
 
 
 def _prefixes(leaves: dict[str, Leaf]) -> list[str]:
     return list(dict.fromkeys(".".join(leaf.path) for leaf in leaves.values()))
 
 
-def _places(metadata: pq.FileMetaData, leaves: dict[str, Leaf]) -> list[int]:
+def _places(paths: list[str], leaves: dict[str, Leaf]) -> list[int]:
     """The numbers of the stored columns that the leaves are made of."""
     prefixes = tuple(_prefixes(leaves))
     below = tuple(prefix + "." for prefix in prefixes)
-    paths = [metadata.schema.column(place).path for place in range(metadata.num_columns)]
     return [place for place, path in enumerate(paths) if path in prefixes or path.startswith(below)]
 
 

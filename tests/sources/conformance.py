@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import random
@@ -95,6 +96,22 @@ class SourceSuite(ABC):
             batch.records.validate(full=True)
             batch.keys.validate(full=True)
 
+    def test_nothing_of_arrows_waits_for_the_collector_of_garbage(self, tmp_path: Path) -> None:
+        """Few objects, much memory: what a cycle of them holds piles up until the collector comes by."""
+        self.write(tmp_path, 50)
+        source = self.open(tmp_path)
+        partitions = list(source.partitions())
+        gc.collect()
+        gc.disable()
+        try:
+            for partition in partitions:
+                list(source.read(partition))
+            held = arrow_objects()
+            gc.collect()
+            assert held == arrow_objects()
+        finally:
+            gc.enable()
+
     def test_rereading_elsewhere_gives_equal_batches(self, tmp_path: Path) -> None:
         self.write(tmp_path, 50)
         self.spoil(tmp_path)
@@ -141,6 +158,12 @@ class SourceSuite(ABC):
     def test_a_missing_source_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(HeadraceError, match=self.missing):
             list(self.open(tmp_path / "nowhere").partitions())
+
+
+def arrow_objects() -> list[str]:
+    """The types of all objects of pyarrow's that the collector of cyclic garbage knows of, sorted."""
+    kinds = map(type, gc.get_objects())
+    return sorted(kind.__name__ for kind in kinds if str(kind.__module__).startswith("pyarrow"))
 
 
 def through_json(partition: Partition) -> Partition:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -49,6 +49,21 @@ class Wanted:
     whole: bool
 
 
+class Footer(NamedTuple):
+    """What a file says of its row groups and its columns.
+
+    Attributes:
+      metadata: pyarrow's. Its own `schema` is never to be asked for: the two would hold each other, and a few MB of a
+        file of many row groups would wait for the collector of cyclic garbage, once for every partition.
+      schema: of the rows.
+      paths: of the stored columns, such as `column.list.element`.
+    """
+
+    metadata: pq.FileMetaData
+    schema: pa.Schema
+    paths: list[str]
+
+
 class _FooterOnly(io.RawIOBase):
     """A file that ends at once where it is read once it is shut.
 
@@ -80,7 +95,7 @@ class _FooterOnly(io.RawIOBase):
         return self._raw.read(size)
 
 
-def read_footer(file: DataFile) -> tuple[pq.FileMetaData, pa.Schema]:
+def read_footer(file: DataFile) -> Footer:
     """What a file says of its row groups and its columns.
 
     Asking pyarrow for a column of a row group ends the process where the footer is wrong in itself. Planning to read
@@ -90,15 +105,19 @@ def read_footer(file: DataFile) -> tuple[pq.FileMetaData, pa.Schema]:
         footer = _FooterOnly(raw)
         with pa.PythonFile(footer, mode="r") as source:
             parquet = pq.ParquetFile(source, pre_buffer=True, **OPTIONS)
-            metadata, schema = parquet.metadata, parquet.schema_arrow
+            found = Footer(parquet.metadata, parquet.schema_arrow, _paths(parquet))
             footer.shut = True
             try:
-                groups = list(range(metadata.num_row_groups))
+                groups = list(range(found.metadata.num_row_groups))
                 next(parquet.iter_batches(1, row_groups=groups, use_threads=False), None)
             except OSError:
                 if not footer.asked:
                     raise
-    return metadata, schema
+    return found
+
+
+def _paths(parquet: pq.ParquetFile) -> list[str]:
+    return [".".join(path) for path in parquet.reader.column_paths]
 
 
 class _Reader:
@@ -117,7 +136,7 @@ class _Reader:
         metadata = parquet.metadata
         self.total = sum(metadata.row_group(group).num_rows for group in wanted.groups)
         # Rows without a column have to be counted by some column.
-        columns = wanted.columns or [metadata.schema.column(0).path]
+        columns = wanted.columns or _paths(parquet)[:1]
         self._batches = parquet.iter_batches(
             wanted.rows, row_groups=list(wanted.groups), columns=columns, use_threads=False
         )

@@ -65,7 +65,7 @@ def batches_of(
             rows = BATCH_BYTES * sum(unit.rows for unit in units) // max(sum(unit.size for unit in units), 1)
             with pq.ParquetFile(opened, pre_buffer=False) as parquet:
                 yield from parquet.iter_batches(
-                    min(max(rows, 1), _MAX_ROWS), row_groups=[unit.place for unit in units]
+                    min(max(rows, 1), _MAX_ROWS), row_groups=[unit.place for unit in units], use_threads=False
                 )
         except _DAMAGED as error:
             raise stored.unreadable(error) from None
