@@ -118,7 +118,7 @@ def build_run(ref: PartitionRef, plan: JobPlan, _tables_ready: object = None) ->
     path = plan.workspace.runs / listed.run
     run = open_run(path, check=True)
     committed = run is not None and listed.committed and not bool(is_repeated(plan, run).any())
-    if run is None or not (committed or is_finished(plan, run)):
+    if run is None or not (committed or is_finished(plan, run, check=True)):
         run = write_run(path, _read_partition(listed, plan), len(plan.split_names))
     return _summary(ref, listed, run, committed=committed)
 
@@ -136,7 +136,7 @@ def complete_run(summary: RunSummary, plan: JobPlan, final: Final) -> RunSummary
     if run is not None and not bool((is_left_out(plan, run) & (final >= 0)).any()):
         return summary
     listed = read_partition(plan.workspace.partitions, summary.ref)
-    if run is None or not is_finished(plan, run):
+    if run is None or not is_finished(plan, run, check=False):
         run = write_run(path, _read_partition(listed, plan), len(plan.split_names))
     return _summary(summary.ref, listed, run, committed=False)
 

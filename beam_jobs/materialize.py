@@ -222,7 +222,9 @@ def _is_wanted(plan: JobPlan, name: str) -> bool:
     for each in read_partitions(plan.workspace.partitions):
         if each.partition.source == name:
             run = open_run(plan.workspace.runs / each.run, check=True)
-            if run is None or not ((each.committed and is_taken_over(plan, run)) or is_finished(plan, run)):
+            if run is None or not (
+                (each.committed and is_taken_over(plan, run)) or is_finished(plan, run, check=True)
+            ):
                 return True
     return False
 

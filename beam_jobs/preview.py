@@ -87,7 +87,9 @@ def preview(
         records = None if records is None or known is None else records + known
         if each.committed:
             unchanged += 1
-        elif (run := open_run(plan.workspace.runs / each.run)) is not None and is_finished(plan, run):
+        elif (run := open_run(plan.workspace.runs / each.run)) is not None and is_finished(
+            plan, run, check=False
+        ):
             finished += 1
         else:
             kept = _kept(plan, each)

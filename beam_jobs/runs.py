@@ -104,7 +104,6 @@ class Run:
       sections: place, length and CRC of each.
       records: bytes and CRC of its own records.
       keeps_from: the version whose shards hold its other records, if there are any.
-      has_records: whether the file of its own records is there and whole.
       summary: see `RunSummary`.
       held: all of its file, where that is held.
     """
@@ -113,7 +112,6 @@ class Run:
     sections: Mapping[str, tuple[int, int, int]]
     records: tuple[int, int]
     keeps_from: str | None
-    has_records: bool
     summary: dict[str, Any]
     held: bytes = b""
 
@@ -162,7 +160,7 @@ def write_run(path: StorePath, content: RunContent, splits: int) -> Run:
     end = footer + _TRAILER.pack(len(footer), google_crc32c.value(footer), _MAGIC)
     with path.writing(durable=False) as file:
         file.writev([np.frombuffer(data, np.uint8) for data in (*parts.values(), end)])
-    return Run(path, sections, records, keeps_from, True, content.summary)
+    return Run(path, sections, records, keeps_from, content.summary)
 
 
 def records_path(path: StorePath) -> StorePath:
@@ -241,23 +239,24 @@ def open_run(path: StorePath, *, check: bool = False) -> Run | None:
         return None
     data = json.loads(footer)
     sections = {name: (start, count, crc) for name, (start, count, crc) in data["sections"].items()}
-    length, crc = data["records"]
-    own = records_path(path)
-    run = Run(
-        path,
-        sections,
-        (length, crc),
-        data["keeps_from"],
-        not length or (own.size() == length and (not check or _intact(own, 0, length, crc))),
-        data["summary"],
-        b"" if start else end,
-    )
+    held = b"" if start else end
+    run = Run(path, sections, tuple(data["records"]), data["keeps_from"], data["summary"], held)
     if check and not all(
         first + count <= size and _is_intact(run, first, count, crc)
         for first, count, crc in sections.values()
     ):
         return None
     return run
+
+
+def has_records(run: Run, *, check: bool) -> bool:
+    """Whether the file of a run's own records is there and, if that is to be checked, as it was written."""
+    length, crc = run.records
+    if not length:
+        return True
+    own = records_path(run.path)
+    check = check and not own.store.durable
+    return own.size() == length and (not check or _intact(own, 0, length, crc))
 
 
 def read_section(run: Run, name: str) -> bytes:

@@ -17,6 +17,7 @@ from beam_jobs.runs import (
     INDEX_DTYPE,
     KeptRecords,
     Run,
+    has_records,
     open_run,
     read_facts,
     read_index,
@@ -27,10 +28,10 @@ from beam_jobs.runs import (
 Rows = npt.NDArray[np.int64]
 
 
-def is_finished(plan: JobPlan, run: Run) -> bool:
-    """Whether all records of a run that an earlier, unfinished job left can be read."""
+def is_finished(plan: JobPlan, run: Run, *, check: bool) -> bool:
+    """Whether all records of a run that an earlier, unfinished job left can be read; see `has_records`."""
     previous = None if plan.previous is None else plan.previous.version
-    return run.has_records and run.keeps_from in (None, previous)
+    return run.keeps_from in (None, previous) and has_records(run, check=check)
 
 
 def is_taken_over(plan: JobPlan, run: Run) -> bool:

@@ -12,7 +12,15 @@ import pytest
 
 from beam_jobs import merge, run, runs
 from beam_jobs.local_store import LocalStore
-from beam_jobs.runs import RunContent, open_run, read_index, read_section, write_run
+from beam_jobs.runs import (
+    RunContent,
+    has_records,
+    open_run,
+    read_index,
+    read_section,
+    records_path,
+    write_run,
+)
 from beam_jobs.store_path import StorePath
 from schemas.hashing import as_sortable, key_hashes
 from tests.jobs.small_job import digests, make_data, make_job
@@ -72,6 +80,23 @@ def test_a_changed_byte_is_seen(held: int, end: int, tmp_path: Path, monkeypatch
         assert open_run(path, check=True) is None, place
     file.write_bytes(data)
     assert open_run(path, check=True) is not None
+
+
+def test_a_changed_byte_of_its_records_is_seen_where_it_is_looked_for(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    found = open_run(path, check=True)
+    assert found is not None
+    assert has_records(found, check=True)
+    file = Path(str(records_path(path)))
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert has_records(found, check=False)
+    assert not has_records(found, check=True)
+    file.write_bytes(data[:-1])
+    assert not has_records(found, check=False)
+    file.unlink()
+    assert not has_records(found, check=False)
+    assert open_run(path, check=True) is not None  # a committed version's runs have lost theirs
 
 
 def test_shards_of_more_runs_than_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

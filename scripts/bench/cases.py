@@ -77,7 +77,8 @@ CASES = (
 WINDOW = 16 * MIB  # of a shard merged at a time: its part of a run takes a read of its own
 # A smaller run is one read; the measured jobs' are. Of a larger one, the index is a read of its own.
 HELD, INDEX_ROW = 64 << 10, 32
-COMMIT_READS = 2  # of each run with dead letters, one run after the other: its footer, and them
+ASKED = 1  # for its size, each time a run is opened: a request of a bucket too, but no read
+COMMIT_READS = 3  # of each run with dead letters, one run after the other: its size, its footer, and them
 CROSSINGS = 4  # of each byte: source to worker, to its run, back, to its shard
 
 
@@ -111,7 +112,7 @@ def estimate(case: Case, found: dict[str, Cost], args: argparse.Namespace) -> Es
     # A reference of the measured jobs lies in one window.
     windows = expected_references(1, max(1.0, case.bytes / shards / WINDOW), case.records / references)
     larger = float(case.records / runs * INDEX_ROW > HELD)
-    each = found["reference"].reads + larger + windows - 1
+    each = found["reference"].reads + ASKED + larger + windows - 1
     reads = references * each + runs * found["run"].reads + files
     records = (case.bytes / 1e6, "MB of files") if case.files else (case.records, "row of a table")
     work = ((runs, "run"), (shards, "shard"), (references, "reference"), records)

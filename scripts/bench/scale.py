@@ -140,7 +140,7 @@ class Bench:
         }
 
     def folders(self) -> None:
-        """Files listed, partitions planned, bytes copied; memory of the driver for the former, else of the whole job."""
+        """Files listed, partitions planned, bytes copied; memory of the driver for the first, else of a whole job."""
         numbers, costs, plans = [], [], []
         for files, each in ((FILES[0], FILES_EACH[0]), (FILES[1], FILES_EACH[0]), (FILES[1], FILES_EACH[1])):
             data = write_files(self.work / f"files{files}", files, 20)
