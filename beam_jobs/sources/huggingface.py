@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from beam_jobs.sources._batches import flat_schema, flatten, pieces, without_bad_text
+from beam_jobs.sources._batches import flat_schema, flatten, without_bad_text
+from beam_jobs.sources._columnar.sizes import small_batches
 from beam_jobs.sources._keys import check_key, keys_of
 from beam_jobs.sources._places.listing import File, shown
 from beam_jobs.sources._places.stored import StoredFile, wanted_splits
@@ -85,13 +86,13 @@ class HuggingFace:
             raise stored.changed()
         row = payload["row"]
         for batch in batches_of(stored, file, schema, [Unit(*unit) for unit in payload["units"]]):
-            for before, piece in pieces(batch):
-                rows = np.arange(row + before, row + before + piece.num_rows, dtype=np.int64)
+            for piece in small_batches(batch):
+                rows = np.arange(row, row + piece.num_rows, dtype=np.int64)
+                row += piece.num_rows
                 records, rows, bad = without_bad_text(flatten(piece, stored.where), rows)
                 records, rows, faults = understand(records, labels, rows)
                 keys = keys_of(records, self.spec.key, payload["split"], rows)
                 yield SourceBatch(records, keys, rows, sorted(bad + faults, key=lambda fault: fault.row))
-            row += batch.num_rows
         stored.check(file)
 
     def origin(self, partition: Partition, row: int) -> str:

@@ -302,3 +302,26 @@ def test_dictionaries_are_refused(tmp_path: Path) -> None:
         writer.write_table(rows)
     with pytest.raises(HeadraceError, match="dictionaries are not read: export it as Parquet"):
         folder(tmp_path).partitions()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_text_that_is_stored_once_is_not_held_for_every_row(
+    nested: bool, groups: int, tmp_path: Path
+) -> None:
+    count, size = 600, 1 << 20
+    text = pa.array(["x" * size, "y"]).take(pa.array([0] * count))
+    column = pa.StructArray.from_arrays([text], ["bytes"]) if nested else text
+    rows = pa.table({"id": range(count), "text": column})
+    place = tmp_path / "data" / "train-00000-of-00001.parquet"
+    place.parent.mkdir()
+    pq.write_table(rows, place, row_group_size=count // groups)
+    assert place.stat().st_size < groups * 2 * size
+    source = folder(tmp_path)
+    before, seen = pa.total_allocated_bytes(), 0
+    for partition in source.partitions():
+        for batch in source.read(partition):
+            assert batch.records.nbytes <= 16 * size
+            assert pa.total_allocated_bytes() - before <= 64 * size
+            seen += batch.records.num_rows
+    assert seen == count

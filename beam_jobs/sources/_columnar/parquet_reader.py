@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from beam_jobs.sources._columnar.chunks import Part
 from beam_jobs.sources._columnar.data_files import DataFile
-from beam_jobs.sources._columnar.sizes import BATCH_BYTES, largest_text
+from beam_jobs.sources._columnar.sizes import BATCH_BYTES, largest_texts
 
 # The oldest times cover 5.8 million years in 96 bits; in nanoseconds, pyarrow's own choice, most would overflow.
 OPTIONS: dict[str, Any] = {"coerce_int96_timestamp_unit": "us"}
@@ -105,7 +105,7 @@ def read_footer(file: DataFile) -> Footer:
         footer = _FooterOnly(raw)
         with pa.PythonFile(footer, mode="r") as source:
             parquet = pq.ParquetFile(source, pre_buffer=True, **OPTIONS)
-            found = Footer(parquet.metadata, parquet.schema_arrow, _paths(parquet))
+            found = Footer(parquet.metadata, parquet.schema_arrow, column_paths(parquet))
             footer.shut = True
             try:
                 groups = list(range(found.metadata.num_row_groups))
@@ -116,7 +116,8 @@ def read_footer(file: DataFile) -> Footer:
     return found
 
 
-def _paths(parquet: pq.ParquetFile) -> list[str]:
+def column_paths(parquet: pq.ParquetFile) -> list[str]:
+    """The stored columns, such as `column.list.element`; asking pyarrow's metadata would leave garbage."""
     return [".".join(path) for path in parquet.reader.column_paths]
 
 
@@ -136,7 +137,7 @@ class _Reader:
         metadata = parquet.metadata
         self.total = sum(metadata.row_group(group).num_rows for group in wanted.groups)
         # Rows without a column have to be counted by some column.
-        columns = wanted.columns or _paths(parquet)[:1]
+        columns = wanted.columns or column_paths(parquet)[:1]
         self._batches = parquet.iter_batches(
             wanted.rows, row_groups=list(wanted.groups), columns=columns, use_threads=False
         )
@@ -190,16 +191,18 @@ def _large(wanted: Wanted, texts: list[str]) -> list[str]:
     if len(wanted.groups) > 1 or not texts:
         return texts
     with wanted.file.open_arrow() as source:
-        how = {"pre_buffer": False, "buffer_size": _MIN_BUFFER_BYTES}
-        parquet = pq.ParquetFile(source, read_dictionary=texts, **how, **OPTIONS)
-        batches = parquet.iter_batches(1, row_groups=list(wanted.groups), columns=texts, use_threads=False)
-        first = next(batches, None)
-    small = {
-        name
-        for name, column in ([] if first is None else zip(first.schema.names, first.columns, strict=True))
-        if 0 < largest_text(column) * wanted.rows <= BATCH_BYTES
-    }
-    return [text for text in texts if text not in small]
+        how = {"pre_buffer": False, "buffer_size": _MIN_BUFFER_BYTES, **OPTIONS}
+        return large_texts(source, wanted.groups[0], wanted.rows, texts, **how)
+
+
+def large_texts(source: pa.NativeFile, group: int, rows: int, texts: list[str], **how: Any) -> list[str]:
+    """Those columns of a row group of which `rows` rows could be more than 8 MiB by the first dictionary of each."""
+    parquet = pq.ParquetFile(source, read_dictionary=texts, **how)
+    batches = parquet.iter_batches(1, row_groups=[group], columns=texts, use_threads=False)
+    first = next(batches, None)
+    found = [] if first is None else zip(first.schema.names, first.columns, strict=True)
+    largest = dict(each for name, column in found for each in largest_texts(name, column))
+    return [text for text in texts if not 0 < largest.get(text, 0) * rows <= BATCH_BYTES]
 
 
 def _fetch(wanted: Wanted, skip: int) -> _Reader | None:

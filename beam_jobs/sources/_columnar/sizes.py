@@ -30,11 +30,13 @@ def decoded_bytes(batch: pa.RecordBatch) -> int:
     return sum(_bytes(column) for column in batch.columns)
 
 
-def largest_text(array: pa.Array) -> int:
-    """The bytes of the largest text of a dictionary's, which need not be that of a row; 0 where there is none."""
-    if not pt.is_dictionary(array.type) or not _is_text(array.type.value_type):
-        return 0
-    return pc.max(pc.binary_length(array.dictionary)).as_py() or 0
+def largest_texts(name: str, array: pa.Array) -> Iterator[tuple[str, int]]:
+    """The bytes of the largest text of a column's dictionary, which need not be that of a row; a struct's by field."""
+    if pt.is_struct(array.type):
+        for field, child in zip(array.type, array.flatten(), strict=True):
+            yield from largest_texts(f"{name}.{field.name}", child)
+    elif pt.is_dictionary(array.type) and _is_text(array.type.value_type):
+        yield name, pc.max(pc.binary_length(array.dictionary)).as_py() or 0
 
 
 def _bytes(array: pa.Array) -> int:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_jobs.sources._batches import BATCH_BYTES
+from beam_jobs.sources._columnar.parquet_reader import column_paths, large_texts
 from beam_jobs.sources._places.listing import File
 from beam_jobs.sources._places.stored import StoredFile
 from beam_jobs.sources._sets.ipc import Unit, read_message, walk_stream
@@ -63,10 +64,14 @@ def batches_of(
                     yield read_message(opened, unit, schema)
                 return
             rows = BATCH_BYTES * sum(unit.rows for unit in units) // max(sum(unit.size for unit in units), 1)
-            with pq.ParquetFile(opened, pre_buffer=False) as parquet:
-                yield from parquet.iter_batches(
-                    min(max(rows, 1), _MAX_ROWS), row_groups=[unit.place for unit in units], use_threads=False
-                )
+            rows = min(max(rows, 1), _MAX_ROWS)
+            whole = pq.ParquetFile(opened)
+            how = {"metadata": whole.metadata, "pre_buffer": False}
+            for unit in units:
+                # A text that is stored once may be every row's: then it is read as the numbers that are stored for it.
+                texts = large_texts(opened, unit.place, rows, column_paths(whole), **how)
+                parquet = pq.ParquetFile(opened, read_dictionary=texts, **how)
+                yield from parquet.iter_batches(rows, row_groups=[unit.place], use_threads=False)
         except _DAMAGED as error:
             raise stored.unreadable(error) from None
 
