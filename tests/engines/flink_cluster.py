@@ -14,14 +14,15 @@ from tests.engines.engine import ENGINES, await_, free_port
 
 FLINK = ENGINES / "flink"
 JOB_SERVER = ENGINES / "flink-job-server.jar"
-# Two managers of two slots each, as small as Flink allows.
+SLOTS = 2  # of a task manager
+# As small as Flink allows.
 CONFIG = """
 jobmanager: {{bind-host: localhost, rpc: {{address: localhost, port: {rpc}}}, memory: {{process: {{size: 700m}}}}}}
 rest: {{address: localhost, bind-address: localhost, port: {rest}}}
 taskmanager:
   bind-host: localhost
   host: localhost
-  numberOfTaskSlots: 2
+  numberOfTaskSlots: {slots}
   memory: {{process: {{size: 1200m}}}}
   network: {{sort-shuffle: {{min-buffers: {buffers}}}}}
 heartbeat: {{interval: 1000, timeout: 8000}}
@@ -46,7 +47,7 @@ class FlinkCluster:
         shutil.copytree(FLINK / "conf", conf)
         rest = self.master.split(":")[1]
         (conf / "config.yaml").write_text(
-            CONFIG.format(rpc=free_port(), rest=rest, folder=folder, buffers=buffers)
+            CONFIG.format(rpc=free_port(), rest=rest, folder=folder, buffers=buffers, slots=SLOTS)
         )
 
     def __enter__(self) -> FlinkCluster:
@@ -54,7 +55,8 @@ class FlinkCluster:
         while len(self.managers) < self._wanted:
             self.add_manager()
         try:
-            await_(lambda: self.overview().get("taskmanagers") == self._wanted, seconds=120)
+            # A task manager is counted a moment before its slots are.
+            await_(lambda: self.overview().get("slots-available") == self._wanted * SLOTS, seconds=120)
         except BaseException:
             self.__exit__(None, None, None)
             raise
