@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +24,28 @@ if TYPE_CHECKING:
 _Found = TypeVar("_Found")
 _Bounds = dict[str, "list[Any] | None"]
 _BOUNDS = ("first", "end", "last")
+_SHAPE = ("columns", "shown", "order", "key", "by", "stored")  # of a table, in a partition's payload
+_KEPT = 64
 _FAULTS = 10_000  # of one batch
 _BATCH_BYTES = 8 << 20
 _ATTEMPTS, _FIRST_PAUSE = 6, 0.1  # seconds, doubled each time: 3 s in all
+
+
+_kept_ones: dict[tuple[Any, ...], Any] = {}
+
+
+def _kept(key: tuple[Any, ...], make: Callable[[], _Found]) -> _Found:
+    """What was made for the key before, by whichever thread: a source is opened anew for every partition."""
+    found = _kept_ones.get(key)
+    if found is None:
+        if len(_kept_ones) >= _KEPT:
+            _kept_ones.clear()
+        found = _kept_ones.setdefault(key, make())
+    return cast("_Found", found)
+
+
+def _shape(payload: Any) -> str:
+    return repr([payload[name] for name in _SHAPE])
 
 
 class Sql:
@@ -43,10 +62,6 @@ class Sql:
         self.spec = spec
         self.root = root
         self._where = f"sources.{name}"
-        self._tables: dict[str, Table] = {}
-        self._statements: dict[
-            tuple[Any, ...], Any
-        ] = {}  # by the table, which is kept, and the bounds that there are
 
     def columns(self) -> list[str]:
         """Names of the columns that `read` yields."""
@@ -157,14 +172,16 @@ class Sql:
     def _table(self, payload: Any) -> Table:
         from beam_jobs.sources._sql.statements import Column, Table, as_from
 
-        names = ("columns", "shown", "order", "key", "by", "stored")
-        known = repr([payload[name] for name in names])
-        if known not in self._tables:
+        def make() -> Table:
             columns = [Column(*column) for column in payload["columns"]]
             rows = as_from(self.spec, self._where, [column.name for column in columns])
-            table = Table(rows, columns, *(payload[name] for name in names[1:]))
-            self._tables.setdefault(known, table)  # another thread's, if it came first
-        return self._tables[known]
+            return Table(rows, columns, *(payload[name] for name in _SHAPE[1:]))
+
+        return _kept(("table", *self._identity, _shape(payload)), make)
+
+    @cached_property
+    def _identity(self) -> tuple[str, ...]:
+        return self.name, self.root, self.spec.model_dump_json()
 
     def _key_names(self, payload: Any) -> list[str]:
         return [payload["columns"][place][0] for place in payload["key"]]
@@ -305,7 +322,7 @@ class Sql:
 
         def chunks(bounds: _Bounds) -> Iterator[Chunk]:
             row_bytes = partition.bytes // (partition.records or 1)
-            statement = self._rows(table, payload["nulls"], bounds).execution_options(row_bytes=row_bytes)
+            statement = self._rows(table, payload, bounds).execution_options(row_bytes=row_bytes)
             return session.chunks(statement, content)
 
         if table.stored and _without_gaps(bounds, partition.records or 0):
@@ -318,23 +335,25 @@ class Sql:
                 return
         yield from chunks(self._moved(session, table, partition, bounds) if table.stored else bounds)
 
-    def _rows(self, table: Table, nulls: bool, bounds: _Bounds) -> Any:
+    def _rows(self, table: Table, payload: Any, bounds: _Bounds) -> Any:
         """The statement for the rows of a partition; that of another one with row numbers of its own, if it may be."""
         from beam_jobs.sources._sql.statements import condition, numbered, select_rows
 
         def select() -> Any:
             conditions = condition(self.spec, self._where)
             return select_rows(
-                table, self._database, conditions, nulls=nulls, sent=table.content.columns, **bounds
+                table,
+                self._database,
+                conditions,
+                nulls=payload["nulls"],
+                sent=table.content.columns,
+                **bounds,
             )
 
         if not table.stored:
             return select()
         values = {numbered(name): found[0] for name, found in bounds.items() if found is not None}
-        kind = (id(table), *values)
-        if kind not in self._statements:
-            self._statements[kind] = select()
-        like = self._statements[kind]
+        like = _kept(("rows", *self._identity, _shape(payload), payload["nulls"], *values), select)
         return like.execution_options(like=like, values=values)
 
     def _moved(self, session: Session, table: Table, partition: Partition, bounds: _Bounds) -> _Bounds:

@@ -641,6 +641,26 @@ def test_duckdb_tables_have_the_same_records_in_whatever_order_they_are_stored(
     assert len({key for key, _ in found[0]}) == len(found[0])
 
 
+def test_duckdb_statements_are_those_of_each_source(works: dict[str, Work], tmp_path: Path) -> None:
+    """What is kept of one table's partitions is not taken for another's: other parameters, columns, files, tables."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    first, second = (works["duckdb"].at(tmp_path / name) for name in ("first", "second"))
+    for work, more in ((first, 0), (second, 100)):
+        work.run(f"CREATE TABLE t AS SELECT range + {more} AS id, range % 5 AS part FROM range(40)")
+        work.run("CREATE TABLE u AS SELECT id + 1000 AS id, part FROM t")
+    small: dict[str, Any] = {"key": "id", "partition_rows": 7}
+    for _ in range(2):
+        for most in (2, 3):
+            where = {"where": "part < :most", "params": {"most": most}}
+            found = [row["part"] for row in records_of(first.source(table="t", **small, **where))]
+            assert sorted(set(found)) == list(range(most))
+            assert len(found) == 8 * most
+        assert sum(row["id"] for row in records_of(second.source(table="t", **small))) == 40 * 100 + 780
+        assert min(row["id"] for row in records_of(second.source(table="u", **small))) == 1100
+        assert list(records_of(first.source(table="t", columns=["part"], **small))[0]) == ["part"]
+
+
 def test_duckdb_times_are_in_utc_wherever_they_are_read(works: dict[str, Work], tmp_path: Path) -> None:
     work = works["duckdb"].at(tmp_path)
     work.run("CREATE TABLE t AS SELECT 1 AS id, TIMESTAMPTZ '2024-02-29 12:00:00+02' AS zoned")
