@@ -222,10 +222,10 @@ def check_cluster(options: PipelineOptions) -> None:
         ) from error
     if not slots:
         raise HeadraceError(
-            "The Flink cluster has no task managers.",
+            "The Flink cluster has no task managers, or knows nothing of their slots yet.",
             where="--flink_master",
-            value=flink.flink_master,
-            hint="Start one: taskmanager.sh start",
+            value=f"{flink.flink_master}: {managers} task managers, 0 slots",
+            hint="Start one, taskmanager.sh start, and wait until its slots are in the cluster's overview.",
         )
     if flink.parallelism < 1:
         flink.parallelism = free or slots
