@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cache
 
 import apache_beam as beam
 import numpy as np
@@ -331,15 +330,6 @@ def _in_splits(batch: Batch, plan: JobPlan, ledger: Ledger) -> Batch:
 
 def encode_letters(letters: list[DeadLetter]) -> bytes:
     """Dead letters as an Arrow stream."""
-    return _encoded(letters) if letters else _none_encoded()
-
-
-@cache
-def _none_encoded() -> bytes:
-    return _encoded([])
-
-
-def _encoded(letters: list[DeadLetter]) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, DEAD_LETTER_SCHEMA) as writer:
         writer.write_table(pa.Table.from_pylist([vars(letter) for letter in letters], DEAD_LETTER_SCHEMA))

@@ -34,12 +34,11 @@ _sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
 def atomic_file(path: Path, *, durable: bool) -> Iterator[BinaryIO]:
     """A file for writing that takes its name only when the block ends well; otherwise nothing remains.
 
-    The folder that it is to lie in is made if there is none. `durable` flushes it to the disk before it is named, so
-    that it survives a power cut.
+    `durable` flushes it to the disk before it is named, so that it survives a power cut.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
-        with clear_errors(path), _opened(temporary) as file:
+        with clear_errors(path), open(temporary, "wb", buffering=0) as file:
             yield file
             if durable:
                 os.fsync(file.fileno())
@@ -48,14 +47,6 @@ def atomic_file(path: Path, *, durable: bool) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):  # what cannot be written may not be removable either
             temporary.unlink(missing_ok=True)
         raise
-
-
-def _opened(path: Path) -> BinaryIO:
-    try:
-        return open(path, "wb", buffering=0)
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return open(path, "wb", buffering=0)
 
 
 def write_all(file: BinaryIO, data: bytes | memoryview) -> None:

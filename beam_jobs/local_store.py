@@ -8,8 +8,6 @@ import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -71,24 +69,26 @@ class LocalStore:
 
     def fill(self, parts: Sequence[Part]) -> None:
         """See `Store`."""
-        # One file open at a time: the thousands of runs of a large job are more than may be.
-        for path, ranges in groupby(parts, itemgetter(0)):
+        for path, offset, target in parts:
+            # One open a range: the thousands of runs of a large job are more than may be open at a time.
             file = os.open(self._name(path), os.O_RDONLY | os.O_CLOEXEC)
             try:
-                for _, offset, target in ranges:
-                    done = 0
-                    while done < len(target):
-                        count = os.preadv(file, [target[done:]], offset + done)
-                        if not count:
-                            raise OSError(f"{self.where(path)} ends before byte {offset + len(target)}")
-                        done += count
+                done = 0
+                while done < len(target):
+                    count = os.preadv(file, [target[done:]], offset + done)
+                    if not count:
+                        raise OSError(f"{self.where(path)} ends before byte {offset + len(target)}")
+                    done += count
             finally:
                 os.close(file)
 
     @contextmanager
     def writing(self, path: str, *, durable: bool) -> Iterator[Sink]:
         """See `Store`."""
-        with atomic_file(self._root / path, durable=durable) as file:
+        target = self._root / path
+        with clear_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(target, durable=durable) as file:
             yield _LocalSink(file, durable=durable)
             self._check_lock()
 
@@ -174,14 +174,9 @@ class LocalStore:
         if self._token is None:
             return
         try:
-            # Asked before each file: Python's own way to read one takes four times as many calls of the system.
-            file = os.open(self._name(LOCK), os.O_RDONLY | os.O_CLOEXEC)
+            content = self.read(LOCK, MAX_LOCK_BYTES)
         except FileNotFoundError:
-            raise lost(str(self._root)) from None
-        try:
-            content = os.read(file, MAX_LOCK_BYTES)
-        finally:
-            os.close(file)
+            content = b""
         if token_of(content) != self._token:
             raise lost(str(self._root))
 
