@@ -76,18 +76,26 @@ class Sql:
         Their identity is a hash of their rows, which the pass reads anyway: what was changed, added or deleted changes
         the partition it lies in, and others only where they begin or end at that very row.
         """
-        drafts = self._retried(self._scan)
+        drafts, state = self._retried(self._scan)
         if not drafts:
             raise HeadraceError("The source holds no row.", where=self._where, value=self._shown)
         return [
-            Partition(self.name, ordinal, draft.identity, draft.payload, max(draft.bytes, 1), draft.rows)
+            Partition(
+                self.name,
+                ordinal,
+                draft.identity,
+                {**draft.payload, "state": state},
+                max(draft.bytes, 1),
+                draft.rows,
+            )
             for ordinal, draft in enumerate(drafts)
         ]
 
     def read(self, partition: Partition) -> Iterator[SourceBatch]:
         """The rows of one partition, in batches of about 8 MiB.
 
-        They must be those of the snapshot that the partitions were cut from: at the end their hash is compared.
+        They must be those of the snapshot that the partitions were cut from: where the database is not known to be in
+        that very state, their hash is compared at the end.
         """
         payload = partition.payload
         if payload["first"] is None:
@@ -96,13 +104,17 @@ class Sql:
         from beam_jobs.sources._sql.digest import RowsDigest
 
         table = self._table(payload).content
-        digest, rows = RowsDigest(), 0
-        for chunk in self._resumed(partition):
+        digest, rows, unhashed = RowsDigest(), 0, 0
+        for chunk, state in self._resumed(partition):
             batch = self._batch(chunk, table, rows)
-            digest.add(chunk.records.columns, batch.faults)
+            if state is not None and state == payload["state"]:
+                unhashed += chunk.total
+            else:
+                digest.add(chunk.records.columns, batch.faults)
             rows += chunk.total
             yield from _small(batch)
-        if rows != partition.records or digest.hex() != payload["digest"]:
+        # Of rows that were hashed in part, the hash is another one.
+        if rows != partition.records or (unhashed < rows and digest.hex() != payload["digest"]):
             raise self._changed(partition)
 
     def origin(self, partition: Partition, row: int) -> str:
@@ -186,10 +198,12 @@ class Sql:
     def _key_names(self, payload: Any) -> list[str]:
         return [payload["columns"][place][0] for place in payload["key"]]
 
-    def _scan(self, session: Session) -> list[_Draft]:
+    def _scan(self, session: Session) -> tuple[list[_Draft], str | None]:
         from beam_jobs.sources._sql.statements import condition, count_nameless
 
         table = self._describe(session)
+        # Of a view, a query or a condition the rows may change without the database, as the time of day does.
+        state = session.state() if table.stored and self.spec.where is None else None
         self._check_order(table)
         if table.stored:
             self._check_keys(session, table)
@@ -199,7 +213,7 @@ class Sql:
         nameless = session.count(count_nameless(table, condition(self.spec, self._where)))
         if nameless:
             drafts.append(_Draft(table, False, None, rows=nameless))
-        return drafts
+        return drafts, state
 
     def _check_order(self, table: Table) -> None:
         from beam_jobs.sources._sql.statements import NO_KEYS
@@ -287,11 +301,11 @@ class Sql:
         """The chunk as a batch; `before` rows of the partition came before it."""
         names = [column.name for column in table.columns[: table.shown]]
         records = pa.RecordBatch.from_arrays(chunk.records.columns[: table.shown], names=names)
-        rows = chunk.rows + before + 1
+        rows = chunk.rows + (before + 1)
         return SourceBatch(records, self._keys(chunk, table), rows, _numbered(chunk.faults, before))
 
-    def _resumed(self, partition: Partition) -> Iterator[Chunk]:
-        """The rows of a partition; after a lost connection they go on behind those that were there."""
+    def _resumed(self, partition: Partition) -> Iterator[tuple[Chunk, str | None]]:
+        """The rows of a partition, and the database's state; after a lost connection they go on behind those before."""
         from beam_jobs.sources._sql.chunks import part
         from beam_jobs.sources._sql.place import LostConnectionError
 
@@ -305,7 +319,7 @@ class Sql:
                         skip -= behind
                         if behind < chunk.total:
                             done += chunk.total - behind
-                            yield part(chunk, behind, chunk.total)
+                            yield part(chunk, behind, chunk.total), session.state()
                 return
             except LostConnectionError as error:
                 self._pause(attempt, error)

@@ -17,6 +17,8 @@ import yaml
 
 from beam_jobs.sources import Partition, Source, open_source
 from beam_jobs.sources import sql as sql_module
+from beam_jobs.sources._sql.digest import RowsDigest
+from beam_jobs.sources._sql.duckdb import DuckDbSession
 from beam_jobs.sources._sql.place import LostConnectionError, Place, explained
 from schemas.errors import HeadraceError
 from schemas.load import parse_spec
@@ -693,6 +695,95 @@ def test_duckdb_rows_that_were_changed_are_an_error_wherever_they_are(
     unread = {number for number, partition in enumerate(partitions) if why_unread(source, partition)}
     # That before ends where this one began, and its end has to be found again if rows were numbered anew.
     assert unread in ({2}, {1, 2})
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows were hashed, call by call."""
+    found: list[int] = []
+    add = RowsDigest.add
+
+    def counted(digest: RowsDigest, arrays: Any, faults: Any = ()) -> None:
+        found.append(len(arrays[0]))
+        add(digest, arrays, faults)
+
+    monkeypatch.setattr(RowsDigest, "add", counted)
+    return found
+
+
+def test_duckdb_rows_are_hashed_only_where_the_file_was_changed(
+    works: dict[str, Work], tmp_path: Path, hashed: list[int]
+) -> None:
+    work = works["duckdb"].at(tmp_path)
+    work.run(SHUFFLED.format(order="ORDER BY hash(id)"))
+    source = work.source(table="t", key="id", partition_rows=700)
+    partitions = source.partitions()
+    assert sum(hashed) == 5000
+    hashed.clear()
+    before = [batch for partition in partitions for batch in source.read(partition)]
+    assert not hashed
+    for change in (
+        lambda: os.utime(tmp_path / "work.duckdb"),
+        lambda: work.run("CREATE TABLE other (a INT)"),
+    ):
+        change()
+        hashed.clear()
+        assert same([batch for partition in partitions for batch in source.read(partition)], before)
+        assert sum(hashed) == 5000
+
+
+@pytest.mark.parametrize(
+    "options", [{"table": "t", "where": "id >= 0"}, {"query": "SELECT * FROM t"}, {"table": "seen"}]
+)
+def test_duckdb_rows_that_may_change_without_the_file_are_hashed(
+    works: dict[str, Work], tmp_path: Path, hashed: list[int], options: dict[str, str]
+) -> None:
+    work = works["duckdb"].at(tmp_path)
+    work.run(SHUFFLED.format(order="ORDER BY id"))
+    work.run(f"COPY t TO '{tmp_path}/t.csv'", f"CREATE VIEW seen AS SELECT * FROM '{tmp_path}/t.csv'")
+    source = work.source(key="id", partition_rows=700, **options)
+    partitions = source.partitions()
+    hashed.clear()
+    assert sum(len(batch.rows) for p in partitions for batch in source.read(p)) == sum(hashed) == 5000
+    if options.get("table") == "seen":
+        text = (tmp_path / "t.csv").read_text()
+        (tmp_path / "t.csv").write_text(text.replace("name 17\n", "name 71\n"))
+        assert sum(why_unread(source, partition) is not None for partition in partitions) == 1
+
+
+def test_duckdb_changes_are_noticed_whatever_the_file_looks_like(
+    works: dict[str, Work], tmp_path: Path
+) -> None:
+    """Of the same size, its times set back, right after it was planned; or in the log beside it alone."""
+    work = works["duckdb"].at(tmp_path)
+    file = tmp_path / "work.duckdb"
+    work.run(SHUFFLED.format(order="ORDER BY id"))
+    source = work.source(table="t", key="id", partition_rows=700)
+    for statements in (
+        ["UPDATE t SET part = 1 - part WHERE id = 2500"],
+        ["PRAGMA disable_checkpoint_on_shutdown", "UPDATE t SET part = 1 - part WHERE id = 2500"],
+    ):
+        partitions = source.partitions()
+        status = file.stat()
+        work.run(*statements)
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert sum(why_unread(source, partition) is not None for partition in partitions) == 1
+    assert (tmp_path / "work.duckdb.wal").exists()
+
+
+def test_duckdb_rows_of_two_states_are_not_taken_for_one(
+    works: dict[str, Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = works["duckdb"].at(tmp_path)
+    work.run("CREATE TABLE t AS SELECT range AS id, repeat('x', 2000) AS text FROM range(10000)")
+    source = work.source(table="t", key="id")
+    (partition, *_) = source.partitions()
+    states = iter([partition.payload["state"]])
+    monkeypatch.setattr(DuckDbSession, "state", lambda _: next(states, "another"))
+    batches = source.read(partition)
+    next(batches)
+    with pytest.raises(HeadraceError, match="Rows were changed while the job was reading them"):
+        list(batches)
 
 
 @pytest.mark.parametrize("gone", ["id % 3 = 0 OR id > 4000", "rowid < 3000"])

@@ -20,6 +20,8 @@ from schemas.errors import shorten
 CHUNK_BYTES = 4 << 20
 _STEP_ROWS, _MOST_ROWS = 256, 1 << 14
 _RAW_BYTES = 1 << 10
+_NUMBERS = np.arange(1 << 16, dtype=np.int64)
+_NUMBERS.flags.writeable = False  # chunks share it
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,12 @@ def _value(row: int, value: Any, column: Column, kind: pa.DataType, faults: dict
     return None
 
 
+def _numbers(count: int) -> npt.NDArray[np.int64]:
+    return _NUMBERS[:count] if count <= len(_NUMBERS) else np.arange(count, dtype=np.int64)
+
+
 def _without(records: pa.RecordBatch, faults: dict[int, Fault], first: list[Any], last: list[Any]) -> Chunk:
-    rows = np.arange(records.num_rows, dtype=np.int64)
+    rows = _numbers(records.num_rows)
     if faults:
         rows = np.delete(rows, list(faults))
         records = records.take(pa.array(rows))
@@ -157,6 +163,9 @@ def _length(values: Sequence[Any]) -> int:
 
 def part(chunk: Chunk, start: int, stop: int) -> Chunk:
     """The chunk's rows from `start` on, up to `stop`."""
+    if not chunk.faults:  # all rows are there
+        records = chunk.records.slice(start, stop - start)
+        return Chunk(records, chunk.rows[: stop - start], stop - start, chunk.first, chunk.last)
     low, high = np.searchsorted(chunk.rows, [start, stop]).tolist()
     faults = [Fault(f.row - start, f.rule, f.reason, f.raw) for f in chunk.faults if start <= f.row < stop]
     records = chunk.records.slice(low, high - low)

@@ -37,6 +37,10 @@ class Session(Protocol):
         """
         ...
 
+    def state(self) -> str | None:
+        """The state that the database is in: while it stays, so do the rows of tables. None: nobody can tell."""
+        ...
+
     def count(self, statement: Any) -> int:
         """The number that a statement gives."""
         ...

@@ -9,6 +9,7 @@ import functools
 import shutil
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ _FEW_ROWS, _MANY_ROWS = 2048, 1 << 16  # the few are DuckDB's own vector
 _HELD_BATCHES, _HELD_BYTES = 8, 1 << 20
 _SORTED_BYTES = 2 * PARTITION_BYTES
 _ORDERED = ("int64", "uint64", "string", "bytes")  # by Arrow as by DuckDB
+_TICK_NS = 20_000_000  # longer than that of any file system's clock
 _FAILURES = (duckdb.Error, OSError, pa.ArrowException)
 # What is not there is not fetched, and sorting goes to disk before it takes the machine's memory.
 _SETTINGS = {
@@ -96,10 +98,11 @@ class DuckDb:
         if not file.is_file():
             raise HeadraceError("There is no such file.", where=f"{self.where}.url", value=str(file))
         with contextlib.ExitStack() as stack:
+            file = file.resolve()
             with explaining(self.place, self.where, *_FAILURES):
-                connection = stack.enter_context(_attached(file.resolve()))
+                connection = stack.enter_context(_attached(file))
                 connection.execute("BEGIN")
-            yield DuckDbSession(self, connection)
+            yield DuckDbSession(self, file, connection)
 
 
 _lock = threading.Lock()
@@ -117,7 +120,7 @@ def _attached(file: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         if not _users[file]:
             _names[file] = _free_name(file)
             path = str(file).replace("'", "''")
-            _engine().execute(f"ATTACH '{path}' AS {_quoted(_names[file])} (READ_ONLY)")
+            _engine().execute(f"ATTACH '{path}' AS {_quoted(_names[file])} (READ_ONLY, TYPE duckdb)")
         _users[file] += 1
         connection = _engine().cursor()
     try:
@@ -169,11 +172,25 @@ def _types() -> dict[str, Any]:
     }
 
 
+def _state(file: Path) -> list[int]:
+    """What changes when a file does; nothing where there is none."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return []
+    age = time.time_ns() - status.st_ctime_ns
+    if 0 <= age < _TICK_NS:  # or a change that is still to come would not show
+        time.sleep((_TICK_NS - age) / 1e9)
+    # Nobody can set the last of these times.
+    return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
 class DuckDbSession:
     """See `Session`."""
 
-    def __init__(self, database: DuckDb, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, database: DuckDb, file: Path, connection: duckdb.DuckDBPyConnection) -> None:
         self._database = database
+        self._file = file
         self._connection = connection
 
     def describe(self, statement: Any) -> list[Column]:
@@ -240,6 +257,13 @@ class DuckDbSession:
                     yield from _joined(held, table)
                     held, size = [], 0
             yield from _joined(held, table)
+
+    def state(self) -> str:
+        """By the times of the file, which is locked for those who write, and of the log that may lie beside it.
+
+        It is never opened for this: to close it would undo DuckDB's lock.
+        """
+        return repr([_state(file) for file in (self._file, Path(f"{self._file}.wal"))])
 
     def count(self, statement: Any) -> int:
         """A single number."""

@@ -206,6 +206,9 @@ class PostgreSqlSession:
                 if batch.num_rows:
                     yield from_arrow(batch, table)
 
+    def state(self) -> None:
+        """Nobody can tell."""
+
     def count(self, statement: Any) -> int:
         """A single number."""
         with self._reader(statement) as reader:

@@ -126,6 +126,9 @@ class SqliteSession:
                 cursor.fetchone()
             yield from tuples_to_chunks(cursor.fetchmany, self._explaining, table)
 
+    def state(self) -> None:
+        """Nobody can tell."""
+
     def count(self, statement: Any) -> int:
         """A single number."""
         with self._explaining():
