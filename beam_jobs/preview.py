@@ -16,7 +16,7 @@ from beam_jobs.previous import find_previous, list_partitions, read_note
 from beam_jobs.runners import parse_options
 from beam_jobs.runs import open_run, read_section
 from beam_jobs.settle import shard_count
-from beam_jobs.sources.base import Selective
+from beam_jobs.sources.base import is_selective
 from beam_jobs.survey.run import passes
 from beam_jobs.take_over import is_finished
 from schemas.units import format_bytes
@@ -133,7 +133,7 @@ def _state(plan: JobPlan) -> str:
 def _kept(plan: JobPlan, listed: Listed) -> int:
     """Records of a changed partition whose source is as it was."""
     source = plan.source(listed.partition.source)
-    if not listed.similar or not isinstance(source, Selective):
+    if not listed.similar or not is_selective(source):
         return 0
     usable: set[bytes] = set()
     for name in listed.similar:
