@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from beam_jobs.listing import Listed
 from beam_jobs.outcomes import UNUSABLE, Outcomes
 from beam_jobs.plan import JobPlan
@@ -135,14 +139,15 @@ def _kept(plan: JobPlan, listed: Listed) -> int:
     source = plan.source(listed.partition.source)
     if not listed.similar or not is_selective(source):
         return 0
-    usable: set[bytes] = set()
+    identities = source.identities(listed.partition)
+    kept = np.zeros(len(identities), np.bool_)
     for name in listed.similar:
         run = open_run(plan.workspace.runs / name)
         if run is not None and (data := read_section(run, "outcomes")):
             old = Outcomes.decode(data)
-            pairs = zip(old.identities, old.codes.tolist(), strict=True)
-            usable |= {identity for identity, code in pairs if code != UNUSABLE}
-    return sum(identity in usable for identity in source.identities(listed.partition))
+            usable = old.identities.filter(pa.array(old.codes != UNUSABLE))
+            kept |= pc.is_in(identities, value_set=usable).to_numpy(zero_copy_only=False)
+    return int(kept.sum())
 
 
 def preview_lines(found: Preview, source: str) -> list[str]:

@@ -245,8 +245,8 @@ def _only_stopped(sampler: StateSampler) -> None:
 def _unpickled_here() -> Iterator[None]:
     """Lets workers of this process unpickle a stage's functions in the thread that is to call them.
 
-    For every stage and worker Beam starts a thread for it, so as to end the worker where that takes an hour. To wait for
-    the interpreter's lock twice takes longer than what the thread does.
+    For every stage and worker Beam starts a thread for it, so as to end the worker where that takes an hour. To wait
+    for the interpreter's lock twice takes longer than what the thread does.
     """
     before = bundle_processor.concurrent
     bundle_processor.concurrent = SimpleNamespace(futures=_HERE)

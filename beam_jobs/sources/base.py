@@ -98,7 +98,7 @@ class Source(Protocol):
 class Selective(Source, Protocol):
     """A source whose records can be read one by one, so that a changed partition is not read anew as a whole."""
 
-    def identities(self, partition: Partition) -> list[bytes]:
+    def identities(self, partition: Partition) -> pa.FixedSizeBinaryArray:
         """For every row of the partition 16 bytes, which change whenever its record, or its key, may have."""
         ...
 

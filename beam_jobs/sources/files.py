@@ -85,7 +85,7 @@ class Files:
         if batch:
             yield batch
 
-    def identities(self, partition: Partition) -> list[bytes]:
+    def identities(self, partition: Partition) -> pa.FixedSizeBinaryArray:
         """A hash of each file's path, size and times."""
         return _listing(partition).identities()
 
@@ -188,12 +188,13 @@ class Listing:
         """One of them."""
         return File(self.paths[row], self.sizes[row], self.versions[row])
 
-    def identities(self) -> list[bytes]:
+    def identities(self) -> pa.FixedSizeBinaryArray:
         """A hash of each file's path, size and version, 16 bytes."""
-        return [
+        found = [
             hashlib.blake2b(f"{path}\0{size}\0{version}".encode(*_AS_BYTES), digest_size=16).digest()
             for path, size, version in zip(self.paths, self.sizes, self.versions, strict=True)
         ]
+        return pa.array(found, pa.binary(16))
 
 
 def cut(files: Iterable[File], average: int) -> Iterator[list[File]]:
