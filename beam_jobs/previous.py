@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from beam_jobs.listing import Listed, read_partitions
 from beam_jobs.plan import JobPlan, Previous
-from beam_jobs.sources.base import Partition, Selective
+from beam_jobs.sources.base import Partition, is_selective
 from beam_jobs.store_path import StorePath
 from beam_jobs.workspace import Workspace
 from schemas import HeadraceError, read_manifest
@@ -110,7 +110,7 @@ def list_partitions(plan: JobPlan, partitions: Iterable[Partition]) -> Iterator[
     for listed in read_partitions(plan.workspace.of(plan.previous.version).partitions):
         old.add(listed.run)
         source = sources[listed.partition.source]
-        if isinstance(source, Selective) and listed.run not in wanted:
+        if is_selective(source) and listed.run not in wanted:
             rest[listed.partition.source].append((*source.bounds(listed.partition), listed.run))
     for runs_of_one in rest.values():
         runs_of_one.sort()
@@ -118,7 +118,7 @@ def list_partitions(plan: JobPlan, partitions: Iterable[Partition]) -> Iterator[
     for partition, run in zip(partitions, runs, strict=True):
         similar = []
         source, others = sources[partition.source], rest[partition.source]
-        if run not in old and isinstance(source, Selective) and others:
+        if run not in old and is_selective(source) and others:
             first, last = source.bounds(partition)
             place = int(np.searchsorted(lasts[partition.source], first))
             while place < len(others) and others[place][0] <= last:

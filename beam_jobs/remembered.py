@@ -27,7 +27,7 @@ def remembered() -> Iterator[None]:
     hints_of, origin_of = (vars(IOTypeHints)[name] for name in ("from_callable", "_make_origin"))
     # All views of one object share its values, so one of each kind does.
     PipelineOptions.view_as = _remembering(view_as)
-    userstate.get_dofn_specs = _remembering(specs_of)
+    userstate.get_dofn_specs = _remembering_specs(specs_of)
     core.get_function_args_defaults = _remembering_arguments(arguments_of)
     core._check_fn_use_yield_and_return = lambda function: not _is_ours(function) and is_mixed(function)
     IOTypeHints.from_callable = staticmethod(_remembering_hints(IOTypeHints.from_callable))
@@ -53,6 +53,19 @@ def _remembering(function: Callable[..., Any]) -> Callable[..., Any]:
         if found is None:
             found = known[id(about), *others] = about, function(about, *others)
         return found[1]
+
+    return remembering
+
+
+def _remembering_specs(specs_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    known: dict[type, Any] = {}
+
+    def remembering(dofn: Any) -> Any:
+        if any(isinstance(value, MethodType) for value in vars(dofn).values()):
+            return specs_of(dofn)  # methods of its own, which others of its type do not have
+        if type(dofn) not in known:
+            known[type(dofn)] = specs_of(dofn)
+        return known[type(dofn)]
 
     return remembering
 
