@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from beam_jobs.sources._places.locate import filesystem
 from beam_jobs.sources._places.names import local_root, nearby, shown
+from beam_jobs.sources._places.zip import ZipFiles
 from schemas.errors import HeadraceError
 from schemas.remote_errors import redacted
 
@@ -143,6 +144,8 @@ def _in_order(fs: Any, base: str) -> Iterator[tuple[str, Any]]:
     """Names and details below a folder, sorted. Buckets list by the bytes of names, but for directory buckets of S3."""
     if getattr(fs, "in_buckets", False) and not base.partition("/")[0].endswith("--x-s3"):
         return ((info["name"], info) for info in fs.objects(base + "/"))
+    if isinstance(fs, ZipFiles):
+        return fs.in_order(base)
     return iter(sorted(fs.find(base, detail=True).items()))
 
 
