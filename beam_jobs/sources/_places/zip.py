@@ -25,9 +25,8 @@ from fsspec.spec import AbstractFileSystem
 from schemas.errors import HeadraceError
 from schemas.remote_errors import redacted
 
-_MAX_DIRECTORY_BYTES = (
-    64 << 20
-)  # the entries of a million files; each takes about 600 bytes of memory while it is read
+# The entries of a million files; each takes about 600 bytes of memory while it is read.
+_MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_RATIO = 1100  # deflate cannot do more than 1032
 _HEADER_BYTES = 30
 _FIELDS = ("CRC", "compress_type", "flag_bits", "header_offset", "compress_size", "file_size")
