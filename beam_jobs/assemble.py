@@ -104,12 +104,15 @@ class Shard:
 def find_references(
     summary: RunSummary, plan: JobPlan, settled: Settled
 ) -> list[tuple[ShardKey, PackedReference]]:
-    """For each shard that the run has records of, the reference to them."""
+    """For each shard that the run has records of, the reference to them.
+
+    Of the first run also an empty one for every shard, so that one without records is written too.
+    """
     run = open_finished(plan, summary.run)
     index = read_index(run)
     kept = np.full(len(index), True) if summary.committed else read_kept(run, 0, len(index))
     ends = np.concatenate([[0], np.cumsum(np.where(kept, 0, index["length"]), dtype=np.int64)])
-    found = []
+    found = [] if summary.ordinal else _every_shard(settled)
     for split, places in _parts(plan, summary, run):
         hashes = np.ascontiguousarray(index["hash"][places])
         # One more bound than shards: where the last one ends.
@@ -138,8 +141,7 @@ def _parts(plan: JobPlan, summary: RunSummary, run: Run) -> Iterator[tuple[int, 
         first += records
 
 
-def list_shards(settled: Settled) -> list[tuple[ShardKey, PackedReference]]:
-    """Every shard with an empty reference, so that one without records is written too."""
+def _every_shard(settled: Settled) -> list[tuple[ShardKey, PackedReference]]:
     return [
         (_key(split, number), b"") for split, count in enumerate(settled.shards) for number in range(count)
     ]
@@ -183,11 +185,9 @@ class AssembleShards(beam.PTransform):
     def expand(self, summaries: beam.PCollection[RunSummary]) -> beam.PCollection[Shard]:
         """RunSummary → (ShardKey, Reference) → Shard."""
         settled = beam.pvalue.AsSingleton(self.settled)
-        every = self.settled | "List shards" >> beam.FlatMap(list_shards)
-        references = summaries | "Find references" >> beam.FlatMap(find_references, self.plan, settled)
         return (
-            (every, references)
-            | beam.Flatten()
+            summaries
+            | "Find references" >> beam.FlatMap(find_references, self.plan, settled)
             | "Group by shard" >> beam.GroupByKey()
             | "Assemble shard" >> beam.Map(assemble_shard, self.plan, settled)
         )

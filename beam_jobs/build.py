@@ -22,7 +22,7 @@ from beam_jobs.outcomes import Outcomes, digests_at
 from beam_jobs.placed import Final
 from beam_jobs.plan import JobPlan
 from beam_jobs.runs import Run, RunContent, open_run, write_run
-from beam_jobs.sources.base import Selective
+from beam_jobs.sources.base import is_selective
 from beam_jobs.splits import GROUP, SPLIT, assign_splits
 from beam_jobs.survey.apply import needs_survey
 from beam_jobs.take_over import is_finished, is_left_out, is_repeated, take_over
@@ -192,8 +192,8 @@ def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
     tables = [join.table for join in plan.spec.join]
     exploded = any(join.many == "explode" for join in plan.spec.join)
     # Where a row is several records, what became of it is not one thing: its partition is read as a whole.
-    selective = isinstance(source, Selective) and not exploded
-    identities = source.identities(partition) if isinstance(source, Selective) and selective else None
+    selective = is_selective(source) and not exploded
+    identities = source.identities(partition) if is_selective(source) and selective else None
     making = Making(
         plan,
         Ledger(partition.source, lambda row: source.origin(partition, row)),
@@ -204,7 +204,7 @@ def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
     member = plan.member(partition.source)
     # A run of the version before that held more than that version does, as there is a limit or a repeated key.
     similar = [listed.run] if listed.committed else listed.similar
-    if isinstance(source, Selective) and selective and similar:
+    if is_selective(source) and selective and similar:
         rest = take_over(making, similar)
         kept = ledger.read
         batches = source.read_rows(partition, rest)

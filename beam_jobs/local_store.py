@@ -104,9 +104,13 @@ class LocalStore:
 
     def names(self, prefix: str) -> list[str]:
         """See `Store`."""
-        top = self._root / prefix
-        found = [Path(folder, name) for folder, _, names in os.walk(top) for name in names]
-        return sorted(path.relative_to(top).as_posix() for path in found if not _is_temporary(path))
+        top = str(self._root / prefix)
+        return sorted(
+            f"{folder[len(top) :]}/{name}"[1:]
+            for folder, _, names in os.walk(top)
+            for name in names
+            if not _is_temporary(name)
+        )
 
     def delete(self, path: str) -> None:
         """See `Store`."""
@@ -204,5 +208,5 @@ class _LocalSink(Sink):
             self._flushed += size
 
 
-def _is_temporary(path: Path) -> bool:
-    return path.name.startswith(".") and path.suffix == ".tmp"
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".tmp")

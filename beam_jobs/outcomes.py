@@ -31,7 +31,7 @@ class Outcomes:
       digests: of the row of the table that it found, by table.
     """
 
-    identities: list[bytes]
+    identities: pa.FixedSizeBinaryArray
     codes: npt.NDArray[np.int32]
     rules: list[str]
     repaired: dict[str, npt.NDArray[np.bool_]]
@@ -39,7 +39,7 @@ class Outcomes:
     digests: dict[str, list[bytes]]
 
     @staticmethod
-    def of(identities: list[bytes], tables: Sequence[str]) -> Outcomes:
+    def of(identities: pa.FixedSizeBinaryArray, tables: Sequence[str]) -> Outcomes:
         """Of rows of which nothing is known yet."""
         count = len(identities)
         return Outcomes(
@@ -70,7 +70,7 @@ class Outcomes:
     def encode(self) -> bytes:
         """As an Arrow stream."""
         columns: dict[str, pa.Array] = {
-            "identity": pa.array(self.identities, pa.binary(16)),
+            "identity": self.identities,
             "code": pa.array(self.codes),
         }
         for rule, rows in self.repaired.items():
@@ -93,7 +93,7 @@ class Outcomes:
         columns = dict(zip(batch.schema.names, batch.columns, strict=True))
         names = [name.removeprefix("key:") for name in columns if name.startswith("key:")]
         return Outcomes(
-            _parts(columns["identity"]),
+            columns["identity"],
             columns["code"].to_numpy().copy(),
             json.loads(batch.schema.metadata[b"rules"]),
             {

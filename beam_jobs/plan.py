@@ -17,7 +17,7 @@ from beam_jobs.indexed import row_type
 from beam_jobs.join import TableFiles
 from beam_jobs.runs import RUN_SUFFIX
 from beam_jobs.sources import open_source
-from beam_jobs.sources.base import Materialized, Partition, Source
+from beam_jobs.sources.base import Partition, Source, is_materialized
 from beam_jobs.split_lists import Lists
 from beam_jobs.splits import split_facts
 from beam_jobs.statistics.defaults import default_facts
@@ -128,7 +128,7 @@ class JobPlan:
     def source(self, name: str) -> Source:
         """The source of that name, opened."""
         source = open_source(name, self.spec.sources[name], self.roots[name])
-        return source.at(self.workspace.rows / self.code) if isinstance(source, Materialized) else source
+        return source.at(self.workspace.rows / self.code) if is_materialized(source) else source
 
     def member(self, name: str) -> Member:
         """The main source of that name, as the job wants it."""

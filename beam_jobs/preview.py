@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from beam_jobs.listing import Listed
 from beam_jobs.outcomes import UNUSABLE, Outcomes
 from beam_jobs.plan import JobPlan
@@ -16,7 +20,7 @@ from beam_jobs.previous import find_previous, list_partitions, read_note
 from beam_jobs.runners import parse_options
 from beam_jobs.runs import open_run, read_section
 from beam_jobs.settle import shard_count
-from beam_jobs.sources.base import Selective
+from beam_jobs.sources.base import is_selective
 from beam_jobs.survey.run import passes
 from beam_jobs.take_over import is_finished
 from schemas.units import format_bytes
@@ -133,16 +137,17 @@ def _state(plan: JobPlan) -> str:
 def _kept(plan: JobPlan, listed: Listed) -> int:
     """Records of a changed partition whose source is as it was."""
     source = plan.source(listed.partition.source)
-    if not listed.similar or not isinstance(source, Selective):
+    if not listed.similar or not is_selective(source):
         return 0
-    usable: set[bytes] = set()
+    identities = source.identities(listed.partition)
+    kept = np.zeros(len(identities), np.bool_)
     for name in listed.similar:
         run = open_run(plan.workspace.runs / name)
         if run is not None and (data := read_section(run, "outcomes")):
             old = Outcomes.decode(data)
-            pairs = zip(old.identities, old.codes.tolist(), strict=True)
-            usable |= {identity for identity, code in pairs if code != UNUSABLE}
-    return sum(identity in usable for identity in source.identities(listed.partition))
+            usable = old.identities.filter(pa.array(old.codes != UNUSABLE))
+            kept |= pc.is_in(identities, value_set=usable).to_numpy(zero_copy_only=False)
+    return int(kept.sum())
 
 
 def preview_lines(found: Preview, source: str) -> list[str]:

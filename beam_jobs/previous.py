@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from beam_jobs.listing import Listed, read_partitions
 from beam_jobs.plan import JobPlan, Previous
-from beam_jobs.sources.base import Partition, Selective
+from beam_jobs.sources.base import Partition, is_selective
 from beam_jobs.store_path import StorePath
 from beam_jobs.workspace import Workspace
 from schemas import HeadraceError, read_manifest
-from schemas.hashing import KEY_HASH_DTYPE, as_sortable, shard_bounds
+from schemas.hashing import KEY_HASH_DTYPE, as_sortable, find_hashes, shard_bounds
 from schemas.index import ShardIndex, decode_index
 from schemas.manifest import Manifest
 
@@ -110,7 +110,7 @@ def list_partitions(plan: JobPlan, partitions: Iterable[Partition]) -> Iterator[
     for listed in read_partitions(plan.workspace.of(plan.previous.version).partitions):
         old.add(listed.run)
         source = sources[listed.partition.source]
-        if isinstance(source, Selective) and listed.run not in wanted:
+        if is_selective(source) and listed.run not in wanted:
             rest[listed.partition.source].append((*source.bounds(listed.partition), listed.run))
     for runs_of_one in rest.values():
         runs_of_one.sort()
@@ -118,7 +118,7 @@ def list_partitions(plan: JobPlan, partitions: Iterable[Partition]) -> Iterator[
     for partition, run in zip(partitions, runs, strict=True):
         similar = []
         source, others = sources[partition.source], rest[partition.source]
-        if run not in old and isinstance(source, Selective) and others:
+        if run not in old and is_selective(source) and others:
             first, last = source.bounds(partition)
             place = int(np.searchsorted(lasts[partition.source], first))
             while place < len(others) and others[place][0] <= last:
@@ -137,11 +137,7 @@ def repeated_hashes(path: StorePath) -> npt.NDArray[np.void]:
 
 def is_among(hashes: npt.NDArray[np.void], among: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
     """Which of `hashes` are among sorted ones, bool (n,)."""
-    if not len(among):
-        return np.zeros(len(hashes), np.bool_)
-    places = np.minimum(np.searchsorted(among, hashes), len(among) - 1)
-    found: npt.NDArray[np.bool_] = among[places] == hashes
-    return found
+    return find_hashes(hashes, among) >= 0
 
 
 class OldShards:
@@ -192,13 +188,12 @@ class OldShards:
             shards = first + np.searchsorted(shard_bounds(len(entries)), hashes[rest], side="right") - 1
             for number in np.unique(shards).tolist():
                 index = self._index(number)
-                known = as_sortable(index.key_hashes)
                 here = rest[shards == number]
-                places = np.minimum(np.searchsorted(known, hashes[here]), max(0, len(known) - 1))
-                if len(known):
-                    same = (known[places] == hashes[here]) & (index.lengths[places] == lengths[here])
-                    found[here[same]] = number
-                    offsets[here[same]] = index.offsets[places[same]]
+                places = find_hashes(hashes[here], as_sortable(index.key_hashes))
+                here, places = here[places >= 0], places[places >= 0]
+                same = index.lengths[places] == lengths[here]
+                found[here[same]] = number
+                offsets[here[same]] = index.offsets[places[same]]
             rest, first = rest[found[rest] < 0], first + len(entries)
         if len(rest):
             own = np.searchsorted(shard_bounds(len(self.entries)), hashes[rest[:1]], side="right")

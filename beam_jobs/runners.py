@@ -11,7 +11,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import apache_beam as beam
@@ -19,6 +21,7 @@ import grpc
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PortableOptions
 from apache_beam.runners.portability.fn_api_runner import worker_handlers
 from apache_beam.runners.runner import PipelineState
+from apache_beam.runners.worker import bundle_processor
 from apache_beam.runners.worker.statesampler import StateSampler, set_current_tracker
 
 from beam_jobs.embedded import embedded_runner, run_watched
@@ -110,7 +113,7 @@ def run_pipeline(
 
 def _run(pipeline: beam.Pipeline) -> None:
     try:
-        with _known_errors(), _no_samplers(), _whole_elements(), _nothing_cached():
+        with _known_errors(), _no_samplers(), _unpickled_here(), _whole_elements(), _nothing_cached():
             pipeline.run().wait_until_finish()
     except (HeadraceError, RuntimeError):
         raise
@@ -236,6 +239,43 @@ def _only_started(sampler: StateSampler) -> None:
 def _only_stopped(sampler: StateSampler) -> None:
     set_current_tracker(None)
     sampler.finished = True
+
+
+@contextlib.contextmanager
+def _unpickled_here() -> Iterator[None]:
+    """Lets workers of this process unpickle a stage's functions in the thread that is to call them.
+
+    For every stage and worker Beam starts a thread for it, so as to end the worker where that takes an hour. To wait
+    for the interpreter's lock twice takes longer than what the thread does.
+    """
+    before = bundle_processor.concurrent
+    bundle_processor.concurrent = SimpleNamespace(futures=_HERE)
+    try:
+        yield
+    finally:
+        bundle_processor.concurrent = before
+
+
+class _Here:
+    """A pool of threads that does everything at once, in the thread that asks for it."""
+
+    def __init__(self, **_: Any) -> None:
+        """Takes what a pool takes."""
+
+    def __enter__(self) -> _Here:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Calls the function; what it raises is raised here."""
+        done = Future[Any]()
+        done.set_result(function(*arguments))
+        return done
+
+
+_HERE = SimpleNamespace(ThreadPoolExecutor=_Here, TimeoutError=TimeoutError)
 
 
 @contextlib.contextmanager

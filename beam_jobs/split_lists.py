@@ -15,7 +15,7 @@ from beam_jobs.sources._places.locate import filesystem
 from beam_jobs.store_path import StorePath
 from schemas import HeadraceError
 from schemas.errors import shorten
-from schemas.hashing import KEY_HASH_DTYPE, as_sortable, key_hashes
+from schemas.hashing import KEY_HASH_DTYPE, as_sortable, find_hashes, key_hashes
 from schemas.remote_errors import redacted
 from schemas.sources import CsvSource, ParquetSource
 
@@ -47,9 +47,8 @@ class Lists:
         texts = values.cast(pa.binary()).drop_null().to_pylist()
         if not len(entries) or not texts:
             return found
-        hashes = as_sortable(key_hashes(texts, 0))
-        places = np.minimum(np.searchsorted(entries["hash"], hashes), len(entries) - 1)
-        found[valid] = np.where(entries["hash"][places] == hashes, entries["split"][places], -1)
+        places = find_hashes(as_sortable(key_hashes(texts, 0)), entries["hash"])
+        found[valid] = np.where(places >= 0, entries["split"][places], -1)
         return found
 
 

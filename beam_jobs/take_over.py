@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 
 from beam_jobs.lookup import Table
 from beam_jobs.making import Making
@@ -48,16 +49,16 @@ def take_over(making: Making, similar: Sequence[str]) -> list[int]:
     """
     plan, outcomes = making.plan, making.outcomes
     assert outcomes is not None
-    rows_of = {identity: row for row, identity in enumerate(outcomes.identities)}
-    fresh = np.ones(len(rows_of), np.bool_)
+    fresh = np.ones(len(outcomes.identities), np.bool_)
     parts = []
     for name in similar:
         run = open_run(plan.workspace.runs / name, check=True)
         if run is None or not (data := read_section(run, "outcomes")):
             continue  # damaged or gone: read again
         old = Outcomes.decode(data)
-        pairs = [(row, rows_of[i]) for row, i in enumerate(old.identities) if i in rows_of]
-        was, now = np.array(pairs, np.int64).reshape(-1, 2).T
+        rows = pc.index_in(old.identities, value_set=outcomes.identities)
+        was = np.flatnonzero(rows.is_valid())
+        now = rows.drop_null().to_numpy().astype(np.int64)
         index = read_index(run)
         place = np.full(len(old.identities), -1, np.int64)  # of each row in the index
         place[index["row"]] = np.arange(len(index))

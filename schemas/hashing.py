@@ -79,6 +79,20 @@ def as_sortable(hashes: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
     return np.ascontiguousarray(hashes).view(KEY_HASH_DTYPE).ravel()
 
 
+def find_hashes(hashes: npt.NDArray[np.void], among: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
+    """Where each hash is `among` others, which are sorted: int64 (n,), -1 where it is not. All `KEY_HASH_DTYPE`."""
+    if not len(among):
+        return np.full(len(hashes), -1, np.int64)
+    # Half of a hash is enough unless one repeats, and numbers are found in a twentieth of the time.
+    high = among["hi"].astype(np.uint64)
+    if bool((high[1:] == high[:-1]).any()):
+        places = np.searchsorted(among, hashes)
+    else:
+        places = np.searchsorted(high, hashes["hi"].astype(np.uint64))
+    places = np.minimum(places, len(among) - 1).astype(np.int64)
+    return np.where(among[places] == hashes, places, -1)
+
+
 def fingerprint(*parts: object) -> str:
     """The content hash of JSON-able `parts`, 32 hex digits: equal parts, equal fingerprint, on any machine."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

@@ -109,6 +109,9 @@ def test_state_is_that_of_each_function() -> None:
         for _ in range(2):
             assert userstate.get_dofn_specs(Counting())[0] == {COUNT}
             assert userstate.get_dofn_specs(Scaled(1)) == (set(), set())
+        other = Scaled(1)
+        other.finish_bundle = Counting().process  # type: ignore[method-assign]  # a method of its own
+        assert userstate.get_dofn_specs(other)[0] == {COUNT}
 
 
 def test_beam_is_as_before_after_an_error() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from schemas.hashing import (
     KEY_HASH_DTYPE,
     as_sortable,
+    find_hashes,
     fingerprint,
     key_hashes,
     shard_bounds,
@@ -116,6 +117,16 @@ def test_a_search_in_shard_bounds_finds_the_shard(hashes: list[int], shards: int
     rows = np.frombuffer(b"".join(h.to_bytes(16, "big") for h in hashes), np.uint8).reshape(-1, 16)
     found = np.searchsorted(shard_bounds(shards), as_sortable(rows), side="right") - 1
     assert found.tolist() == [h * shards >> 128 for h in hashes]
+
+
+HALVES = st.integers(0, 3)  # so that some repeat
+
+
+@given(st.lists(st.tuples(HALVES, HALVES), max_size=20), st.sets(st.tuples(HALVES, HALVES), max_size=6))
+def test_hashes_are_found_where_they_are(wanted: list[tuple[int, int]], known: set[tuple[int, int]]) -> None:
+    among = np.array(sorted(known), KEY_HASH_DTYPE)
+    found = find_hashes(np.array(wanted, KEY_HASH_DTYPE), among)
+    assert found.tolist() == [sorted(known).index(each) if each in known else -1 for each in wanted]
 
 
 @given(st.lists(st.integers(0, 2**128 - 1), max_size=30))

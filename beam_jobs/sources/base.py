@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from functools import cache
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +98,7 @@ class Source(Protocol):
 class Selective(Source, Protocol):
     """A source whose records can be read one by one, so that a changed partition is not read anew as a whole."""
 
-    def identities(self, partition: Partition) -> list[bytes]:
+    def identities(self, partition: Partition) -> pa.FixedSizeBinaryArray:
         """For every row of the partition 16 bytes, which change whenever its record, or its key, may have."""
         ...
 
@@ -120,3 +121,18 @@ class Materialized(Source, Protocol):
     def at(self, place: Any) -> Source:
         """The same source, its rows in the directory `place`, a `StorePath`."""
         ...
+
+
+def is_selective(source: Source) -> TypeGuard[Selective]:
+    """Whether a source is a `Selective`."""
+    return _is_of(type(source), Selective)
+
+
+def is_materialized(source: Source) -> TypeGuard[Materialized]:
+    """Whether a source is a `Materialized`."""
+    return _is_of(type(source), Materialized)
+
+
+@cache  # Python looks at all methods each time, and a job asks for every partition
+def _is_of(kind: type, protocol: type) -> bool:
+    return issubclass(kind, protocol)

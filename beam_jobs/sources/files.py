@@ -6,13 +6,15 @@ import base64
 import hashlib
 import json
 import os
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, pairwise
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from beam_jobs.sources._places.labels import PathLabels
@@ -27,7 +29,9 @@ from schemas.sources import FilesSource, ImageFolderSource
 
 _BATCH_BYTES = 8 << 20
 _PARTITION_BYTES = 32 << 20
-_LISTED_FILES = 4096  # matched with the patterns at a time
+_LISTED_FILES = 4096  # looked at together
+_ZSTD = pa.Codec("zstd", compression_level=1)
+_AS_BYTES = ("utf-8", "surrogateescape")
 
 
 class Files:
@@ -53,34 +57,37 @@ class Files:
     def partitions(self) -> Iterator[Partition]:
         """Chunks of the sorted listing, cut where a hash of a path says so: an added file disturbs only its own."""
         for ordinal, chunk in enumerate(cut(self._files(), self.spec.partition_files)):
-            listed = json.dumps(chunk).encode()
+            listing = Listing(*map(list, zip(*chunk, strict=True)))
+            listed = json.dumps(vars(listing)).encode()
             identity = hashlib.blake2b(listed, digest_size=16).hexdigest()
-            size = sum(max(file.size, 1) for file in chunk)
+            size = sum(max(size, 1) for size in listing.sizes)
             payload = {"first": chunk[0].path, "last": chunk[-1].path, "files": _packed(listed)}
             yield Partition(self.name, ordinal, identity, payload, size, len(chunk))
 
     def read(self, partition: Partition) -> Iterator[SourceBatch]:
         """The files of one partition, in batches of at most 8 MiB or one file."""
-        return self.read_rows(partition, range(len(_files_of(partition))))
+        return self.read_rows(partition, range(len(_listing(partition))))
 
     def read_rows(self, partition: Partition, rows: Sequence[int]) -> Iterator[SourceBatch]:
         """Some of the files of one partition, in batches of at most 8 MiB or one file."""
-        return ahead(self._batch, self._chosen(_files_of(partition), rows), local_root(self.root) is None)
+        return ahead(self._batch, self._chosen(_listing(partition), rows), local_root(self.root) is None)
 
-    def _chosen(self, files: list[File], rows: Sequence[int]) -> Iterator[dict[int, File]]:
+    def _chosen(self, listing: Listing, rows: Sequence[int]) -> Iterator[dict[int, File]]:
         """The files of each batch, by row."""
-        start = 0
-        while start < len(rows):
-            end, total = start, 0
-            while end < len(rows) and (end == start or total + max(files[rows[end]].size, 0) <= _BATCH_BYTES):
-                total += wanted(files[rows[end]], self.spec.max_file_bytes)
-                end += 1
-            yield {row: files[row] for row in rows[start:end]}
-            start = end
+        batch, total = dict[int, File](), 0
+        for row in rows:
+            file = listing.file(row)
+            if batch and total + max(file.size, 0) > _BATCH_BYTES:
+                yield batch
+                batch, total = {}, 0
+            batch[row] = file
+            total += wanted(file, self.spec.max_file_bytes)
+        if batch:
+            yield batch
 
-    def identities(self, partition: Partition) -> list[bytes]:
+    def identities(self, partition: Partition) -> pa.FixedSizeBinaryArray:
         """A hash of each file's path, size and times."""
-        return [_identity(file) for file in _files_of(partition)]
+        return _listing(partition).identities()
 
     def bounds(self, partition: Partition) -> tuple[str, str]:
         """The first and the last path."""
@@ -88,12 +95,12 @@ class Files:
 
     def origin(self, partition: Partition, row: int) -> str:
         """The file's path, relative to the folder."""
-        return shown(_files_of(partition)[row].path)
+        return shown(_listing(partition).paths[row])
 
     def folders(self, partitions: Iterable[Partition]) -> list[str]:
         """The sorted names of the folders that files lie in directly; '' for files at the root is left out."""
-        paths = {file.path.rpartition("/")[0] for part in partitions for file in _files_of(part)}
-        return sorted({shown(path.rpartition("/")[2]) for path in paths} - {""})
+        found = {path.rpartition("/")[0] for part in partitions for path in _listing(part).paths}
+        return sorted({shown(folder.rpartition("/")[2]) for folder in found} - {""})
 
     def _files(self) -> Iterator[File]:
         included, excluded = compile_patterns(self.spec.include), compile_patterns(self.spec.exclude)
@@ -148,7 +155,7 @@ class Files:
         }
         if self._labels is not None:
             found |= self._labels.columns(paths)
-        keys = pa.array([path.encode("utf-8", "surrogateescape") for path in good], pa.binary())
+        keys = pa.array([path.encode(*_AS_BYTES) for path in good], pa.binary())
         records = pa.RecordBatch.from_arrays([found[name] for name in self._names], names=self._names)
         rows = np.array(kept, dtype=np.int64)
         return SourceBatch(records, keys, rows, sorted(faults, key=lambda fault: fault.row))
@@ -162,61 +169,87 @@ class Files:
         return {row: reason for row, match in zip(files, matched, strict=True) if not match}
 
 
+@dataclass(frozen=True)
+class Listing:
+    """The files of a partition, by the column: a third of what they would take one by one.
+
+    Attributes:
+      paths, sizes, versions: see `File`.
+    """
+
+    paths: list[str]
+    sizes: list[int]
+    versions: list[Any]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def file(self, row: int) -> File:
+        """One of them."""
+        return File(self.paths[row], self.sizes[row], self.versions[row])
+
+    def identities(self) -> pa.FixedSizeBinaryArray:
+        """A hash of each file's path, size and version, 16 bytes."""
+        found = [
+            hashlib.blake2b(f"{path}\0{size}\0{version}".encode(*_AS_BYTES), digest_size=16).digest()
+            for path, size, version in zip(self.paths, self.sizes, self.versions, strict=True)
+        ]
+        return pa.array(found, pa.binary(16))
+
+
 def cut(files: Iterable[File], average: int) -> Iterator[list[File]]:
     """Content-defined chunks of a sorted listing: about `average` files, at most 4 × that and about 32 MiB.
 
     A chunk begins where a path's hash says so. One that is too large is halved at its smallest hash, again and
     again: cuts then depend on nothing but the files near them, where cutting every n files would move them all.
     """
-    chunk: list[File] = []
-    marks: list[int] = []
-    for file in files:
-        mark = _mark(file.path)
-        if chunk and mark % average == 0:
-            yield from _halved(chunk, marks, average)
-            chunk, marks = [], []
-        chunk.append(file)
-        marks.append(mark)
-    yield from _halved(chunk, marks, average)
+    files, chunk = iter(files), list[File]()
+    marks = np.zeros(0, np.uint64)
+    while piece := list(islice(files, _LISTED_FILES)):
+        first = len(chunk)
+        chunk += piece
+        marks = np.concatenate([marks, _marks(piece)])
+        starts = (np.flatnonzero(marks[first:] % average == 0) + first).tolist()
+        borders = [0, *(start for start in starts if start)]
+        for low, high in pairwise(borders):
+            yield from _halved(chunk[low:high], marks[low:high], average)
+        chunk, marks = chunk[borders[-1] :], marks[borders[-1] :]
+    if chunk:
+        yield from _halved(chunk, marks, average)
 
 
-def _halved(files: list[File], marks: list[int], average: int) -> Iterator[list[File]]:
+def _halved(files: list[File], marks: npt.NDArray[np.uint64], average: int) -> Iterator[list[File]]:
+    ends = np.cumsum([0, *(max(file.size, 0) for file in files)])
     stack = [(0, len(files))]
     while stack:
         low, high = stack.pop()
-        size = sum(max(file.size, 0) for file in files[low:high])
-        if high - low > 1 and (high - low > 4 * average or size > _PARTITION_BYTES):
-            middle = min(range(low + 1, high), key=marks.__getitem__)
+        if high - low > 1 and (high - low > 4 * average or ends[high] - ends[low] > _PARTITION_BYTES):
+            middle = low + 1 + int(np.argmin(marks[low + 1 : high]))
             stack += [(middle, high), (low, middle)]
         else:
             yield files[low:high]
 
 
+def _marks(files: list[File]) -> npt.NDArray[np.uint64]:
+    """A hash of each file's path."""
+    found = [hashlib.blake2b(file.path.encode(*_AS_BYTES), digest_size=8).digest() for file in files]
+    return np.frombuffer(b"".join(found), ">u8").astype(np.uint64)
+
+
 def _packed(listed: bytes) -> str:
-    """A listing as text, about 15 bytes a file: the driver holds those of all partitions, in several copies."""
+    """A listing as text, about 20 bytes a file: the driver holds those of all partitions, in several copies."""
     # b64, because b85 is written in Python and would take a third of the whole listing's time.
-    return base64.b64encode(zlib.compress(listed, 3)).decode("ascii")
+    return f"{len(listed)} {base64.b64encode(_ZSTD.compress(listed, asbytes=True)).decode('ascii')}"
 
 
-def _files_of(partition: Partition) -> list[File]:
+def _listing(partition: Partition) -> Listing:
     return _unpacked(partition.payload["files"])
 
 
 @lru_cache(maxsize=64)  # a plan and its workers ask for them again, and `origin` for one file at a time
-def _unpacked(listed: str) -> list[File]:
-    return list(map(File._make, json.loads(zlib.decompress(base64.b64decode(listed)))))
-
-
-def _identity(file: File) -> bytes:
-    # A third of what JSON takes, for every file of every partition in which one has changed.
-    text = f"{file.path}\0{file.size}\0{file.version}"
-    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
-
-
-def _mark(path: str) -> int:
-    return int.from_bytes(
-        hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big"
-    )
+def _unpacked(listed: str) -> Listing:
+    size, _, packed = listed.partition(" ")
+    return Listing(**json.loads(_ZSTD.decompress(base64.b64decode(packed), int(size), asbytes=True)))
 
 
 def _folder(path: str) -> str:

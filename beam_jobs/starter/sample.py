@@ -13,7 +13,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from beam_jobs.image_headers import Header, ImageProblemError, read_header, true_format
-from beam_jobs.sources.base import Partition, Selective, Source, SourceBatch
+from beam_jobs.sources.base import Partition, Source, SourceBatch, is_selective
 from beam_jobs.starter.kinds import Family
 from beam_jobs.starter.place import join
 from beam_jobs.starter.sniff import text_file
@@ -121,7 +121,7 @@ def _read(source: Source, *, whole: bool) -> Sample:
     partitions = list(source.partitions())
     known = [partition.records for partition in partitions]
     records = None if None in known else sum(count or 0 for count in known)
-    singly = isinstance(source, Selective)
+    singly = is_selective(source)
     most = _FILE_RECORDS if singly else _RECORDS
     size = sum(partition.bytes for partition in partitions)
     everything = size <= _BYTES and (records is None or records <= most)
@@ -153,7 +153,7 @@ def _read(source: Source, *, whole: bool) -> Sample:
 
 
 def _batches(source: Source, partition: Partition, most: int) -> Iterator[SourceBatch]:
-    if isinstance(source, Selective) and partition.records and partition.records > most:
+    if is_selective(source) and partition.records and partition.records > most:
         return iter(source.read_rows(partition, _spread(range(partition.records), max(most, 1))))
     return source.read(partition)
 

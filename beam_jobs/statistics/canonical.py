@@ -93,6 +93,7 @@ class Reader:
         self._form = form
         self._keys = {name: _key(name) for name in form}
         self._varying: set[str] = set()  # features of which records have different numbers of bytes
+        self._sampled = False
 
     def read(self, data: Bytes, starts: Places, ends: Places, where: str) -> dict[str, Column]:
         """The columns of the records at `starts` to `ends` of `data`, which ends with padding.
@@ -101,7 +102,8 @@ class Reader:
           HeadraceError: a record is no example; `where` names the file.
         """
         try:
-            if not self._varying and len(starts) > 2 * _SAMPLE:
+            if not self._sampled and len(starts) > 2 * _SAMPLE:
+                self._sampled = True
                 few = slice(None, None, len(starts) // _SAMPLE)
                 self._walk(data, starts[few], ends[few])
             return self._walk(data, starts, ends)

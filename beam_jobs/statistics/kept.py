@@ -104,7 +104,10 @@ def _of_split(plan: JobPlan, split: SplitEntry) -> SplitStatistics:
 
 
 def _read_ahead(paths: Sequence[StorePath]) -> Iterator[bytes | None]:
-    """The files in order, a few at a time, as a bucket answers each late."""
+    """The files in order; of a bucket, which answers each late, a few at a time."""
+    if not paths or not paths[0].store.durable:
+        yield from map(_read, paths)
+        return
     with ThreadPoolExecutor(_READS) as pool:
         for start in range(0, len(paths), _READS):
             yield from pool.map(_read, paths[start : start + _READS])

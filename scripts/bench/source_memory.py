@@ -3,20 +3,25 @@
 
 The sum of RSS over `headrace run` and all its children. Image folders have memory.py. Shards are small, since a worker
 holds some bytes for each record of one, and of rows as short as these a shard of the usual size holds a million.
+PostgreSQL, MariaDB and MySQL are those of the tests (CONTRIBUTING.md), started here on loopback and not counted.
 
 Examples:
   python scripts/bench/source_memory.py
-  python scripts/bench/source_memory.py --only csv jsonl sqlite --rows 200000
+  python scripts/bench/source_memory.py --only csv jsonl postgresql --rows 200000
   python scripts/bench/source_memory.py --only parquet --times 4 8 16   what is left behind of each part adds up slowly
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import shutil
 import sqlite3
+import sys
 import tarfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +33,12 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.orc
 import pyarrow.parquet
-from custom_rows import PART, parts, rows_of
+from custom_rows import PART, TEXT, parts, rows_of
+
+sys.path.insert(0, str(common.ROOT))
+
+from tests.sources.sql_work import PASSWORD_ENV, Work, working
+from tests.sql_servers import PASSWORD
 
 JOB = """
 name: memory
@@ -112,6 +122,13 @@ def write_files(place: Path, rows: int) -> None:
             path.write_text(row["note"])
 
 
+def write_zip(place: Path, rows: int) -> None:
+    with zipfile.ZipFile(place / "rows.zip", "w") as archive:
+        for batch in batches(rows):
+            for row in batch:
+                archive.writestr(f"files/{row['id'][:6]}/{row['id']}", row["note"])
+
+
 def write_sqlite(place: Path, rows: int) -> None:
     with sqlite3.connect(place / "rows.sqlite") as connection:
         connection.execute(f"CREATE TABLE rows (id TEXT PRIMARY KEY, {', '.join(COLUMNS[1:])})")
@@ -129,6 +146,21 @@ def write_duckdb(place: Path, rows: int) -> None:
         connection.sql(f"CREATE TABLE rows AS SELECT * FROM '{place}/train-0.parquet'")
 
 
+def write_server(work: Work, rows: int) -> None:
+    """The same rows, made by the server, and a number as their key: MySQL's indexes order no text by its bytes."""
+    name, text = work.quoted("rows"), work.type("text")
+    floats = "".join(f", x{column} {work.type('float')}" for column in range(8))
+    values = f"g, concat('r', right(concat('00000000', g), 9)), concat('{TEXT}', g)"
+    values += "".join(f", g / {column + 1}e0" for column in range(8))
+    series = NUMBERS[work.kind].format(last=rows - 1)
+    hint = f"/*+ SET_VAR(cte_max_recursion_depth = {rows}) */"  # for MySQL; a comment for others
+    work.run(
+        f"DROP TABLE IF EXISTS {name}",
+        f"CREATE TABLE {name} (n bigint PRIMARY KEY, id {text}, note {text}{floats})",
+        f"INSERT INTO {name} SELECT {hint} {values} FROM {series}",
+    )
+
+
 def write_headrace(place: Path, rows: int) -> None:
     """A data set of ours, which is one of TFDS and TFRecords, too."""
     write_csv(place, rows)
@@ -144,9 +176,14 @@ def listed(kind: str, file: str, more: str = "") -> str:
     return f'{{kind: {kind}, path: "${{data}}/{file}", key: id{more}}}'
 
 
+NUMBERS = {
+    "postgresql": "generate_series(0, {last}) AS s(g)",
+    "mariadb": "(SELECT seq AS g FROM seq_0_to_{last}) AS s",
+    "mysql": "(WITH RECURSIVE r(g) AS (SELECT 0 UNION ALL SELECT g + 1 FROM r WHERE g < {last}) SELECT g FROM r) AS s",
+}
 SQL = '{{kind: sql, url: "{0}:///${{data}}/rows.{0}", table: rows, key: id}}'
 WEBDATASET = '{kind: webdataset, path: "${data}/rows.tar", fields: {id: text, note: text}}'
-FILES = '{kind: files, path: "${data}/files", text: true}'
+FILES = '{{kind: files, path: "{}", text: true}}'
 PYTHON = (
     f'{{kind: python, partitions: "{FUNCTIONS}:parts", read: "{FUNCTIONS}:rows_of", path: ROWS, key: id}}'
 )
@@ -165,18 +202,50 @@ SOURCES: dict[str, tuple[str, Callable[[Path, int], None]]] = {
     "tfds": (listed("tfds", "set/memory/1.0.0"), write_headrace),
     "huggingface": (listed("huggingface", ""), write_parquet),
     "webdataset": (WEBDATASET, write_tar),
-    "files": (FILES, write_files),
+    "files": (FILES.format("${data}/files"), write_files),
+    "zip": (FILES.format("zip://files::${data}/rows.zip"), write_zip),
     "sqlite": (SQL.format("sqlite"), write_sqlite),
     "duckdb": (SQL.format("duckdb"), write_duckdb),
     "python": (PYTHON, write_nothing),
     "beam": (BEAM, write_nothing),
 }
+NAMED = "{name: {type: text}, text: {type: text}}"
 OTHER_FEATURES = {
     "webdataset": "{id: {type: text}, note: {type: text}}",
-    "files": "{name: {type: text}, text: {type: text}}",
+    "files": NAMED,
+    "zip": NAMED,
     "tfrecord": FEATURES,
 }
-FEWER = {"files": 20}  # a file is dear to make
+FEWER = {"files": 20, "zip": 20}  # a file is dear to make
+KINDS = [*NUMBERS, *SOURCES]  # a server that is missing is told before all else is measured
+
+
+@contextlib.contextmanager
+def source_of(kind: str) -> Iterator[tuple[str, Callable[[Path, int], None]]]:
+    """The source as a job has it and what writes its rows, with a server where it has one."""
+    if kind not in NUMBERS:
+        yield SOURCES[kind]
+        return
+    with working(kind) as work:
+        source = f'{{kind: sql, url: "{work.url}", password_env: {PASSWORD_ENV}, table: rows, key: n}}'
+        yield source, lambda _, rows: write_server(work, rows)
+
+
+def measure(kind: str, work: Path, few: int, times: list[int]) -> Iterator[common.Run]:
+    """A run for each number of rows: about so few, and so many times as many."""
+    few = max(1, few // FEWER.get(kind, 1) // PART) * PART
+    with source_of(kind) as (source, write):
+        for many in times:
+            rows = many * few
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(parents=True)
+            write(work, rows)
+            features = OTHER_FEATURES.get(kind, FEATURES)
+            contender = prepare(work, source.replace("ROWS", f'"{rows}"'), features, work / "out")
+            contender.name = f"{kind} x{many}"
+            run = contender.run(interval=0.02)
+            common.note(f"{contender.name:>14}: {rows:,} rows, {run.rss_mb:.0f} MB, {run.wall_seconds:.1f} s")
+            yield run
 
 
 def prepare(place: Path, source: str, features: str, out: Path) -> common.Contender:
@@ -192,25 +261,15 @@ def main() -> None:
     parser.add_argument(
         "--times", type=int, nargs="+", default=[4], help="so many times the rows (default: 4)"
     )
-    parser.add_argument("--only", nargs="+", choices=SOURCES, default=list(SOURCES))
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
     args = parser.parse_args()
     work = (args.work / "out" / "sources").resolve()
+    os.environ[PASSWORD_ENV] = PASSWORD
     runs, goals = [], []
     for kind in args.only:
-        source, write = SOURCES[kind]
-        peaks = []
-        for times in (1, *args.times):
-            rows = max(1, times * args.rows // FEWER.get(kind, 1) // PART) * PART
-            shutil.rmtree(work, ignore_errors=True)
-            work.mkdir(parents=True)
-            write(work, rows)
-            features = OTHER_FEATURES.get(kind, FEATURES)
-            contender = prepare(work, source.replace("ROWS", f'"{rows}"'), features, work / "out")
-            contender.name = f"{kind} x{times}"
-            run = contender.run(interval=0.02)
-            common.note(f"{contender.name:>14}: {rows:,} rows, {run.rss_mb:.0f} MB, {run.wall_seconds:.1f} s")
-            runs.append(run)
-            peaks.append(run.rss_mb)
+        found = list(measure(kind, work, args.rows, [1, *args.times]))
+        runs += found
+        peaks = [run.rss_mb for run in found]
         for times, peak in zip(args.times, peaks[1:], strict=True):
             grown = round(peak / peaks[0], 2)
             goals.append(

@@ -14,6 +14,7 @@ import pytest
 
 from beam_jobs.sources import Source, open_source
 from beam_jobs.sources._places import zip as _zip
+from beam_jobs.sources._places.listing import list_files
 from schemas.errors import HeadraceError
 from schemas.sources import FilesSource
 
@@ -178,3 +179,21 @@ def test_paths_into_archives(tmp_path: Path) -> None:
         spec = FilesSource(kind="files", path="x")
         with pytest.raises(HeadraceError, match=problem):
             list(open_source("files", spec, wrong).partitions())
+
+
+def test_what_is_listed_is_sorted_and_not_held(tmp_path: Path) -> None:
+    numbers = sorted(range(3000), key=lambda number: number % 7)
+    file = archive(tmp_path, {f"some/{number:05d}.txt": b"text" for number in numbers})
+    root = f"zip://some::{file}"
+    assert next(list_files(root, lambda _: False)).path == "00000.txt"  # the archive's directory is read now
+    tracemalloc.start()
+    try:
+        last, count = "", 0
+        for each in list_files(root, lambda _: False):
+            assert each.path > last
+            last, count = each.path, count + 1
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count == 3000
+    assert peak < 100 * count

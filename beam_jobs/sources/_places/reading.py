@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from beam_jobs.sources._places.listing import File
+from beam_jobs.sources._places.listing import File, local_version
 from beam_jobs.sources._places.locate import filesystem
 from beam_jobs.sources._places.names import local_root
 from beam_jobs.sources.base import Fault
@@ -146,7 +146,7 @@ def _read(path: str, file: File, target: memoryview) -> Problem | None:
             "changed_while_reading",
             f"the file was listed with {file.size} bytes and now has {status.st_size}",
         )
-    if [status.st_mtime_ns, status.st_ctime_ns] != file.version:
+    if local_version(status) != file.version:
         return "changed_while_reading", "the file was modified after it was listed"
     return None
 

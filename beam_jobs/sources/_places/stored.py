@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from beam_jobs.sources._places.listing import File, local_root, remote_version, shown
+from beam_jobs.sources._places.listing import File, local_root, local_version, remote_version, shown
 from beam_jobs.sources._places.locate import filesystem
 from schemas.errors import HeadraceError, shorten
 
@@ -35,7 +35,7 @@ class StoredFile:
         try:
             if self._fs is None:
                 status = os.stat(self._path)  # noqa: PTH116
-                size, same = status.st_size, listed.version == [status.st_mtime_ns, status.st_ctime_ns]
+                size, same = status.st_size, listed.version == local_version(status)
             else:
                 self._fs.invalidate_cache()
                 info = self._fs.info(self._path)
