@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 
 from beam_jobs.sources import Partition, Source, open_source
 from beam_jobs.sources import sql as sql_module
+from beam_jobs.sources._sql import duckdb as duckdb_module
 from beam_jobs.sources._sql.digest import RowsDigest
 from beam_jobs.sources._sql.duckdb import DuckDbSession
 from beam_jobs.sources._sql.place import LostConnectionError, Place, explained
@@ -711,12 +713,21 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
+def settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits until what was written is taken for settled, which takes 50 ms from now on."""
+    monkeypatch.setattr(duckdb_module, "_TICK_NS", 50_000_000)
+    time.sleep(0.1)
+
+
 def test_duckdb_rows_are_hashed_only_where_the_file_was_changed(
-    works: dict[str, Work], tmp_path: Path, hashed: list[int]
+    works: dict[str, Work], tmp_path: Path, hashed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = works["duckdb"].at(tmp_path)
     work.run(SHUFFLED.format(order="ORDER BY hash(id)"))
     source = work.source(table="t", key="id", partition_rows=700)
+    assert all(partition.payload["state"] is None for partition in source.partitions()), "it has just changed"
+    hashed.clear()
+    settle(monkeypatch)
     partitions = source.partitions()
     assert sum(hashed) == 5000
     hashed.clear()
@@ -751,8 +762,9 @@ def test_duckdb_rows_that_may_change_without_the_file_are_hashed(
         assert sum(why_unread(source, partition) is not None for partition in partitions) == 1
 
 
+@pytest.mark.parametrize("settled", [True, False])
 def test_duckdb_changes_are_noticed_whatever_the_file_looks_like(
-    works: dict[str, Work], tmp_path: Path
+    works: dict[str, Work], tmp_path: Path, settled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the same size, its times set back, right after it was planned; or in the log beside it alone."""
     work = works["duckdb"].at(tmp_path)
@@ -763,7 +775,10 @@ def test_duckdb_changes_are_noticed_whatever_the_file_looks_like(
         ["UPDATE t SET part = 1 - part WHERE id = 2500"],
         ["PRAGMA disable_checkpoint_on_shutdown", "UPDATE t SET part = 1 - part WHERE id = 2500"],
     ):
+        if settled:
+            settle(monkeypatch)
         partitions = source.partitions()
+        assert all((partition.payload["state"] is not None) == settled for partition in partitions)
         status = file.stat()
         work.run(*statements)
         os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -777,6 +792,7 @@ def test_duckdb_rows_of_two_states_are_not_taken_for_one(
     work = works["duckdb"].at(tmp_path)
     work.run("CREATE TABLE t AS SELECT range AS id, repeat('x', 2000) AS text FROM range(10000)")
     source = work.source(table="t", key="id")
+    settle(monkeypatch)
     (partition, *_) = source.partitions()
     states = iter([partition.payload["state"]])
     monkeypatch.setattr(DuckDbSession, "state", lambda _: next(states, "another"))

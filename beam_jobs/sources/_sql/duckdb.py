@@ -50,7 +50,7 @@ _FEW_ROWS, _MANY_ROWS = 2048, 1 << 16  # the few are DuckDB's own vector
 _HELD_BATCHES, _HELD_BYTES = 8, 1 << 20
 _SORTED_BYTES = 2 * PARTITION_BYTES
 _ORDERED = ("int64", "uint64", "string", "bytes")  # by Arrow as by DuckDB
-_TICK_NS = 20_000_000  # longer than that of any file system's clock
+_TICK_NS = 2_000_000_000  # the coarsest that file systems have
 _FAILURES = (duckdb.Error, OSError, pa.ArrowException)
 # What is not there is not fetched, and sorting goes to disk before it takes the machine's memory.
 _SETTINGS = {
@@ -172,15 +172,14 @@ def _types() -> dict[str, Any]:
     }
 
 
-def _state(file: Path) -> list[int]:
-    """What changes when a file does; nothing where there is none."""
+def _state(file: Path) -> list[int] | None:
+    """What changes when a file does, nothing where there is none; None right after a change: another would not show."""
     try:
         status = file.stat()
     except FileNotFoundError:
         return []
-    age = time.time_ns() - status.st_ctime_ns
-    if 0 <= age < _TICK_NS:  # or a change that is still to come would not show
-        time.sleep((_TICK_NS - age) / 1e9)
+    if time.time_ns() - status.st_ctime_ns < _TICK_NS:
+        return None
     # Nobody can set the last of these times.
     return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
@@ -258,12 +257,13 @@ class DuckDbSession:
                     held, size = [], 0
             yield from _joined(held, table)
 
-    def state(self) -> str:
+    def state(self) -> str | None:
         """By the times of the file, which is locked for those who write, and of the log that may lie beside it.
 
         It is never opened for this: to close it would undo DuckDB's lock.
         """
-        return repr([_state(file) for file in (self._file, Path(f"{self._file}.wal"))])
+        states = [_state(file) for file in (self._file, Path(f"{self._file}.wal"))]
+        return None if None in states else repr(states)
 
     def count(self, statement: Any) -> int:
         """A single number."""
