@@ -2,8 +2,7 @@
 
 For the graph of a job it parses the same options 200 times, looks 2,500 times at the signatures of the same methods
 and 100 times at their type hints: more than half of the time that it takes by itself. Nor does it note by what way
-each hint was asked for, or read the source of our own functions to see whether they `return` and `yield`, or copy what
-they are given, which nothing changes.
+each hint was asked for, or read the source of our own functions to see whether they `return` and `yield`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType, MethodType
 from typing import Any
 
-from apache_beam.internal import pickler
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms import core, userstate
 from apache_beam.typehints.decorators import IOTypeHints
@@ -24,15 +22,12 @@ Arguments = tuple[list[str], list[Any]]
 @contextlib.contextmanager
 def remembered() -> Iterator[None]:
     """Lets Beam remember views of options, what state functions ask for, arguments and type hints of methods."""
-    view_as, options_of = PipelineOptions.view_as, PipelineOptions._visible_option_list
-    specs_of, copied = userstate.get_dofn_specs, pickler.roundtrip
+    view_as, specs_of = PipelineOptions.view_as, userstate.get_dofn_specs
     arguments_of, is_mixed = core.get_function_args_defaults, core._check_fn_use_yield_and_return
     hints_of, origin_of = (vars(IOTypeHints)[name] for name in ("from_callable", "_make_origin"))
     # All views of one object share its values, so one of each kind does.
     PipelineOptions.view_as = _remembering(view_as)
-    PipelineOptions._visible_option_list = _remembering(options_of)
     userstate.get_dofn_specs = _remembering_specs(specs_of)
-    pickler.roundtrip = lambda value: value if _are_ours(value) else copied(value)
     core.get_function_args_defaults = _remembering_arguments(arguments_of)
     core._check_fn_use_yield_and_return = lambda function: not _is_ours(function) and is_mixed(function)
     IOTypeHints.from_callable = staticmethod(_remembering_hints(IOTypeHints.from_callable))
@@ -40,20 +35,13 @@ def remembered() -> Iterator[None]:
     try:
         yield
     finally:
-        PipelineOptions.view_as, PipelineOptions._visible_option_list = view_as, options_of
-        userstate.get_dofn_specs, pickler.roundtrip = specs_of, copied
+        PipelineOptions.view_as, userstate.get_dofn_specs = view_as, specs_of
         core.get_function_args_defaults, core._check_fn_use_yield_and_return = arguments_of, is_mixed
         IOTypeHints.from_callable, IOTypeHints._make_origin = hints_of, origin_of
 
 
-def _is_ours(thing: Any) -> bool:
-    return str(getattr(thing, "__module__", "")).partition(".")[0] == __name__.partition(".")[0]
-
-
-def _are_ours(arguments: Any) -> bool:
-    """Whether these are arguments of a function, all of types of our own."""
-    values = arguments.values() if isinstance(arguments, dict) else arguments
-    return isinstance(arguments, tuple | dict) and all(_is_ours(type(value)) for value in values)
+def _is_ours(function: Any) -> bool:
+    return str(getattr(function, "__module__", "")).partition(".")[0] == __name__.partition(".")[0]
 
 
 def _remembering(function: Callable[..., Any]) -> Callable[..., Any]:
