@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow_transform import impl_helper
+from tensorflow_transform import impl_helper, tf2_utils
+from tensorflow_transform.tf_metadata import metadata_io
 
 from beam_jobs.transform.canonical import canonical, counted
 from beam_jobs.transform.graph import Traced
 from beam_jobs.transform.merge import Bound
+from beam_jobs.transform.padded import padded
 from schemas.naming import TRANSFORM_FN, TRANSFORMED_METADATA
 
 _LEFT_OUT = ("fingerprint.pb", "debug")
@@ -40,37 +42,34 @@ def constants(bound: list[Bound], folder: Path) -> dict[str, Any]:
 
 def saved_model(traced: Traced, bound: list[Bound], folder: Path) -> dict[str, bytes]:
     """The files of `transform_fn/` and `transformed_metadata/`, by path; made in `folder`, an empty one."""
-    target, assets = folder / TRANSFORM_FN, folder / "assets"
+    target, assets, metadata = folder / TRANSFORM_FN, folder / "assets", folder / TRANSFORMED_METADATA
     assets.mkdir()
-    first = counted()
-    impl_helper.trace_and_write_v2_saved_model(
-        str(target),
-        traced.function,
-        traced.specs,
-        str(folder),
-        traced.fingerprints,
-        constants(bound, assets),
-        {},
-        None,
+    first, found = counted(), constants(bound, assets)
+    # As `impl_helper.trace_and_write_v2_saved_model`, but for the padding, which the schema must not see: tf-transform
+    # knows domains and annotations by the tensors that the function itself returns.
+    concrete = impl_helper._trace_and_write_transform_fn(
+        str(target), padded(traced.function), traced.specs, str(folder), found, {}, None
     )
+    inputs = tf2_utils.get_structured_inputs_from_func_graph(concrete.graph)
+    schema = impl_helper._trace_and_get_metadata(concrete, inputs, traced.function, str(folder), found)
+    metadata_io.write_metadata(schema, str(metadata))
     files = {
         path.relative_to(target).as_posix(): path.read_bytes()
         for path in sorted(target.rglob("*"))
         if path.is_file()
     }
-    metadata = files.pop(f"{impl_helper.METADATA_DIR_NAME}/schema.pbtxt")
     files["saved_model.pb"] = canonical(
         files["saved_model.pb"], str(folder), _assets_hash(bound), first, {*traced.specs, *traced.outputs}
     )
-    found = {
+    made = {
         f"{TRANSFORM_FN}/{path}": data
         for path, data in files.items()
         if path.split("/")[0] not in _LEFT_OUT and not path.startswith(_WHILE_WRITING)
     }
-    found[f"{TRANSFORMED_METADATA}/schema.pbtxt"] = metadata
+    made[f"{TRANSFORMED_METADATA}/schema.pbtxt"] = (metadata / "schema.pbtxt").read_bytes()
     if traced.assets:
-        found[f"{TRANSFORMED_METADATA}/asset_map"] = json.dumps(traced.assets, sort_keys=True).encode()
-    return found
+        made[f"{TRANSFORMED_METADATA}/asset_map"] = json.dumps(traced.assets, sort_keys=True).encode()
+    return made
 
 
 def _assets_hash(bound: list[Bound]) -> str:

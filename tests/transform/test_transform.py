@@ -167,7 +167,8 @@ class TestServing:
     ) -> None:
         batched = read(raw.path, "test", transform=True)
         assert read(raw.path, "test", transform=True, batch_size=None) == batched
-        assert read(raw.path, "test", transform=True, batch_size=7) == batched
+        for size in (1, 7, 16, 65):
+            assert read(raw.path, "test", transform=True, batch_size=size) == batched
         assert read(materialized.path, "test") == batched
 
     def test_tft_reads_the_version_itself(self, raw: Result) -> None:
