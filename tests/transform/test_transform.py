@@ -39,14 +39,6 @@ pytestmark = [
 MATERIALIZED = f"{{function: {EVERYTHING}, materialize: true}}"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    """As a job's own process has it."""
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-
-
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Result:
     folder = tmp_path_factory.mktemp("raw")
