@@ -46,6 +46,10 @@ class LocalStore:
         """See `Store`."""
         return str(self._root / path)
 
+    def local(self, path: str) -> str | None:
+        """See `Store`."""
+        return self._name(path)
+
     def size(self, path: str) -> int | None:
         """See `Store`."""
         try:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_jobs.blocks import binary, offsets_of
+from beam_jobs.blocks import binary
 from beam_jobs.frames import find_faults
 from beam_jobs.pieces import SPARE, are_large, bounds, copied, neighbours_together
 from beam_jobs.placed import read_places
@@ -26,7 +26,8 @@ from beam_jobs.runs import (
     read_kept,
     records_path,
 )
-from beam_jobs.store_path import StorePath, fill
+from beam_jobs.store_path import StorePath
+from beam_jobs.stretches import gather, read_into
 
 Rows = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
@@ -228,34 +229,35 @@ def merged_pieces(merge: Merge, places: Places) -> Iterator[Piece]:
     """
     chosen = merge.chosen
     lengths = merge.index["length"].astype(np.int64)[chosen]
-    windows = list(_windows(lengths))
-    # One buffer for all windows: new pages cost more than the bytes that are read into them.
-    most = max((int(lengths[start:stop].sum()) for start, stop in windows), default=0)
+    windows = [(start, stop, int(lengths[start:stop].sum())) for start, stop in _windows(lengths)]
+    # One buffer for all windows of small records: new pages cost more than the bytes that are read into them.
+    most = max((size for start, stop, size in windows if not are_large(size, stop - start)), default=0)
     buffer = np.empty(most + SPARE, np.uint8)
-    for start, stop in windows:
+    for start, stop, size in windows:
         wanted, sizes = chosen[start:stop], lengths[start:stop]
-        # Each file is sorted as we are, so what a window wants of it lies together: a few long reads.
+        # Each file is sorted as we are, so what a window wants of it lies together: a few long stretches.
         by_file = np.lexsort((places.offset[wanted], places.file[wanted]))
-        ends = np.concatenate([[0], np.cumsum(sizes[by_file])])
-        data = buffer[: int(ends[-1]) + SPARE]
-        _read(places, wanted[by_file], ends, data)
+        large = are_large(size, len(wanted))
+        data, starts = _hold(places, wanted[by_file], sizes[by_file], None if large else buffer)
         order = np.empty(len(by_file), np.int64)
         order[by_file] = np.arange(len(by_file))
-        values = binary(ends, data)
         for first, last in pairwise(bounds(sizes)):
-            yield _piece(values, data, order[first:last], sizes[first:last])
+            if large:
+                yield _in_place(data, starts[order[first:last]], sizes[first:last])
+            else:
+                yield _copied(binary(np.append(starts, size), data), order[first:last], sizes[first:last])
 
 
-def _piece(
-    values: pa.LargeBinaryArray, data: Bytes, order: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+def _in_place(data: Bytes, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Piece:
+    parts = neighbours_together([data], np.zeros_like(starts), starts, starts + lengths)
+    return Piece(parts, data, starts, lengths)
+
+
+def _copied(
+    values: pa.LargeBinaryArray, order: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
 ) -> Piece:
-    size = int(lengths.sum())
-    if are_large(size, len(order)):
-        starts = offsets_of(values)[order]
-        parts = neighbours_together([data], np.zeros_like(order), starts, starts + lengths)
-        return Piece(parts, data, starts, lengths)
     data = copied(values, order, lengths)
-    return Piece([data[:size]], data, np.cumsum(lengths) - lengths, lengths)
+    return Piece([data[: int(lengths.sum())]], data, np.cumsum(lengths) - lengths, lengths)
 
 
 def _windows(lengths: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -269,24 +271,27 @@ def _windows(lengths: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
             start = cut
 
 
-def _read(places: Places, wanted: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], buffer: Bytes) -> None:
-    """Reads the records `wanted`, by file and offset, to where each ends, and the next begins, in the buffer."""
-    file, offset, lengths = places.file[wanted], places.offset[wanted], np.diff(ends)
+def _hold(
+    places: Places, wanted: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], buffer: Bytes | None
+) -> tuple[Bytes, npt.NDArray[np.int64]]:
+    """Records `wanted`, by file and offset, and where each begins: back to back in the buffer, if there is one."""
+    file, offset = places.file[wanted], places.offset[wanted]
     apart = (np.diff(file) != 0) | (offset[1:] != offset[:-1] + lengths[:-1])
     firsts = np.concatenate([[0], np.flatnonzero(apart) + 1])
-    fill(
-        [
-            (
-                places.files[int(file[first])],
-                int(offset[first]),
-                memoryview(buffer.data)[int(ends[first]) : int(ends[last])],
-            )
-            for first, last in zip(firsts.tolist(), [*firsts[1:].tolist(), len(wanted)], strict=True)
-        ]
-    )
+    sizes = np.add.reduceat(lengths, firsts)
+    found = zip(file[firsts].tolist(), offset[firsts].tolist(), sizes.tolist(), strict=True)
+    stretches = [(places.files[number], start, size) for number, start, size in found]
+    packed = np.cumsum(lengths) - lengths
+    if buffer is None:
+        data, begins = gather(stretches)
+    else:
+        data, begins = buffer[: int(lengths.sum()) + SPARE], packed[firsts]
+        read_into(data, stretches, begins)
+    starts = packed + np.repeat(begins - packed[firsts], np.diff([*firsts, len(wanted)]))
     for number, shard in places.old_shards.items():
         # Written long ago, and by the SHA-256 of the new shard everything in it would be taken for good.
         taken = np.flatnonzero(file == number)
-        if any(find_faults(buffer, ends[taken], lengths[taken])):
+        if any(find_faults(data, starts[taken], lengths[taken])):
             assert places.old is not None
             raise places.old.damaged(shard)
+    return data, starts

@@ -83,6 +83,10 @@ class RemoteStore:
         """See `Store`."""
         return self._place.where(path)
 
+    def local(self, path: str) -> str | None:  # noqa: ARG002
+        """See `Store`."""
+        return None
+
     def size(self, path: str) -> int | None:
         """See `Store`."""
         try:

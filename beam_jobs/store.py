@@ -62,6 +62,10 @@ class Store(Protocol):
         """The full name of a file, for people; without secrets."""
         ...
 
+    def local(self, path: str) -> str | None:
+        """The name of a file in this machine's file system; None where it is not there."""
+        ...
+
     def size(self, path: str) -> int | None:
         """Bytes of a file; None where there is none."""
         ...
