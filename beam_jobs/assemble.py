@@ -19,7 +19,7 @@ import numpy.typing as npt
 from beam_jobs.build import RunSummary
 from beam_jobs.duplicates.shards import sign_shard, signature_files, take_signatures_along
 from beam_jobs.facts import row_of
-from beam_jobs.finished import open_finished, partition_of
+from beam_jobs.finished import open_finished
 from beam_jobs.indexed import to_columns
 from beam_jobs.merge import (
     Merge,
@@ -34,7 +34,7 @@ from beam_jobs.merge import (
 from beam_jobs.placed import read_places
 from beam_jobs.plan import JobPlan
 from beam_jobs.previous import OldShards
-from beam_jobs.runs import RUN_SUFFIX, Run, read_index, read_kept
+from beam_jobs.runs import RUN_SUFFIX, Run, partition_of, read_index, read_kept
 from beam_jobs.settle import Settled
 from beam_jobs.statistics.defaults import default_facts, defaulted, has_default
 from beam_jobs.statistics.kept import empty_statistics, is_kept, keep, scan_again, take_along

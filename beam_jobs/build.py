@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import apache_beam as beam
 import numpy as np
@@ -192,22 +194,21 @@ def _read_partition(listed: Listed, plan: JobPlan) -> RunContent:
     tables = [join.table for join in plan.spec.join]
     exploded = any(join.many == "explode" for join in plan.spec.join)
     # Where a row is several records, what became of it is not one thing: its partition is read as a whole.
-    selective = is_selective(source) and not exploded
-    identities = source.identities(partition) if is_selective(source) and selective else None
-    making = Making(
-        plan,
-        Ledger(partition.source, lambda row: source.origin(partition, row)),
-        None if identities is None else Outcomes.of(identities, tables),
-    )
+    singly = source if is_selective(source) and not exploded else None
+    outcomes = None
+    if singly is not None:
+        assert partition.records is not None, "a source of single records counts them when it lists them"
+        outcomes = Outcomes.of(partition.records, tables)
+    making = Making(plan, Ledger(partition.source, lambda row: source.origin(partition, row)), outcomes)
     ledger, content = making.ledger, making.content
     kept = 0
     member = plan.member(partition.source)
     # A run of the version before that held more than that version does, as there is a limit or a repeated key.
     similar = [listed.run] if listed.committed else listed.similar
-    if is_selective(source) and selective and similar:
-        rest = take_over(making, similar)
+    if singly is not None and similar:
+        rest = take_over(making, singly, partition, similar)
         kept = ledger.read
-        batches = source.read_rows(partition, rest)
+        batches = singly.read_rows(partition, rest)
     else:
         batches = source.read(partition)
     for found in batches:
@@ -328,8 +329,17 @@ def _in_splits(batch: Batch, plan: JobPlan, ledger: Ledger) -> Batch:
     return after
 
 
-def encode_letters(letters: list[DeadLetter]) -> bytes:
+def encode_letters(letters: Sequence[DeadLetter]) -> bytes:
     """Dead letters as an Arrow stream."""
+    return _encoded(letters) if letters else _no_letters()
+
+
+@cache
+def _no_letters() -> bytes:
+    return _encoded([])
+
+
+def _encoded(letters: Sequence[DeadLetter]) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, DEAD_LETTER_SCHEMA) as writer:
         writer.write_table(pa.Table.from_pylist([vars(letter) for letter in letters], DEAD_LETTER_SCHEMA))

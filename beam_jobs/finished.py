@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 
 from beam_jobs.build import RunSummary
 from beam_jobs.plan import JobPlan
-from beam_jobs.runs import Run, open_run, read_section
-from beam_jobs.sources.base import Partition
+from beam_jobs.runs import Run, open_run
 from schemas import HeadraceError
 
 
@@ -32,8 +30,3 @@ def open_finished(plan: JobPlan, name: str) -> Run:
             hint="Run the same command again. Every worker must see the same --out directory.",
         )
     return run
-
-
-def partition_of(run: Run) -> Partition:
-    """The partition that a run was built of."""
-    return Partition(**json.loads(read_section(run, "partition")))

@@ -23,7 +23,6 @@ class Outcomes:
     """Of a partition's n rows.
 
     Attributes:
-      identities: 16 bytes each; see `Selective.identities`.
       codes: int32 (n,): UNUSABLE for dead letters, WRITTEN, or which rule dropped it.
       rules: those that dropped rows, in order.
       repaired: the rows that each rule repaired, bool (n,), by rule.
@@ -31,7 +30,6 @@ class Outcomes:
       digests: of the row of the table that it found, by table.
     """
 
-    identities: pa.FixedSizeBinaryArray
     codes: npt.NDArray[np.int32]
     rules: list[str]
     repaired: dict[str, npt.NDArray[np.bool_]]
@@ -39,11 +37,9 @@ class Outcomes:
     digests: dict[str, list[bytes]]
 
     @staticmethod
-    def of(identities: pa.FixedSizeBinaryArray, tables: Sequence[str]) -> Outcomes:
-        """Of rows of which nothing is known yet."""
-        count = len(identities)
+    def of(count: int, tables: Sequence[str]) -> Outcomes:
+        """Of so many rows, of which nothing is known yet."""
         return Outcomes(
-            identities,
             np.full(count, UNUSABLE, np.int32),
             [],
             {},
@@ -69,10 +65,7 @@ class Outcomes:
 
     def encode(self) -> bytes:
         """As an Arrow stream."""
-        columns: dict[str, pa.Array] = {
-            "identity": self.identities,
-            "code": pa.array(self.codes),
-        }
+        columns: dict[str, pa.Array] = {"code": pa.array(self.codes)}
         for rule, rows in self.repaired.items():
             columns[f"repaired:{rule}"] = pa.array(rows)
         for table in self.keys:
@@ -93,7 +86,6 @@ class Outcomes:
         columns = dict(zip(batch.schema.names, batch.columns, strict=True))
         names = [name.removeprefix("key:") for name in columns if name.startswith("key:")]
         return Outcomes(
-            columns["identity"],
             columns["code"].to_numpy().copy(),
             json.loads(batch.schema.metadata[b"rules"]),
             {

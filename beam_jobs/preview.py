@@ -18,7 +18,7 @@ from beam_jobs.plan import JobPlan
 from beam_jobs.planning import Job, import_from_here, plan_job
 from beam_jobs.previous import find_previous, list_partitions, read_note
 from beam_jobs.runners import parse_options
-from beam_jobs.runs import open_run, read_section
+from beam_jobs.runs import open_run, partition_of, read_section
 from beam_jobs.settle import shard_count
 from beam_jobs.sources.base import is_selective
 from beam_jobs.survey.run import passes
@@ -145,7 +145,7 @@ def _kept(plan: JobPlan, listed: Listed) -> int:
         run = open_run(plan.workspace.runs / name)
         if run is not None and (data := read_section(run, "outcomes")):
             old = Outcomes.decode(data)
-            usable = old.identities.filter(pa.array(old.codes != UNUSABLE))
+            usable = source.identities(partition_of(run)).filter(pa.array(old.codes != UNUSABLE))
             kept |= pc.is_in(identities, value_set=usable).to_numpy(zero_copy_only=False)
     return int(kept.sum())
 

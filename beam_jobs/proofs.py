@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.build import RunSummary
-from beam_jobs.finished import partition_of
 from beam_jobs.placing import Placing, place_as_written
 from beam_jobs.plan import JobPlan
+from beam_jobs.runs import partition_of
 from beam_jobs.spill import Spill
 from beam_jobs.splits import leak_fact
 from schemas import HeadraceError

@@ -33,6 +33,7 @@ import pyarrow as pa
 
 from beam_jobs.blocks import offsets_of
 from beam_jobs.pieces import are_large, bounds, copied, neighbours_together
+from beam_jobs.sources.base import Partition
 from beam_jobs.store import Sink
 from beam_jobs.store_path import StorePath
 from schemas.hashing import KEY_HASH_DTYPE
@@ -216,6 +217,11 @@ def _joined(chunks: list[pa.LargeBinaryArray]) -> pa.LargeBinaryArray:
     values = pa.concat_arrays(chunks) if len(chunks) > 1 else chunks[0]
     chunks.clear()
     return values
+
+
+def partition_of(run: Run) -> Partition:
+    """The partition that a run was built of."""
+    return Partition(**json.loads(read_section(run, "partition")))
 
 
 def open_run(path: StorePath, *, check: bool = False) -> Run | None:

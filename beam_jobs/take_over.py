@@ -20,11 +20,13 @@ from beam_jobs.runs import (
     Run,
     has_records,
     open_run,
+    partition_of,
     read_facts,
     read_index,
     read_indexed,
     read_section,
 )
+from beam_jobs.sources.base import Partition, Selective
 
 Rows = npt.NDArray[np.int64]
 
@@ -40,27 +42,28 @@ def is_taken_over(plan: JobPlan, run: Run) -> bool:
     return not bool(is_left_out(plan, run).any() or is_repeated(plan, run).any())
 
 
-def take_over(making: Making, similar: Sequence[str]) -> list[int]:
+def take_over(making: Making, source: Selective, partition: Partition, similar: Sequence[str]) -> list[int]:
     """Adds to a run what can be taken over; gives the rows that must be read.
 
     Args:
-      making: the run; its outcomes say which rows its partition has.
+      making: the run.
+      source: that of its partition.
+      partition: that it is made of.
       similar: runs of the version before that may hold some of them.
     """
-    plan, outcomes = making.plan, making.outcomes
-    assert outcomes is not None
-    fresh = np.ones(len(outcomes.identities), np.bool_)
+    plan, identities = making.plan, source.identities(partition)
+    fresh = np.ones(len(identities), np.bool_)
     parts = []
     for name in similar:
         run = open_run(plan.workspace.runs / name, check=True)
         if run is None or not (data := read_section(run, "outcomes")):
             continue  # damaged or gone: read again
         old = Outcomes.decode(data)
-        rows = pc.index_in(old.identities, value_set=outcomes.identities)
+        rows = pc.index_in(source.identities(partition_of(run)), value_set=identities)
         was = np.flatnonzero(rows.is_valid())
         now = rows.drop_null().to_numpy().astype(np.int64)
         index = read_index(run)
-        place = np.full(len(old.identities), -1, np.int64)  # of each row in the index
+        place = np.full(len(old.codes), -1, np.int64)  # of each row in the index
         place[index["row"]] = np.arange(len(index))
         good = old.codes[was] != UNUSABLE
         for join in plan.spec.join:

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 
 from beam_jobs.duplicates.find import Members
 from beam_jobs.duplicates.gathered import Gathered
-from beam_jobs.finished import open_finished, partition_of
+from beam_jobs.finished import open_finished
 from beam_jobs.plan import JobPlan
+from beam_jobs.runs import partition_of
 from beam_jobs.sources.base import Partition
 from beam_jobs.store_path import StorePath
 

@@ -96,10 +96,13 @@ class Source(Protocol):
 
 @runtime_checkable
 class Selective(Source, Protocol):
-    """A source whose records can be read one by one, so that a changed partition is not read anew as a whole."""
+    """A source whose records can be read one by one, so that a changed partition is not read anew as a whole.
 
-    def identities(self, partition: Partition) -> pa.FixedSizeBinaryArray:
-        """For every row of the partition 16 bytes, which change whenever its record, or its key, may have."""
+    Its partitions say how many records they hold.
+    """
+
+    def identities(self, partition: Partition) -> pa.BinaryArray:
+        """For every row of the partition a value, which changes whenever its record, or its key, may have."""
         ...
 
     def bounds(self, partition: Partition) -> tuple[str, str]:
