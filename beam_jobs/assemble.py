@@ -261,19 +261,21 @@ def _write_shard(plan: JobPlan, name: str, merge: Merge, old: OldShards | None) 
             file.writev(piece.parts)
             if statistics is not None:
                 statistics.add(piece.data, piece.starts, piece.lengths, name)
-    hashes = np.ascontiguousarray(chosen["hash"]).view(np.uint8).reshape(-1, KEY_HASH_BYTES)
-    columns = to_columns(merged_indexed(merge, plan.index_row)) if plan.index_row.names else {}
-    index_bytes = encode_index(chosen["length"].astype(np.uint64), hashes, columns)
-    (stage / index_name(name)).write(index_bytes, durable=True)
-    sign_shard(plan, name, hashes, merge)
-    index_entry = FileEntry(
-        path=index_name(name), bytes=len(index_bytes), sha256=hashlib.sha256(index_bytes).hexdigest()
-    )
-    entry = ShardEntry(
-        path=name, bytes=size, sha256=digest.hexdigest(), records=len(chosen), index=index_entry
-    )
-    if statistics is not None:
-        _keep_statistics(plan, entry, merge, statistics)
+        # While the disk takes the shard in. The index is flushed first, and then little is left to be waited for.
+        file.begin_flush()
+        hashes = np.ascontiguousarray(chosen["hash"]).view(np.uint8).reshape(-1, KEY_HASH_BYTES)
+        columns = to_columns(merged_indexed(merge, plan.index_row)) if plan.index_row.names else {}
+        index_bytes = encode_index(chosen["length"].astype(np.uint64), hashes, columns)
+        sign_shard(plan, name, hashes, merge)
+        index_entry = FileEntry(
+            path=index_name(name), bytes=len(index_bytes), sha256=hashlib.sha256(index_bytes).hexdigest()
+        )
+        entry = ShardEntry(
+            path=name, bytes=size, sha256=digest.hexdigest(), records=len(chosen), index=index_entry
+        )
+        if statistics is not None:
+            _keep_statistics(plan, entry, merge, statistics)
+        (stage / index_name(name)).write(index_bytes, durable=True)
     return entry
 
 

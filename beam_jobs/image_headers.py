@@ -24,6 +24,8 @@ _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: 
 _MODE_CHANNELS = {"1": 1, "L": 1, "P": 3, "RGB": 3, "RGBX": 3, "RGBA": 4, "LA": 2, "PA": 4, "CMYK": 4}
 _pillow_limit = threading.Lock()
 
+Image.preinit()  # Pillow's own formats are modules: the first image, and all workers, would wait for them
+
 # Those that can be told by their first bytes.
 FORMATS = ("jpeg", "png", "gif", "webp", "tiff", "bmp")
 

@@ -11,6 +11,11 @@ import numpy as np
 from beam_jobs.image_headers import Header, ImageProblemError, describe, open_pillow, png_chunks
 from schemas.errors import HeadraceError
 
+try:
+    _simplejpeg: Any = importlib.import_module("simplejpeg")
+except ImportError:  # not every installation has it
+    _simplejpeg = None
+
 _INFLATE_BYTES = 1 << 20
 # x start, y start, x step, y step of the seven passes of an interlaced PNG.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -48,9 +53,11 @@ def decode_jpeg(data: bytes, colours: str, side: int = 0) -> Any:
     Raises:
       ImageProblemError: truncated_image or corrupt_image.
     """
+    if _simplejpeg is None:
+        raise HeadraceError("Checking JPEGs needs simplejpeg.", hint="pip install 'headrace[etl]'")
     try:
         smaller = {"min_height": side, "min_width": side, "min_factor": 1.0} if side else {}
-        return _simplejpeg().decode_jpeg(data, colorspace=colours, **smaller)
+        return _simplejpeg.decode_jpeg(data, colorspace=colours, **smaller)
     except ValueError as error:
         raise undecodable("jpeg", error) from None
 
@@ -62,13 +69,6 @@ def undecodable(kind: str, error: Exception) -> ImageProblemError:
     return ImageProblemError(
         "truncated_image" if early else "corrupt_image", f"the {kind} cannot be decoded: {text}"
     )
-
-
-def _simplejpeg() -> Any:
-    try:
-        return importlib.import_module("simplejpeg")
-    except ImportError as error:
-        raise HeadraceError("Checking JPEGs needs simplejpeg.", hint="pip install 'headrace[etl]'") from error
 
 
 def _verify_png(data: bytes, header: Header) -> None:

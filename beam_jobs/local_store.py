@@ -196,20 +196,24 @@ class _LocalSink(Sink):
 
     def write(self, data: Any, /) -> int:
         write_all(self._file, data)
-        self._begin_flush()
+        self._flush_pieces()
         return memoryview(data).nbytes
 
     def writev(self, parts: Sequence[Any]) -> None:
         write_parts(self._file, parts)
-        self._begin_flush()
+        self._flush_pieces()
 
     def tell(self) -> int:
         return int(self._file.tell())
 
-    def _begin_flush(self) -> None:
-        if self._durable and (size := self.tell() - self._flushed) >= _FLUSHED_BYTES:
-            begin_flush(self._file, self._flushed, size)
-            self._flushed += size
+    def begin_flush(self) -> None:
+        size = self.tell() - self._flushed
+        begin_flush(self._file, self._flushed, size)
+        self._flushed += size
+
+    def _flush_pieces(self) -> None:
+        if self._durable and self.tell() - self._flushed >= _FLUSHED_BYTES:
+            self.begin_flush()
 
 
 def _is_temporary(name: str) -> bool:

@@ -40,6 +40,9 @@ class Sink(io.RawIOBase):
         for part in parts:
             self.write(part)
 
+    def begin_flush(self) -> None:
+        """Lets the disk begin with what was written so far, where that can be, so that the end waits less for it."""
+
 
 class Store(Protocol):
     """One data set's tree. Any number of threads may use it; pickled, it goes to workers without credentials.
