@@ -11,9 +11,12 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import PIL
+import pyarrow as pa
 
 from beam_jobs.check_names import check_names
 from beam_jobs.clean import constants
@@ -219,7 +222,7 @@ def code_fingerprint() -> str:
         ):
             with open(path, "rb", buffering=0) as file:
                 digest.update(f"{path[len(top) :]}\0".encode() + file.read() + b"\0")
-    libraries = [f"{name}=={version(name)}" for name in ("numpy", "pillow", "pyarrow")]
+    libraries = [f"{library.__name__}=={library.__version__}" for library in (np, PIL, pa)]
     digest.update("\0".join([__version__, *libraries, *platform.python_version_tuple()[:2]]).encode())
     return digest.hexdigest()
 
