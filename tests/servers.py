@@ -30,14 +30,15 @@ SLOW_SECONDS = 2
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @contextlib.contextmanager
-def running(*command: str) -> Iterator[int]:
+def running(*command: str, python: str | Path = sys.executable) -> Iterator[int]:
     """A server process, `{port}` in its command filled in; yields the port once it answers."""
     port = free_port()
-    arguments = [sys.executable, *(part.format(port=port) for part in command)]
+    arguments = [str(python), *(part.format(port=port) for part in command)]
     # A file: nobody would drain a pipe.
     with (
         tempfile.TemporaryFile("w+") as log,
@@ -69,6 +70,16 @@ def s3_server() -> contextlib.AbstractContextManager[int]:
 def gcs_server() -> contextlib.AbstractContextManager[int]:
     emulator = str(Path(__file__).with_name("gcs_emulator.py"))
     return running(emulator, "start", "-H", "127.0.0.1", "--port", "{port}", "-M", "-q")
+
+
+@contextlib.contextmanager
+def bigquery_server(python: str | Path = sys.executable) -> Iterator[tuple[int, int]]:
+    """An emulator of BigQuery, by a Python that has it; yields its ports of REST and of gRPC."""
+    program = str(Path(__file__).with_name("engines") / "bigquery_emulator.py")
+    grpc_port = free_port()
+    ports = ["--rest-port={port}", f"--grpc-port={grpc_port}"]
+    with running(program, "start", *ports, python=python) as rest_port:
+        yield rest_port, grpc_port
 
 
 @contextlib.contextmanager

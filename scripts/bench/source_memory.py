@@ -3,7 +3,9 @@
 
 The sum of RSS over `headrace run` and all its children. Image folders have memory.py. Shards are small, since a worker
 holds some bytes for each record of one, and of rows as short as these a shard of the usual size holds a million.
-PostgreSQL, MariaDB and MySQL are those of the tests (CONTRIBUTING.md), started here on loopback and not counted.
+PostgreSQL, MariaDB, MySQL and the emulator of BigQuery are those of the tests (CONTRIBUTING.md), started here on
+loopback and not counted. That emulator, and the job which reads it by Beam's connector, run in .venv-dataflow
+(`scripts/install --dataflow`).
 
 Examples:
   python scripts/bench/source_memory.py
@@ -21,6 +23,7 @@ import shutil
 import sqlite3
 import sys
 import tarfile
+import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +40,7 @@ from custom_rows import PART, TEXT, parts, rows_of
 
 sys.path.insert(0, str(common.ROOT))
 
+from tests.servers import bigquery_server
 from tests.sources.sql_work import PASSWORD_ENV, Work, working
 from tests.sql_servers import PASSWORD
 
@@ -54,7 +58,11 @@ COLUMNS = ["id", "note", *(f"x{column}" for column in range(8))]
 FEATURES = "{id: {type: text}, note: {type: text}, x0: {type: float32}, x7: {type: float32}}"
 FLOATS = ", ".join(f"x{column}: float64" for column in range(8))
 FUNCTIONS = "scripts.bench.custom_rows"
+PROJECT = "my-project"
 Batches = Iterator[list[dict[str, Any]]]
+Command = list[str | Path]
+HEADRACE: Command = [common.headrace()]
+WITH_CLIENTS = common.ROOT / ".venv-dataflow/bin/python"
 
 
 def batches(rows: int) -> Batches:
@@ -161,6 +169,23 @@ def write_server(work: Work, rows: int) -> None:
     )
 
 
+def write_bigquery(port: int, rows: int) -> None:
+    """The same rows, made by the emulator."""
+    floats = "".join(f", g / {column + 1} AS x{column}" for column in range(8))
+    values = (
+        f"CONCAT('r', LPAD(CAST(g AS STRING), 9, '0')) AS id, CONCAT('{TEXT}', CAST(g AS STRING)) AS note"
+    )
+    series = f"UNNEST(GENERATE_ARRAY(0, {rows - 1})) AS g"
+    for query in (
+        "CREATE SCHEMA IF NOT EXISTS memory",
+        f"CREATE OR REPLACE TABLE memory.rows AS SELECT {values}{floats} FROM {series}",
+    ):
+        url = f"http://127.0.0.1:{port}/bigquery/v2/projects/{PROJECT}/queries"
+        body = json.dumps({"query": query, "useLegacySql": False}).encode()
+        headers = {"Content-Type": "application/json"}
+        urllib.request.urlopen(urllib.request.Request(url, body, headers)).close()
+
+
 def write_headrace(place: Path, rows: int) -> None:
     """A data set of ours, which is one of TFDS and TFRecords, too."""
     write_csv(place, rows)
@@ -187,10 +212,9 @@ FILES = '{{kind: files, path: "{}", text: true}}'
 PYTHON = (
     f'{{kind: python, partitions: "{FUNCTIONS}:parts", read: "{FUNCTIONS}:rows_of", path: ROWS, key: id}}'
 )
-BEAM = (
-    f'{{kind: beam, transform: "{FUNCTIONS}:Rows", path: ROWS, key: id,'
-    f" columns: {{id: string, note: string, {FLOATS}}}}}"
-)
+TYPED = f"key: id, columns: {{id: string, note: string, {FLOATS}}}"
+BEAM = f'{{kind: beam, transform: "{FUNCTIONS}:Rows", path: ROWS, {TYPED}}}'
+BIGQUERY = f'{{kind: bigquery, table: {PROJECT}.memory.rows, project: {PROJECT}, version: "1", {TYPED}}}'
 SOURCES: dict[str, tuple[str, Callable[[Path, int], None]]] = {
     "csv": (listed("csv", "rows.csv"), write_csv),
     "jsonl": (listed("jsonl", "rows.jsonl"), write_jsonl),
@@ -217,41 +241,47 @@ OTHER_FEATURES = {
     "tfrecord": FEATURES,
 }
 FEWER = {"files": 20, "zip": 20}  # a file is dear to make
-KINDS = [*NUMBERS, *SOURCES]  # a server that is missing is told before all else is measured
+KINDS = [*NUMBERS, "bigquery", *SOURCES]  # a server that is missing is told before all else is measured
 
 
 @contextlib.contextmanager
-def source_of(kind: str) -> Iterator[tuple[str, Callable[[Path, int], None]]]:
-    """The source as a job has it and what writes its rows, with a server where it has one."""
-    if kind not in NUMBERS:
-        yield SOURCES[kind]
-        return
-    with working(kind) as work:
-        source = f'{{kind: sql, url: "{work.url}", password_env: {PASSWORD_ENV}, table: rows, key: n}}'
-        yield source, lambda _, rows: write_server(work, rows)
+def source_of(kind: str) -> Iterator[tuple[str, Callable[[Path, int], None], Command]]:
+    """The source as a job has it, what writes its rows and what `headrace` is, with a server where it has one."""
+    if kind == "bigquery":
+        with bigquery_server(WITH_CLIENTS) as ports:
+            headrace: Command = [WITH_CLIENTS, "-m", "tests.engines.bigquery_clients", *map(str, ports)]
+            yield BIGQUERY, lambda _, rows: write_bigquery(ports[0], rows), headrace
+    elif kind in NUMBERS:
+        with working(kind) as work:
+            source = f'{{kind: sql, url: "{work.url}", password_env: {PASSWORD_ENV}, table: rows, key: n}}'
+            yield source, lambda _, rows: write_server(work, rows), HEADRACE
+    else:
+        yield *SOURCES[kind], HEADRACE
 
 
 def measure(kind: str, work: Path, few: int, times: list[int]) -> Iterator[common.Run]:
     """A run for each number of rows: about so few, and so many times as many."""
     few = max(1, few // FEWER.get(kind, 1) // PART) * PART
-    with source_of(kind) as (source, write):
+    with source_of(kind) as (source, write, headrace):
         for many in times:
             rows = many * few
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
             write(work, rows)
             features = OTHER_FEATURES.get(kind, FEATURES)
-            contender = prepare(work, source.replace("ROWS", f'"{rows}"'), features, work / "out")
+            contender = prepare(work, source.replace("ROWS", f'"{rows}"'), features, work / "out", headrace)
             contender.name = f"{kind} x{many}"
             run = contender.run(interval=0.02)
             common.note(f"{contender.name:>14}: {rows:,} rows, {run.rss_mb:.0f} MB, {run.wall_seconds:.1f} s")
             yield run
 
 
-def prepare(place: Path, source: str, features: str, out: Path) -> common.Contender:
+def prepare(
+    place: Path, source: str, features: str, out: Path, headrace: Command = HEADRACE
+) -> common.Contender:
     job = place / "job.yaml"
     job.write_text(JOB.format(source=source, features=features))
-    command: list[str | Path] = [common.headrace(), "run", job, "--var", f"data={place}", "--out", out]
+    command = [*headrace, "run", job, "--var", f"data={place}", "--out", out]
     return common.Contender("headrace", command, output=out)
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +13,9 @@ import pytest
 from beam_jobs import Job, run
 from beam_jobs.sources import Source
 from schemas import parse_spec
-from tests.engines.engine import ROOT
+from tests.engines.bigquery_clients import PROJECT, redirect
 from tests.jobs.small_job import digests
-from tests.servers import free_port
+from tests.servers import bigquery_server
 from tests.sources import test_beam
 from tests.sources.conformance import SourceSuite
 
@@ -28,67 +25,19 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-PROJECT = "my-project"
 COLUMNS = {"id": "string", "number": "int64", "words": "list<string>", "code": "int64"}
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
     """A client of an emulator, to which those that Beam makes are sent as well."""
-    import grpc
-    from apache_beam.internal.gcp import auth
-    from apache_beam.io.gcp import bigquery as connector
-    from apache_beam.io.gcp import bigquery_tools
-    from apache_beam.io.gcp.internal.clients import bigquery as rest
-    from google.auth.credentials import AnonymousCredentials
-    from google.cloud import bigquery
-    from google.cloud.bigquery_storage_v1 import BigQueryReadClient
-    from google.cloud.bigquery_storage_v1.services.big_query_read.transports import BigQueryReadGrpcTransport
-
-    rest_port, grpc_port = free_port(), free_port()
-    ports = [f"--rest-port={rest_port}", f"--grpc-port={grpc_port}"]
-    command = [sys.executable, "-m", "tests.engines.bigquery_emulator", "start", *ports]
-    url = f"http://127.0.0.1:{rest_port}"
-
-    class Rest(rest.BigqueryV2):  # type: ignore[misc]
-        def __init__(self, *args: Any, **options: Any) -> None:
-            given = {"url": f"{url}/bigquery/v2/", "get_credentials": False, "credentials": None}
-            super().__init__(*args, **{**options, **given})
-
-    def storage() -> Any:
-        channel = grpc.insecure_channel(f"127.0.0.1:{grpc_port}")
-        return BigQueryReadClient(transport=BigQueryReadGrpcTransport(channel=channel))
-
-    with (
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        try:
-            made = bigquery.Client(
-                PROJECT, credentials=AnonymousCredentials(), client_options={"api_endpoint": url}
-            )
-            patch.setattr(auth, "get_service_credentials", lambda _options: None)
-            patch.setattr(bigquery_tools.bigquery, "BigqueryV2", Rest)
-            patch.setattr(bigquery_tools.gcp_bigquery, "Client", lambda **_: made)
-            patch.setattr(connector.bq_storage, "BigQueryReadClient", storage)
-            _wait(made, server)
+    try:
+        with bigquery_server() as ports, pytest.MonkeyPatch.context() as patch:
+            made = redirect(*ports, patch.setattr)
             made.create_dataset("rows")
             yield made
-        finally:
-            server.terminate()
-            gc.collect()  # what Beam never closes is told here, where it is ignored, and not when all tests are over
-
-
-def _wait(client: Any, server: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 60
-    while True:
-        try:
-            list(client.list_datasets(retry=None))
-            return
-        except Exception:
-            if time.monotonic() > until or server.poll() is not None:
-                raise
-            time.sleep(0.2)
+    finally:
+        gc.collect()  # what Beam never closes is told here, where it is ignored, and not when all tests are over
 
 
 def name_of(place: Path) -> str:
