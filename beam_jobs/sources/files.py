@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import os
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,7 +32,6 @@ _PARTITION_BYTES = 32 << 20
 _LISTED_FILES = 4096  # looked at together
 _ZSTD = pa.Codec("zstd", compression_level=1)
 _AS_BYTES = ("utf-8", "surrogateescape")
-_GOLDEN = 0x9E3779B97F4A7C15  # 2 ** 64 by the golden ratio
 
 
 class Files:
@@ -234,10 +232,9 @@ def _halved(files: list[File], marks: npt.NDArray[np.uint64], average: int) -> I
 
 
 def _marks(files: list[File]) -> npt.NDArray[np.uint64]:
-    """A hash of each file's path; a CRC, as every job waits for those of all its files."""
-    found = np.fromiter((zlib.crc32(file.path.encode(*_AS_BYTES)) for file in files), np.uint64, len(files))
-    # Multiplied (Knuth, TAOCP 6.4), as CRCs of numbered paths have patterns of their own.
-    return (found * np.uint64(_GOLDEN)) >> np.uint64(24)
+    """A hash of each file's path."""
+    found = [hashlib.blake2b(file.path.encode(*_AS_BYTES), digest_size=8).digest() for file in files]
+    return np.frombuffer(b"".join(found), ">u8").astype(np.uint64)
 
 
 def _packed(listed: bytes) -> str:
