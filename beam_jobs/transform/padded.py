@@ -18,14 +18,17 @@ Function = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def padded(function: Function) -> Function:
-    """The function, given the records and repetitions of the last one up to whole blocks; rows of those are cut off."""
+    """The function, given the records and repetitions of the last one up to whole blocks; as many rows are cut off.
+
+    One that gives another number of rows than it gets does so still.
+    """
 
     def call(inputs: dict[str, Any]) -> dict[str, Any]:
         rows = _rows(next(iter(inputs.values())))
         whole = -(-rows // _BLOCK) * _BLOCK
         order = tf.minimum(tf.range(whole), rows - 1)
         outputs = function({name: _lengthened(value, rows, order) for name, value in inputs.items()})
-        return {name: _cut(value, rows) for name, value in outputs.items()}
+        return {name: _cut(value, whole - rows) for name, value in outputs.items()}
 
     return call
 
@@ -51,7 +54,10 @@ def _lengthened(value: Any, rows: Any, order: Any) -> Any:
     )
 
 
-def _cut(value: Any, rows: Any) -> Any:
+def _cut(value: Any, added: Any) -> Any:
+    if isinstance(value, tf.RaggedTensor):
+        return value[: tf.maximum(value.nrows(tf.int64) - added, 0)]
+    rows = tf.maximum(_rows(value) - added, 0)
     if not isinstance(value, tf.SparseTensor):
         return value[:rows]
     shape = tf.concat([[rows], value.dense_shape[1:]], axis=0)

@@ -49,3 +49,16 @@ def test_a_function_sees_whole_blocks_and_gives_the_records(rows: int) -> None:
     assert back["ragged"].to_list() == lists
     for part in ("indices", "values", "dense_shape"):
         np.testing.assert_array_equal(getattr(back["lists"], part), getattr(given["lists"], part))
+
+
+def test_rows_that_a_function_drops_are_missed() -> None:
+    import tensorflow as tf
+
+    from beam_jobs.transform.padded import padded
+
+    def positive(values: dict[str, Any]) -> dict[str, Any]:
+        return {"number": tf.boolean_mask(values["number"], values["number"] > 0)}
+
+    for numbers in ([1.0, -1.0, 2.0], [1.0, 2.0, -1.0], [-1.0], [3.0] * 63 + [-1.0]):
+        found = padded(positive)({"number": tf.constant(numbers)})["number"]
+        assert len(found) != len(numbers)
