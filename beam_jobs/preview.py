@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from beam_jobs.listing import Listed
 from beam_jobs.outcomes import UNUSABLE, Outcomes
@@ -139,15 +136,13 @@ def _kept(plan: JobPlan, listed: Listed) -> int:
     source = plan.source(listed.partition.source)
     if not listed.similar or not is_selective(source):
         return 0
-    identities = source.identities(listed.partition)
-    kept = np.zeros(len(identities), np.bool_)
+    usable = set[Hashable]()
     for name in listed.similar:
         run = open_run(plan.workspace.runs / name)
         if run is not None and (data := read_section(run, "outcomes")):
             old = Outcomes.decode(data)
-            usable = source.identities(partition_of(run)).filter(pa.array(old.codes != UNUSABLE))
-            kept |= pc.is_in(identities, value_set=usable).to_numpy(zero_copy_only=False)
-    return int(kept.sum())
+            usable.update(compress(source.identities(partition_of(run)), old.codes != UNUSABLE))
+    return sum(identity in usable for identity in source.identities(listed.partition))
 
 
 def preview_lines(found: Preview, source: str) -> list[str]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 
 from beam_jobs.lookup import Table
 from beam_jobs.making import Making
@@ -51,17 +50,20 @@ def take_over(making: Making, source: Selective, partition: Partition, similar: 
       partition: that it is made of.
       similar: runs of the version before that may hold some of them.
     """
-    plan, identities = making.plan, source.identities(partition)
-    fresh = np.ones(len(identities), np.bool_)
+    plan = making.plan
+    rows = {identity: row for row, identity in enumerate(source.identities(partition))}
+    fresh = np.ones(len(rows), np.bool_)
     parts = []
     for name in similar:
         run = open_run(plan.workspace.runs / name, check=True)
         if run is None or not (data := read_section(run, "outcomes")):
             continue  # damaged or gone: read again
         old = Outcomes.decode(data)
-        rows = pc.index_in(source.identities(partition_of(run)), value_set=identities)
-        was = np.flatnonzero(rows.is_valid())
-        now = rows.drop_null().to_numpy().astype(np.int64)
+        found = np.array(
+            [rows.get(identity, -1) for identity in source.identities(partition_of(run))], np.int64
+        )
+        was = np.flatnonzero(found >= 0)
+        now = found[was]
         index = read_index(run)
         place = np.full(len(old.codes), -1, np.int64)  # of each row in the index
         place[index["row"]] = np.arange(len(index))

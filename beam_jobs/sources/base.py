@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol, TypeGuard, runtime_checkable
@@ -101,8 +101,8 @@ class Selective(Source, Protocol):
     Its partitions say how many records they hold.
     """
 
-    def identities(self, partition: Partition) -> pa.BinaryArray:
-        """For every row of the partition a value, which changes whenever its record, or its key, may have."""
+    def identities(self, partition: Partition) -> Sequence[Hashable]:
+        """For every row a value that no other row has, and that changes whenever its record or key may have."""
         ...
 
     def bounds(self, partition: Partition) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise
@@ -85,7 +85,7 @@ class Files:
         if batch:
             yield batch
 
-    def identities(self, partition: Partition) -> pa.BinaryArray:
+    def identities(self, partition: Partition) -> Sequence[Hashable]:
         """Each file's path, size and version."""
         return _listing(partition).identities()
 
@@ -188,13 +188,9 @@ class Listing:
         """One of them."""
         return File(self.paths[row], self.sizes[row], self.versions[row])
 
-    def identities(self) -> pa.BinaryArray:
+    def identities(self) -> Sequence[Hashable]:
         """Each file's path, size and version."""
-        found = [
-            f"{path}\0{size}\0{version}".encode(*_AS_BYTES)
-            for path, size, version in zip(self.paths, self.sizes, self.versions, strict=True)
-        ]
-        return pa.array(found, pa.binary())
+        return list(zip(self.paths, self.sizes, map(str, self.versions), strict=True))
 
 
 def cut(files: Iterable[File], average: int) -> Iterator[list[File]]:
