@@ -61,10 +61,9 @@ def gather(stretches: Sequence[Stretch]) -> tuple[Bytes, Places]:
 
 def read_into(data: Bytes, stretches: Sequence[Stretch], begins: Places) -> None:
     """Reads stretches to where in an array each is to begin."""
-    view = memoryview(data.data)
     fill(
         [
-            (place, offset, view[begin : begin + length])
+            (place, offset, data.data[begin : begin + length])
             for (place, offset, length), begin in zip(stretches, begins.tolist(), strict=True)
         ]
     )
