@@ -5,6 +5,8 @@ VENV=${VENV:-.venv}
 export PATH="$PWD/$VENV/bin:$PATH"
 export VIRTUAL_ENV="$PWD/$VENV"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+# Python keeps what it has compiled: tests start a thousand processes, and each would compile all of our code again.
+unset PYTHONDONTWRITEBYTECODE
 # TensorFlow's greetings, which are no news: no GPU, which instructions it was built with.
 export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
 
@@ -71,11 +73,23 @@ install_databases() {
   compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || command -v postgres >/dev/null || apt_install postgresql
 }
 
-# pip_install ARGUMENTS: into $VENV.
+# have_uv: whether there is uv, which takes a third of the time that pip does; where there is none, $VENV gets one.
+have_uv() {
+  command -v uv >/dev/null || "$VENV/bin/python" -m pip install --quiet uv >/dev/null 2>&1 || return
+  # It reads no variable of pip's.
+  local name
+  for name in FIND_LINKS=FIND_LINKS DEFAULT_INDEX=INDEX_URL INDEX=EXTRA_INDEX_URL; do
+    local own=UV_${name%=*} of_pip=PIP_${name#*=}
+    [[ -n ${!own:-} || -z ${!of_pip:-} ]] || export "$own=${!of_pip}"
+  done
+}
+
+# pip_install ARGUMENTS: into $VENV; by pip where uv cannot.
 pip_install() {
-  if command -v uv >/dev/null; then
-    uv pip install --quiet --python "$VENV/bin/python" "$@"
-  elif "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+  if have_uv && uv pip install --quiet --python "$VENV/bin/python" "$@"; then
+    return
+  fi
+  if "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
     "$VENV/bin/python" -m pip install --quiet "$@"
   else
     local name
