@@ -1,4 +1,7 @@
-"""Pieces of a file of records: what lies in 8 MiB is copied into order, hashed, written and looked at together."""
+"""Pieces of a file of records: what lies in 8 MiB is copied into order, hashed, written and looked at together.
+
+Of few records, which are not copied, it is 16 MiB: each look costs as much as hashing one more.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from beam_jobs.blocks import offsets_of
 
 PIECE_BYTES = 8 << 20  # more where one record is larger
 _PIECE_RECORDS = 1 << 15
+_FEW_RECORDS = 1 << 10
 _LARGE_RECORD_BYTES = 4096
 SPARE = 512  # bytes that may be read behind a piece, whatever they are
 
@@ -25,7 +29,8 @@ def bounds(lengths: Numbers) -> list[int]:
     found = [0]
     while found[-1] < len(lengths):
         done = int(ends[found[-1] - 1]) if found[-1] else 0
-        stop = int(np.searchsorted(ends, done + PIECE_BYTES, side="right"))
+        stop, most = (int(np.searchsorted(ends, done + n * PIECE_BYTES, side="right")) for n in (1, 2))
+        stop = max(stop, min(most, found[-1] + _FEW_RECORDS))
         found.append(max(found[-1] + 1, min(stop, found[-1] + _PIECE_RECORDS)))
     return found
 

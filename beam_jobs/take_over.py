@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +52,8 @@ def take_over(making: Making, source: Selective, partition: Partition, similar: 
       similar: runs of the version before that may hold some of them.
     """
     plan = making.plan
-    rows = {identity: row for row, identity in enumerate(source.identities(partition))}
+    identities = source.identities(partition)
+    rows = dict(zip(identities, range(len(identities)), strict=True))
     fresh = np.ones(len(rows), np.bool_)
     parts = []
     for name in similar:
@@ -59,9 +61,8 @@ def take_over(making: Making, source: Selective, partition: Partition, similar: 
         if run is None or not (data := read_section(run, "outcomes")):
             continue  # damaged or gone: read again
         old = Outcomes.decode(data)
-        found = np.array(
-            [rows.get(identity, -1) for identity in source.identities(partition_of(run))], np.int64
-        )
+        identities = source.identities(partition_of(run))
+        found = np.fromiter(map(rows.get, identities, repeat(-1)), np.int64, len(identities))
         was = np.flatnonzero(found >= 0)
         now = found[was]
         index = read_index(run)

@@ -43,6 +43,7 @@ class _Folder(Model):
         "dead_letter", description="What becomes of a file whose path does not match `pattern`."
     )
     partition_files: int = Field(512, ge=1, le=100_000, description="About how many files a partition holds.")
+    partition_bytes: ByteSize = Field(64 << 20, ge=1, description="How much it holds at most, or one file.")
     max_file_bytes: ByteSize = Field(256 << 20, gt=0, description="Larger files become dead letters, unread.")
 
     @property
@@ -361,7 +362,7 @@ class SqlSource(Model):
         "absent.",
     )
     partition_rows: int = Field(
-        65_536,
+        131_072,
         ge=1,
         le=10_000_000,
         description="About how many rows a partition holds, and at most four times that.",

@@ -24,8 +24,9 @@ def generator() -> np.random.Generator:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces of 1,000 bytes or 30 records, and windows of two of them."""
+    """Pieces of 1,000 bytes or 30 records, twice as many bytes of 15, and windows of two of them."""
     monkeypatch.setattr(pieces, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(pieces, "_FEW_RECORDS", 15)
     monkeypatch.setattr(pieces, "_PIECE_RECORDS", 30)
     monkeypatch.setattr(merge, "_WINDOW_BYTES", 2000)
 
@@ -33,11 +34,15 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small")
 def test_pieces_are_the_same_from_any_of_them_on() -> None:
     rng = generator()
-    lengths = np.where(rng.random(500) < 0.02, 1500, rng.integers(17, 90, 500))
+    lengths = np.where(rng.random(500) < 0.02, 2500, rng.integers(17, 90, 500))
+    lengths[200:300] *= 2
     found = bounds(lengths)
     assert (found[0], found[-1]) == (0, 500)
-    for start, stop in pairwise(found):
-        assert stop - start == 1 or (lengths[start:stop].sum() <= 1000 and stop - start <= 30)
+    sizes = [(stop - start, int(lengths[start:stop].sum())) for start, stop in pairwise(found)]
+    assert all(n == 1 or (size <= 1000 and n <= 30) or (size <= 2000 and n <= 15) for n, size in sizes)
+    assert any(n > 15 for n, _ in sizes)
+    assert any(n > 1 and size > 1000 for n, size in sizes)
+    for start in found:
         assert bounds(lengths[start:]) == [place - start for place in found if place >= start]
     windows = list(merge._windows(lengths))
     assert [start for start, _ in windows] == [0, *(stop for _, stop in windows[:-1])]

@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import random
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from beam_jobs import merge, run, runs
+from beam_jobs.finished import open_finished
 from beam_jobs.local_store import LocalStore
+from beam_jobs.plan import JobPlan
 from beam_jobs.runs import (
     RunContent,
     has_records,
@@ -22,6 +26,7 @@ from beam_jobs.runs import (
     write_run,
 )
 from beam_jobs.store_path import StorePath
+from schemas import HeadraceError
 from schemas.hashing import as_sortable, key_hashes
 from tests.jobs.small_job import digests, make_data, make_job
 
@@ -106,3 +111,19 @@ def test_shards_of_more_runs_than_are_held(tmp_path: Path, monkeypatch: pytest.M
     assert first.partitions > 1
     monkeypatch.setattr(merge, "_HELD_RUNS", 1)
     assert digests(Path(run(job, tmp_path / "released").path)) == digests(Path(first.path))
+
+
+def test_a_finished_run_that_is_replaced_is_opened_again(tmp_path: Path) -> None:
+    """It is not opened again as long as it is the same file, nor once it has vanished."""
+    path = written(tmp_path)
+    workspace = SimpleNamespace(runs=StorePath(path.store, ""))
+    plan = cast("JobPlan", SimpleNamespace(workspace=workspace))
+    first = open_finished(plan, path.name)
+    assert open_finished(plan, path.name).sections is first.sections
+    path.write(path.read(), durable=False)
+    again = open_finished(plan, path.name)
+    assert again == first
+    assert again.sections is not first.sections
+    path.delete()
+    with pytest.raises(HeadraceError, match="has vanished"):
+        open_finished(plan, path.name)

@@ -8,6 +8,7 @@ import pytest
 
 from beam_jobs import load_job, run
 from beam_jobs.sources import Source, open_source
+from beam_jobs.sources.files import Listing
 from schemas.errors import HeadraceError
 from schemas.sources import FilesSource, ImageFolderSource
 
@@ -182,3 +183,18 @@ def test_a_job_of_text_files(tmp_path: Path) -> None:
         ("good/w1_broken.txt", "invalid_utf8"),
         ("good/nobody.txt", "no_match"),
     }
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ["a.txt"],
+        ["a/b.txt", "\u65e5\u672c/\udcff\udc80.txt", " ", "\n"],
+        ["nul\0 in a bucket", "\1", "\0", "{"],
+    ],
+)
+def test_listings_come_back_as_they_were(paths: list[str]) -> None:
+    """Of a bucket, and with a file that cannot be looked at."""
+    for version in ("12 34", {"ETag": '"a\0b"', "updated": "now"}, 40, ""):
+        listing = Listing(paths, list(range(-1, len(paths) - 1)), ["1 2"] * (len(paths) - 1) + [version])
+        assert Listing.decode(listing.encode()) == listing

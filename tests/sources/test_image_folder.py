@@ -341,13 +341,20 @@ def test_an_added_file_disturbs_only_its_own_chunk(tmp_path: Path) -> None:
     assert len([identity for identity in after if identity not in before]) <= 3
 
 
-def test_chunks_are_capped_by_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("options", "most"), [({}, 64 << 20), ({"partition_bytes": "25 MiB"}, 25 << 20)])
+def test_chunks_are_capped_by_bytes(options: dict[str, str], most: int, tmp_path: Path) -> None:
     for i in range(40):
         with open(tmp_path / f"{i}.jpg", "wb") as file:
             file.truncate(10 << 20)
-    partitions = list(folder(tmp_path).partitions())
+    partitions = list(folder(tmp_path, **options).partitions())
     assert sum(partition.records or 0 for partition in partitions) == 40
-    assert all(partition.bytes <= 32 << 20 for partition in partitions)
+    assert most // 2 < max(partition.bytes for partition in partitions) <= most
+
+
+def test_a_file_above_the_cap_is_a_chunk_by_itself(tmp_path: Path) -> None:
+    for i in range(5):
+        put(tmp_path, f"{i}.jpg")
+    assert [p.records for p in folder(tmp_path, partition_bytes=1).partitions()] == [1] * 5
 
 
 def test_moving_the_folder_keeps_keys_and_chunks(tmp_path: Path) -> None:

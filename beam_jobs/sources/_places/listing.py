@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -76,8 +76,7 @@ def _inside(root: str, path: str, prune: Test, enclosing: _Folders) -> list[_Fou
             identity = (status.st_dev, status.st_ino)
             if identity in enclosing:
                 return []
-            with os.scandir(descriptor) as entries:
-                found = list(_entries(entries, path, prune, enclosing | {identity}))
+            found = list(_entries(descriptor, path, prune, enclosing | {identity}))
         finally:
             os.close(descriptor)
     except OSError as error:
@@ -87,28 +86,21 @@ def _inside(root: str, path: str, prune: Test, enclosing: _Folders) -> list[_Fou
     return found
 
 
-def _entries(
-    entries: Iterable[os.DirEntry[str]], prefix: str, prune: Test, enclosing: _Folders
-) -> Iterator[_Found]:
+def _entries(descriptor: int, prefix: str, prune: Test, enclosing: _Folders) -> Iterator[_Found]:
     # All in one loop: of a large folder each call of a function would take a tenth of the time.
-    for entry in entries:
-        path = prefix + entry.name
+    for name in os.listdir(descriptor):
+        path = prefix + name
         try:
-            is_folder = entry.is_dir()
-        except OSError:  # a link to itself
-            is_folder = False
-        if is_folder:
-            if not prune(path):
-                yield path + "/", enclosing
-            continue
-        try:
-            status = entry.stat()
-        except OSError as error:
+            status = os.stat(name, dir_fd=descriptor)
+        except OSError as error:  # a link to itself, or one that leads nowhere
             yield path, File(path, -1, error.errno)
             continue
+        mode = status.st_mode
         # Sockets, pipes and devices are no records; a pipe would block its reader for ever.
-        if stat.S_ISREG(status.st_mode):
+        if stat.S_ISREG(mode):
             yield path, File(path, status.st_size, local_version(status))
+        elif stat.S_ISDIR(mode) and not prune(path):
+            yield path + "/", enclosing
 
 
 def local_version(status: os.stat_result) -> str:
