@@ -6,8 +6,11 @@ number. Readers do without it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +50,10 @@ def saved_model(traced: Traced, bound: list[Bound], folder: Path) -> dict[str, b
     first, found = counted(), constants(bound, assets)
     # As `impl_helper.trace_and_write_v2_saved_model`, but for the padding, which the schema must not see: tf-transform
     # knows domains and annotations by the tensors that the function itself returns.
-    concrete = impl_helper._trace_and_write_transform_fn(
-        str(target), padded(traced.function), traced.specs, str(folder), found, {}, None
-    )
+    with _only_our_errors():
+        concrete = impl_helper._trace_and_write_transform_fn(
+            str(target), padded(traced.function), traced.specs, str(folder), found, {}, None
+        )
     inputs = tf2_utils.get_structured_inputs_from_func_graph(concrete.graph)
     schema = impl_helper._trace_and_get_metadata(concrete, inputs, traced.function, str(folder), found)
     metadata_io.write_metadata(schema, str(metadata))
@@ -70,6 +74,21 @@ def saved_model(traced: Traced, bound: list[Bound], folder: Path) -> dict[str, b
     if traced.assets:
         made[f"{TRANSFORMED_METADATA}/asset_map"] = json.dumps(traced.assets, sort_keys=True).encode()
     return made
+
+
+@contextlib.contextmanager
+def _only_our_errors() -> Iterator[None]:
+    """AutoGraph warns where it has no room for a file of its own, and goes on; the job itself says what is full."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return "Cause: [Errno " not in record.getMessage()
+
+    logger = tf.get_logger()
+    logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_news)
 
 
 def _assets_hash(bound: list[Bound]) -> str:
