@@ -67,9 +67,9 @@ class Case:
 
 MIB = float(1 << 20)
 CASES = (
-    Case("1 TB, images of 100 kB", 1e12, 1e7, 16 * MIB, 64 * MIB, True),
+    Case("1 TB, images of 100 kB", 1e12, 1e7, 29 * MIB, 64 * MIB, True),
     Case("  in 256 MiB and 512 MiB", 1e12, 1e7, 256 * MIB, 512 * MIB, True),
-    Case("100 TB, images of 100 kB", 1e14, 1e9, 16 * MIB, 64 * MIB, True),
+    Case("100 TB, images of 100 kB", 1e14, 1e9, 29 * MIB, 64 * MIB, True),
     Case("  in 4 GiB and 4 GiB", 1e14, 1e9, 4096 * MIB, 4096 * MIB, True),
     Case("1 B rows of 200 bytes", 2e11, 1e9, 4 * MIB, 64 * MIB, False),
     Case("  in 256 MiB and 256 MiB", 2e11, 1e9, 256 * MIB, 256 * MIB, False),
