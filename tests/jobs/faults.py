@@ -101,8 +101,10 @@ class ForkServer:
     def __init__(self, folder: Path, imports: Sequence[str], environment: Mapping[str, str]) -> None:
         self._printed = folder / "stdout", folder / "stderr"
         self._imports = imports
-        # Else argparse looks for translations, and TensorFlow tells of what is no news.
-        self._environment = {**os.environ, "LC_ALL": "C", "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
+        # Else argparse looks for translations, TensorFlow tells of what is no news, and Python keeps beside AutoGraph's
+        # temporary files what it has compiled of them.
+        quiet = {"LC_ALL": "C", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONDONTWRITEBYTECODE": "1"}
+        self._environment = {**os.environ, **quiet, **environment}
 
     def __enter__(self) -> ForkServer:
         self._server = subprocess.Popen(
