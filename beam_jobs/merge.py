@@ -192,9 +192,6 @@ def merged_facts(merge: Merge, row: np.dtype[np.void]) -> Rows:
 
 def merged_fact_parts(merge: Merge, row: np.dtype[np.void]) -> Iterator[Rows]:
     """The same, some thousand records at a time."""
-    if sum(part.stop - part.start for part in merge.ranges) <= _FACT_ROWS:
-        yield _merged(merge, row, read_facts)
-        return
     chosen = merge.chosen
     firsts = np.searchsorted(merge.owners, np.arange(len(merge.ranges)))
     for start in range(0, len(chosen), _FACT_ROWS):

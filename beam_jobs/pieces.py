@@ -1,6 +1,6 @@
 """Pieces of a file of records: what lies in 8 MiB is copied into order, hashed, written and looked at together.
 
-Of few records, which are not copied, it is 16 MiB: each look costs as much as hashing one more.
+Of few records, which are large and hardly ever copied, it is 16 MiB: a look costs a millisecond, however few they are.
 """
 
 from __future__ import annotations

@@ -186,7 +186,7 @@ class Listing:
     versions: list[Any]
 
     def encode(self) -> bytes:
-        """All of it; an eighth of the time that JSON takes."""
+        """All of it, in half the time that JSON takes."""
         # As JSON what is no text: the versions of files in a bucket, the error of one that cannot be looked at.
         versions = [v if type(v) is str else f"{_JSON}{json.dumps(v)}" for v in self.versions]
         joined = _END.join([*self.paths, *map(str, self.sizes), *versions])
