@@ -7,8 +7,10 @@ alone would have them; another record moves each by at most one group.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -215,20 +217,28 @@ def apportion(counts: Counts, shares: Sequence[float]) -> Counts:
     """
     if not len(counts):
         return np.zeros((0, len(shares)), np.int64)
-    # Shares as whole parts of 2**53, whose sum is kept: exact on every machine.
-    ends = [min(round(float(end) * 2**53), 2**53) for end in np.cumsum(shares)]
-    ends[-1] = 2**53
-    parts = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-    exact = [[int(count) * part for part in parts] for count in counts.tolist()]
-    floors = [[value >> 53 for value in row] for row in exact]
-    rests = [[value & (2**53 - 1) for value in row] for row in exact]
+    parts, whole = _whole_parts(shares)
+    exact = [[divmod(int(count) * part, whole) for part in parts] for count in counts.tolist()]
+    floors = [[floor for floor, _ in row] for row in exact]
+    rests = [[rest for _, rest in row] for row in exact]
     extra = [int(count) - sum(row) for count, row in zip(counts.tolist(), floors, strict=True)]
-    ups = _round_rows(rests, extra)
-    _exchange(ups, rests)
+    ups = _round_rows(rests, extra, whole)
+    _exchange(ups, rests, whole)
     return np.array(floors, np.int64) + np.array(ups, np.int64)
 
 
-def _round_rows(rests: Sequence[Sequence[int]], extra: Sequence[int]) -> list[list[int]]:
+def _whole_parts(shares: Sequence[float]) -> tuple[list[int], int]:
+    """Shares as whole parts of a whole, exactly the decimals that they were written as, over their sum.
+
+    As binary fractions 0.7 of 30 would be less than 21, and might be rounded down to 20.
+    """
+    written = [Fraction(repr(float(share))) for share in shares]
+    exact = [share / sum(written) for share in written]
+    whole = math.lcm(*(share.denominator for share in exact))
+    return [int(share * whole) for share in exact], whole
+
+
+def _round_rows(rests: Sequence[Sequence[int]], extra: Sequence[int], whole: int) -> list[list[int]]:
     """Which numbers are rounded up, 0 or 1 each: as many of a row as its `extra`, those first that are owed most."""
     owed = [0] * len(rests[0])
     ups = []
@@ -237,16 +247,16 @@ def _round_rows(rests: Sequence[Sequence[int]], extra: Sequence[int]) -> list[li
         open_ones = [column for column, rest in enumerate(row) if rest]
         chosen = sorted(open_ones, key=lambda column: (-owed[column], column))[:count]
         ups.append([int(column in chosen) for column in range(len(row))])
-        owed = [debt - (up << 53) for debt, up in zip(owed, ups[-1], strict=True)]
+        owed = [debt - up * whole for debt, up in zip(owed, ups[-1], strict=True)]
     return ups
 
 
-def _exchange(ups: list[list[int]], rests: Sequence[Sequence[int]]) -> None:
+def _exchange(ups: list[list[int]], rests: Sequence[Sequence[int]], whole: int) -> None:
     """Moves roundings up between columns, in rows where both may be, until all columns are within one."""
     columns = range(len(rests[0]))
     sums = [sum(row[column] for row in rests) for column in columns]
     has = [sum(row[column] for row in ups) for column in columns]
-    low, high = [total >> 53 for total in sums], [-(-total >> 53) for total in sums]
+    low, high = [total // whole for total in sums], [-(-total // whole) for total in sums]
 
     def path(start: int, good: Sequence[bool], direction: int) -> list[tuple[int, int, int]] | None:
         """The shortest way from a column to a good one: row, column that loses one, column that gains one."""

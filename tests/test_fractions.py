@@ -78,6 +78,17 @@ def test_roundings_keep_all_sums(rng: np.random.Generator) -> None:
         assert (np.abs(found.sum(axis=0) - counts.sum() * np.array(shares)) < 1 + 1e-9).all()
 
 
+def test_shares_are_the_decimals_that_were_written() -> None:
+    # 0.7 is less than seven tenths as a binary fraction: 20 of 30 would be within one of it.
+    for first in (2, 3, 8):
+        for tens in range(1, 40):
+            found = apportion(np.array([first, 10 * tens, 7, 20 * tens]), [0.7, 0.15, 0.15])
+            assert found[1, 0] == 7 * tens
+            assert found[3].tolist() == [14 * tens, 3 * tens, 3 * tens]
+    thirds = apportion(np.array([1, 30, 2, 1, 300]), [1 / 3, 1 / 3, 1 / 3])
+    assert thirds[[1, 4]].tolist() == [[10, 10, 10], [100, 100, 100]]
+
+
 def test_whole_groups_as_near_as_they_allow(rng: np.random.Generator) -> None:
     for size, groups in ((10, 3), (200, 20), (5000, 400), (300, 1)):
         shares = [0.6, 0.3, 0.1]
