@@ -31,7 +31,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,8 +135,16 @@ def main() -> None:
             ]
             for thread in threads:
                 thread.start()
-            for thread in threads:
-                thread.join()
+            try:
+                for thread in threads:
+                    thread.join()
+            except KeyboardInterrupt:  # those at hand come to their end: the folders are theirs
+                with suppress(queue.Empty):
+                    while True:
+                        left.get_nowait()
+                for thread in threads:
+                    thread.join()
+                raise
     rows: dict[str, Counter[str]] = {}
     for (job, kind, ended), count in tally.ended.items():
         rows.setdefault(f"{job}, {kind}", Counter())[ended] += count
