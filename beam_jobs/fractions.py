@@ -233,7 +233,8 @@ def _whole_parts(shares: Sequence[float]) -> tuple[list[int], int]:
     As binary fractions 0.7 of 30 would be less than 21, and might be rounded down to 20.
     """
     written = [Fraction(repr(float(share))) for share in shares]
-    exact = [share / sum(written) for share in written]
+    total = sum(written)
+    exact = [share / total for share in written]
     whole = math.lcm(*(share.denominator for share in exact))
     return [int(share * whole) for share in exact], whole
 
