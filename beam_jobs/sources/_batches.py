@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from datetime import datetime, time
+from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +15,7 @@ from beam_jobs.sources.base import Fault
 from schemas.errors import HeadraceError
 
 BATCH_BYTES = 8 << 20
+_WHOLE = {int, type(None)}
 
 
 def flatten(records: pa.RecordBatch, where: str) -> pa.RecordBatch:
@@ -78,6 +82,30 @@ def without(
     keep = np.ones(len(rows), dtype=np.bool_)
     keep[list(places)] = False
     return records.filter(pa.array(keep)), rows[keep]
+
+
+def any_cut(values: Iterable[Any], kind: pa.DataType) -> bool:
+    """Whether Arrow, asked for this type, quietly cuts one of these values.
+
+    It does so to numbers that are not whole, and to the time of a moment of which a day is asked.
+    """
+    if isinstance(values, np.ndarray) and values.dtype.kind in "biu":
+        return False
+    if pa.types.is_list(kind):
+        return any(any_cut(inner, kind.value_type) for inner in values if inner is not None)
+    if pa.types.is_integer(kind):
+        return not _WHOLE.issuperset(map(type, values)) and any(map(_has_fraction, values))
+    return pa.types.is_date32(kind) and any(map(_has_time, values))
+
+
+def _has_fraction(value: Any) -> bool:
+    if isinstance(value, float | np.floating):
+        return not value.is_integer()
+    return isinstance(value, Decimal) and value.is_finite() and value != value.to_integral_value()
+
+
+def _has_time(value: Any) -> bool:
+    return isinstance(value, datetime) and value.time() != time.min
 
 
 def _invalid(column: pa.Array) -> list[int]:

@@ -8,6 +8,7 @@ Starts PostgreSQL, MariaDB and MySQL itself, on loopback; SQLite and DuckDB are 
 Example:
   python scripts/bench/sql.py --rows 300000 --rounds 3
   python scripts/bench/sql.py --kinds duckdb --rounds 15
+  python scripts/bench/sql.py --kinds sqlite --nulls
 """
 
 from __future__ import annotations
@@ -40,24 +41,34 @@ COLUMNS = "id, name, score, grade, taken, ok"
 QUERY = f"SELECT {COLUMNS} FROM cells"
 SORTED = f"{QUERY} ORDER BY id"
 MOST_ROWS = 1 << 14
-FILLED = {
-    "postgresql": "SELECT g, 'name of row ' || g, g * 1.5, g % 10, '2024-01-01', g % 2 FROM generate_series(1, {n}) g",
-    "mariadb": "SELECT seq, concat('name of row ', seq), seq * 1.5e0, seq % 10, '2024-01-01', seq % 2 "
-    "FROM seq_1_to_{n}",
-    "mysql": "WITH RECURSIVE r(g) AS (SELECT 1 UNION ALL SELECT g + 1 FROM r WHERE g < {n}) SELECT "
-    "/*+ SET_VAR(cte_max_recursion_depth = {n}) */ g, concat('name of row ', g), g * 1.5e0, g % 10, '2024-01-01', "
-    "g % 2 FROM r",
-    "sqlite": "WITH RECURSIVE r(g) AS (SELECT 1 UNION ALL SELECT g + 1 FROM r WHERE g < {n}) "
-    "SELECT g, 'name of row ' || g, g * 1.5, g % 10, '2024-01-01', g % 2 FROM r",
-    "duckdb": "SELECT g, 'name of row ' || g, g * 1.5, g % 10, '2024-01-01', g % 2 FROM range(1, {n} + 1) r(g)",
+NUMBERED = {  # rows of one column g, from 1 to n
+    "postgresql": "generate_series(1, {n}) r(g)",
+    "mariadb": "(SELECT seq AS g FROM seq_1_to_{n}) r",
+    "mysql": "r",
+    "sqlite": "r",
+    "duckdb": "range(1, {n} + 1) r(g)",
 }
+COUNTED = "WITH RECURSIVE r(g) AS (SELECT 1 UNION ALL SELECT g + 1 FROM r WHERE g < {n}) "
+NAMED = {"mariadb": "concat('name of row ', g)", "mysql": "concat('name of row ', g)"}
 
 
-def fill(work: Work, rows: int) -> None:
+def filling(kind: str, rows: int, nulls: bool) -> str:
+    """The statement for the table's rows; with nulls, of which name, score and grade have one in five, three, seven."""
+    score = "g * 1.5e0" if kind in NAMED else "g * 1.5"
+    values = {5: NAMED.get(kind, "'name of row ' || g"), 3: score, 7: "g % 10"}
+    if nulls:
+        values = {every: f"CASE WHEN g % {every} <> 0 THEN {value} END" for every, value in values.items()}
+    hint = f"/*+ SET_VAR(cte_max_recursion_depth = {rows}) */ " if kind == "mysql" else ""
+    start = COUNTED.format(n=rows) if NUMBERED[kind] == "r" else ""
+    columns = ", ".join(["g", *values.values(), "'2024-01-01'", "g % 2"])
+    return f"{start}SELECT {hint}{columns} FROM {NUMBERED[kind].format(n=rows)}"
+
+
+def fill(work: Work, rows: int, nulls: bool) -> None:
     kinds = {"id": "int", "name": "text", "score": "float", "grade": "int", "taken": "text", "ok": "int"}
     columns = ", ".join(f"{name} {work.type(kind)}" for name, kind in kinds.items())
     work.run(f"CREATE TABLE cells ({columns}, PRIMARY KEY (id))")
-    work.run(f"INSERT INTO cells {FILLED[work.kind].format(n=rows)}")
+    work.run(f"INSERT INTO cells {filling(work.kind, rows, nulls)}")
 
 
 def fetched(cursor: Any) -> int:
@@ -160,13 +171,14 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, default=300_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--kinds", nargs="+", choices=FILLED, default=list(FILLED))
+    parser.add_argument("--kinds", nargs="+", choices=NUMBERED, default=list(NUMBERED))
+    parser.add_argument("--nulls", action="store_true", help="some values of three columns are nulls")
     args = parser.parse_args()
     os.environ[PASSWORD_ENV] = PASSWORD
     for kind in args.kinds:
         with working(kind) as work, tempfile.TemporaryDirectory() as folder:
             placed = work.at(Path(folder))
-            fill(placed, args.rows)
+            fill(placed, args.rows, args.nulls)
             measure(placed, args.rows, args.rounds, kind)
             if kind == "duckdb":
                 shuffle(placed)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 ONE_THIRD = {"id": "one", "third": 1 / 3}
@@ -43,6 +46,20 @@ def read_batches(partition: dict[str, str], path: str) -> Iterator[pa.RecordBatc
         yield pa.RecordBatch.from_pydict(
             {"id": [name for name, _, _ in some], "number": numbers, "more": more}
         )
+
+
+def cut_by_arrow(partition: Any) -> Iterator[dict[str, Any]]:
+    """Numbers and moments of which Arrow would keep a part, behind those that give the columns their types."""
+    day = date(2024, 2, 29)
+    for row in range(1000):
+        yield {"id": str(row), "n": row, "list": [1], "day": day}
+    yield {"id": "also whole", "n": 2.0, "list": np.array([2]), "day": datetime(2024, 2, 29)}
+    yield {"id": "float", "n": 0.5, "list": [], "day": day}
+    yield {"id": "decimal", "n": Decimal("1.5"), "list": [], "day": day}
+    yield {"id": "list", "n": 1, "list": [1, 1.5], "day": day}
+    yield {"id": "array", "n": 1, "list": np.array([1, 1.5]), "day": day}
+    yield {"id": "moment", "n": 1, "list": None, "day": datetime(2024, 2, 29, 12)}
+    yield {"id": "no number", "n": float("nan"), "list": [], "day": day}
 
 
 def parts() -> list[Any]:

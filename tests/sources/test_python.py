@@ -137,6 +137,20 @@ def test_reasons_of_faults(tmp_path: Path) -> None:
     ]
 
 
+def test_numbers_are_not_cut_to_whole_ones() -> None:
+    """Nor moments to their day, as Arrow does by itself."""
+    cut = source("cut_by_arrow", [1])
+    assert [record["id"] for record in records_of(cut)][1000:] == ["also whole"]
+    assert [(origin.rpartition("row ")[2], rule, reason) for origin, rule, reason in faults_of(cut)] == [
+        ("1002", "bad_type", "column 'n': 0.5 is no int64"),
+        ("1003", "bad_type", "column 'n': Decimal is no int64"),
+        ("1004", "bad_type", "column 'list': list is no list<item: int64>"),
+        ("1005", "bad_type", "column 'list': ndarray is no list<item: int64>"),
+        ("1006", "bad_type", "column 'day': datetime is no date32[day]"),
+        ("1007", "bad_type", "column 'n': nan is no int64"),
+    ]
+
+
 def test_large_records_have_batches_of_their_own() -> None:
     for read, rows in (("large", 2), ("large_batch", 3)):
         batches = read_all(source(read, [1]))

@@ -22,6 +22,7 @@ TABLE: dict[str, tuple[pa.DataType, list[Any]]] = {
     "list": (pa.list_(pa.int64()), [[1, None], None, [], [3], [4, 5]]),
     "words": (pa.list_(pa.string()), [["a", "bc"], None, [], [None], ["d"]]),
 }
+FLAT = [(kind, values) for kind, values in TABLE.values() if not pa.types.is_list(kind)]
 EVERY = [pa.array(values, kind) for kind, values in TABLE.values()]
 
 
@@ -56,6 +57,20 @@ def test_it_tells_every_value_and_its_place() -> None:
     found += [digest(EVERY, faults=[Fault(row, "bad_type", "no number", b"x")]) for row in (6, 7)]
     assert len(found) > 100
     assert len(set(found)) == len(found)
+
+
+def test_it_does_not_tell_what_lies_under_nulls() -> None:
+    """Clients leave there what they like."""
+    full = [pa.array([kept or next(filter(None, values)) for kept in values], kind) for kind, values in FLAT]
+    for number in range(1, 32):
+        valid = pa.py_buffer(bytes([number]))
+        hidden = [
+            pa.Array.from_buffers(array.type, 5, [valid, *array.buffers()[1:]])[start:]
+            for array in full
+            for start in (0, 1)
+        ]
+        plain = [pa.array(array.to_pylist(), array.type) for array in hidden]
+        assert digest(hidden) == digest(plain)
 
 
 def test_it_is_the_same_in_every_version() -> None:

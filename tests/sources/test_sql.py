@@ -889,16 +889,18 @@ def test_values_of_sqlite(works: dict[str, Work], tmp_path: Path) -> None:
     work = works["sqlite"].at(tmp_path)
     work.run(
         "CREATE TABLE t (id INTEGER PRIMARY KEY, n INT, r REAL, x, b BLOB)",
-        "INSERT INTO t VALUES (1, 1, 1, 'text', x'00'), (2, 'many', 2.5, 'more', x'ff'), (3, 3, 3, 3, NULL)",
+        "INSERT INTO t VALUES (1, 1, 1, 'text', x'00'), (2, 'many', 2.5, 'more', x'ff'), (3, 3, 3, 3, NULL), "
+        "(4, 0.5, 4, 'half', NULL)",
     )
     source = work.source(table="t")
     assert records_of(source) == [{"id": 1, "n": 1, "r": 1.0, "x": "text", "b": b"\x00"}]
     assert faults_of(source) == [
         ("t, id ≥ 1, row 2", "bad_type", "column 'n': 'many' is no int64"),
         ("t, id ≥ 1, row 3", "bad_type", "column 'x': 3 is no string"),
+        ("t, id ≥ 1, row 4", "bad_type", "column 'n': 0.5 is no int64"),  # Arrow would make it 0
     ]
     query = work.source(
-        query="SELECT id, n + 0.5 AS half, x FROM t WHERE id <> 2", key="id", columns=["half", "id"]
+        query="SELECT id, n + 0.5 AS half, x FROM t WHERE id IN (1, 3)", key="id", columns=["half", "id"]
     )
     assert records_of(query) == [{"half": 1.5, "id": 1}, {"half": 3.5, "id": 3}]
 

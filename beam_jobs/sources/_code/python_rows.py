@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from beam_jobs.sources._batches import BATCH_BYTES, flat_schema, flatten, pieces
+from beam_jobs.sources._batches import BATCH_BYTES, any_cut, flat_schema, flatten, pieces
 from beam_jobs.sources.base import Fault
 from schemas.errors import HeadraceError, shorten
 
@@ -186,16 +186,21 @@ def _infer(name: str, records: Sequence[Mapping[str, Any]], where: str) -> pa.Fi
 def _column(cells: list[Any], field: pa.Field) -> tuple[pa.Array, dict[int, str]]:
     """The cells as a column, null where one is of another type, and what is wrong with those."""
     try:
-        return pa.array(cells, field.type), {}
+        if not any_cut(cells, field.type):
+            return pa.array(cells, field.type), {}
     except _WRONG:
-        wrong = {}
-        for place, cell in enumerate(cells):
-            try:
-                pa.array([cell], field.type)
-            except _WRONG:
-                wrong[place] = f"column {field.name!r}: {_shown(cell)} is no {field.type}"
-        good = [None if place in wrong else cell for place, cell in enumerate(cells)]
-        return pa.array(good, field.type), wrong
+        pass  # each is looked at
+    wrong = {}
+    for place, cell in enumerate(cells):
+        try:
+            pa.array([cell], field.type)
+            fits = not any_cut([cell], field.type)
+        except _WRONG:
+            fits = False
+        if not fits:
+            wrong[place] = f"column {field.name!r}: {_shown(cell)} is no {field.type}"
+    good = [None if place in wrong else cell for place, cell in enumerate(cells)]
+    return pa.array(good, field.type), wrong
 
 
 def _flat(record: Mapping[Any, Any]) -> dict[str, Any]:

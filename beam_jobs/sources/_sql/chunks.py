@@ -14,12 +14,11 @@ import pyarrow.compute as pc
 
 from beam_jobs.sources._sql.digest import offsets_of
 from beam_jobs.sources._sql.statements import ARROW, Column, Table
+from beam_jobs.sources._sql.values import Values, no_text
 from beam_jobs.sources.base import Fault
-from schemas.errors import shorten
 
 CHUNK_BYTES = 4 << 20
 _STEP_ROWS, _MOST_ROWS = 256, 1 << 14
-_RAW_BYTES = 1 << 10
 _NUMBERS = np.arange(1 << 16, dtype=np.int64)
 _NUMBERS.flags.writeable = False  # chunks share it
 
@@ -72,7 +71,7 @@ def _check_text(array: pa.Array, column: Column, faults: dict[int, Fault]) -> No
             try:
                 str(raw or b"", "utf-8")
             except UnicodeDecodeError:
-                faults.setdefault(row, _no_text(row, column, raw))
+                faults.setdefault(row, no_text(row, column, raw))
 
 
 def _is_ascii(array: pa.Array) -> bool:
@@ -80,39 +79,13 @@ def _is_ascii(array: pa.Array) -> bool:
     return data is None or int(np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]].max(initial=0)) < 0x80
 
 
-def _no_text(row: int, column: Column, raw: bytes) -> Fault:
-    return Fault(
-        row, "bad_encoding", f"column {column.name!r} is no UTF-8: CAST it, or mend it", raw[:_RAW_BYTES]
-    )
-
-
-def from_columns(values: Sequence[Sequence[Any]], table: Table) -> Chunk:
+def from_values(columns: Sequence[Values], table: Table) -> Chunk:
     """A chunk of Python's values; one that is not of its column's type makes a fault of its row."""
     faults: dict[int, Fault] = {}
-    columns = [_array(found, column, faults) for found, column in zip(values, table.columns, strict=True)]
-    records = pa.RecordBatch.from_arrays(columns, names=[column.name for column in table.columns])
-    ends = [[values[place][row] for place in table.order] for row in (0, -1)]
+    arrays = [column.array(faults) for column in columns]
+    records = pa.RecordBatch.from_arrays(arrays, names=[column.name for column in table.columns])
+    ends = [[columns[place].end(row, arrays[place]) for place in table.order] for row in (0, -1)]
     return _without(records, faults, *ends)
-
-
-def _array(values: Sequence[Any], column: Column, faults: dict[int, Fault]) -> pa.Array:
-    kind = ARROW[column.kind]
-    try:
-        return pa.array(values, kind)
-    except (pa.ArrowException, ValueError, TypeError, OverflowError):
-        return pa.array([_value(row, value, column, kind, faults) for row, value in enumerate(values)], kind)
-
-
-def _value(row: int, value: Any, column: Column, kind: pa.DataType, faults: dict[int, Fault]) -> Any:
-    try:
-        pa.scalar(value, kind)
-        return value
-    except UnicodeEncodeError:
-        faults.setdefault(row, _no_text(row, column, value.encode("utf-8", "surrogateescape")))
-    except (pa.ArrowException, ValueError, TypeError, OverflowError):
-        reason = f"column {column.name!r}: {shorten(repr(value), 80)} is no {column.kind}"
-        faults.setdefault(row, Fault(row, "bad_type", reason))
-    return None
 
 
 def _numbers(count: int) -> npt.NDArray[np.int64]:
@@ -134,31 +107,22 @@ def tuples_to_chunks(
     table: Table,
 ) -> Iterator[Chunk]:
     """Chunks of about 4 MiB from a client that gives as many rows as it is asked for."""
-    columns: list[list[Any]] = [[] for _ in table.columns]
-    wide = {place for place, column in enumerate(table.columns) if column.kind in ("string", "text", "bytes")}
-    size = 0
+    columns: list[Values] = []
+    rows = size = 0
     while True:
         with explaining():
-            rows = fetch(_STEP_ROWS)  # a few at a time: the next ones may be images
-        if not rows:
+            found = fetch(_STEP_ROWS)  # a few at a time: the next ones may be images
+        if not found:
             break
-        size += 8 * len(rows) * len(columns)
-        for place, values in enumerate(zip(*rows, strict=True)):
-            columns[place].extend(values)
-            if place in wide:
-                size += _length(values)
-        if size >= CHUNK_BYTES or len(columns[0]) >= _MOST_ROWS:
-            yield from_columns(columns, table)
-            columns, size = [[] for _ in table.columns], 0
-    if columns[0]:
-        yield from_columns(columns, table)
-
-
-def _length(values: Sequence[Any]) -> int:
-    try:
-        return sum(map(len, values))
-    except TypeError:  # a null, or what does not belong there
-        return sum(len(value) for value in values if isinstance(value, str | bytes))
+        columns = columns or [Values(column, _MOST_ROWS) for column in table.columns]
+        for column, values in zip(columns, zip(*found, strict=True), strict=True):
+            size += column.extend(values)
+        rows += len(found)
+        if size >= CHUNK_BYTES or rows > _MOST_ROWS - _STEP_ROWS:
+            yield from_values(columns, table)
+            columns, rows, size = [], 0, 0
+    if columns:
+        yield from_values(columns, table)
 
 
 def part(chunk: Chunk, start: int, stop: int) -> Chunk:

@@ -46,6 +46,7 @@ class RowsDigest:
 
     def _add(self, name: str, array: pa.Array) -> None:
         kind = array.type
+        nulls = np.zeros(0, np.int64)
         if array.null_count:
             nulls = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))
             self._update(f"{name} nulls", (nulls + self._counts.get(name, 0)).astype("<i8", copy=False))
@@ -55,15 +56,23 @@ class RowsDigest:
             self._update(f"{name} lengths", _flat(lengths.cast(pa.int64())))
             self._add(f"{name}[]", array.flatten())
         elif pa.types.is_string(kind) or pa.types.is_large_binary(kind):
-            array = array.fill_null("" if pa.types.is_string(kind) else b"") if array.null_count else array
+            lengths = np.diff(offsets_of(array))
+            if lengths[nulls].any():  # a null may have bytes, which nobody sees
+                array = array.fill_null("" if pa.types.is_string(kind) else b"")
+                lengths = np.diff(offsets_of(array))
             offsets = offsets_of(array)
-            self._update(f"{name} lengths", np.diff(offsets).astype("<i4", copy=False))
+            self._update(f"{name} lengths", lengths.astype("<i4", copy=False))
             data = array.buffers()[2]
             if data is not None:
                 self._update(f"{name} bytes", np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]])
+        elif pa.types.is_boolean(kind):
+            self._update(f"{name} bytes", _flat(array.fill_null(False)))
         else:
-            empty = False if pa.types.is_boolean(kind) else 0
-            self._update(f"{name} bytes", _flat(array.fill_null(empty) if array.null_count else array))
+            values = _numbers(array)
+            if len(nulls):
+                values = values.copy()
+                values[nulls] = 0
+            self._update(f"{name} bytes", values)
 
 
 def offsets_of(array: pa.Array) -> npt.NDArray[np.int32] | npt.NDArray[np.int64]:
@@ -74,6 +83,14 @@ def offsets_of(array: pa.Array) -> npt.NDArray[np.int32] | npt.NDArray[np.int64]
     if pa.types.is_large_binary(array.type):
         return np.frombuffer(array.buffers()[1], np.int64)[places]
     return np.frombuffer(array.buffers()[1], np.int32)[places]
+
+
+def _numbers(array: pa.Array) -> npt.NDArray[Any]:
+    """Those of an array, and whatever there is in place of nulls."""
+    dtype = array.type.to_pandas_dtype()
+    if not len(array):
+        return np.zeros(0, dtype)
+    return np.frombuffer(array.buffers()[1], dtype)[array.offset : array.offset + len(array)]
 
 
 def _flat(array: pa.Array) -> npt.NDArray[Any]:
