@@ -62,6 +62,17 @@ def cut_by_arrow(partition: Any) -> Iterator[dict[str, Any]]:
     yield {"id": "no number", "n": float("nan"), "list": [], "day": day}
 
 
+def dicts_in_lists(partition: Any) -> Iterator[Any]:
+    """Boxes of pictures, as dicts and in a record batch."""
+    for row in range(1000):
+        yield {"id": str(row), "boxes": [{"x": row, "name": {"first": "n"}}] * (row % 3)}
+    yield {"id": "half", "boxes": [{"x": 0.5}]}
+    yield {"id": "more", "boxes": [{"x": 1, "y": 2}]}
+    yield {"id": "less", "boxes": [{"x": 1}, None]}
+    yield pa.RecordBatch.from_pylist([{"id": "batch", "boxes": [{"x": 7, "name": {"first": "b"}}]}])
+    yield pa.RecordBatch.from_pylist([{"id": "batch of halves", "boxes": [{"x": 0.5, "name": {"first": "b"}}]}])
+
+
 def parts() -> list[Any]:
     return ["a", 2, {"of": 3}]
 

@@ -151,6 +151,24 @@ def test_numbers_are_not_cut_to_whole_ones() -> None:
     ]
 
 
+def test_fields_of_dicts_in_lists_are_columns_of_lists() -> None:
+    """As in every other source; a field that the first records do not have is not dropped in silence."""
+    boxes = source("dicts_in_lists", [1])
+    assert boxes.columns() == ["boxes.x", "boxes.name.first", "id"]
+    found = records_of(boxes)
+    assert [list(record) for record in found[:1]] == [boxes.columns()]
+    assert [list(record.values()) for record in (*found[:3], *found[1000:])] == [
+        [[], [], "0"],
+        [[1], ["n"], "1"],
+        [[2, 2], ["n", "n"], "2"],
+        [[1, None], [None, None], "less"],
+        [[7], ["b"], "batch"],
+    ]
+    assert [(origin.rpartition("row ")[2], rule) for origin, rule, _ in faults_of(boxes)] == [
+        (row, "bad_type") for row in ("1001", "1002", "1005")
+    ]
+
+
 def test_large_records_have_batches_of_their_own() -> None:
     for read, rows in (("large", 2), ("large_batch", 3)):
         batches = read_all(source(read, [1]))

@@ -54,12 +54,13 @@ class Rows:
     """Rows on their way to batches.
 
     Args:
-      schema: of the batches.
+      schema: of the rows as they are given; batches have the columns that `flatten` makes of it.
       place: where the record of a number is, for errors.
     """
 
     def __init__(self, schema: pa.Schema, place: Callable[[int], str]) -> None:
         self._schema = schema
+        self._flat = flat_schema(schema, place(1))
         self._place = place
         self._next = 1
         self._cells: list[dict[str, Any]] = []
@@ -104,21 +105,21 @@ class Rows:
 
     def take_rest(self) -> Iterator[Found]:
         """All that there is."""
-        self._close()
+        self._close(self._schema)
         ready, self._ready = self._ready, []
         yield from ready
 
-    def _close(self) -> None:
-        """Makes a batch of the rows so far."""
+    def _close(self, schema: pa.Schema) -> None:
+        """Makes a batch of the rows so far, whose cells are as in the schema."""
         if not self._cells and not self._faults:
             return
         columns, wrong = [], {}
-        for field in self._schema:
+        for field in schema:
             column, bad = _column([record.get(field.name) for record in self._cells], field)
             columns.append(column)
             wrong.update({place: reason for place, reason in bad.items() if place not in wrong})
         self._faults += [Fault(self._numbers[place], "bad_type", reason) for place, reason in wrong.items()]
-        batch = pa.RecordBatch.from_arrays(columns, schema=self._schema)
+        batch = flatten(pa.RecordBatch.from_arrays(columns, schema=schema), self._place(1))
         numbers = self._numbers
         if wrong:
             kept = [place for place in range(len(numbers)) if place not in wrong]
@@ -130,15 +131,15 @@ class Rows:
     def _add_batch(self, batch: pa.RecordBatch) -> None:
         place = self._place(self._next)
         batch = flatten(batch, place)
-        unknown = [name for name in batch.schema.names if name not in self._schema.names]
+        unknown = [name for name in batch.schema.names if name not in self._flat.names]
         if unknown:
             raise HeadraceError(
                 "A record batch has a column that there is not.",
                 where=place,
                 value=unknown[0],
-                allowed=shorten(", ".join(self._schema.names)),
+                allowed=shorten(", ".join(self._flat.names)),
             )
-        self._close()
+        self._close(self._schema)
         for before, piece in pieces(batch):
             first = self._next + before
             try:
@@ -146,14 +147,14 @@ class Rows:
                     piece.column(field.name).cast(field.type)
                     if field.name in piece.schema.names
                     else pa.nulls(piece.num_rows, field.type)
-                    for field in self._schema
+                    for field in self._flat
                 ]
             except _WRONG:
                 self._cells = piece.to_pylist()
                 self._numbers = list(range(first, first + piece.num_rows))
-                self._close()
+                self._close(self._flat)
                 continue
-            made = pa.RecordBatch.from_arrays(columns, schema=self._schema)
+            made = pa.RecordBatch.from_arrays(columns, schema=self._flat)
             self._ready.append((made, list(range(first, first + piece.num_rows)), []))
         self._next += batch.num_rows
 
