@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, time
 from decimal import Decimal
 from typing import Any
@@ -87,17 +87,12 @@ def without(
 def any_cut(values: Iterable[Any], kind: pa.DataType) -> bool:
     """Whether Arrow, asked for this type, quietly cuts one of these values.
 
-    It does so to numbers that are not whole, the time of a moment of which a day is asked, and dicts with other fields.
+    It does so to numbers that are not whole, and to the time of a moment of which a day is asked.
     """
     if isinstance(values, np.ndarray) and values.dtype.kind in "biu":
         return False
     if pa.types.is_list(kind):
         return any(any_cut(inner, kind.value_type) for inner in values if inner is not None)
-    if pa.types.is_struct(kind):
-        dicts, fields = [value for value in values if isinstance(value, Mapping)], list(kind)
-        return not all({field.name for field in fields}.issuperset(value) for value in dicts) or any(
-            any_cut([value.get(field.name) for value in dicts], field.type) for field in fields
-        )
     if pa.types.is_integer(kind):
         return not _WHOLE.issuperset(map(type, values)) and any(map(_has_fraction, values))
     return pa.types.is_date32(kind) and any(map(_has_time, values))

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 
 from beam_jobs.functions import function_fingerprint, load_function, user_failure
-from beam_jobs.sources._batches import flat_schema
 from beam_jobs.sources._code.python_rows import Rows, infer_schema, typed_schema
 from beam_jobs.sources._keys import check_key, keys_of
 from beam_jobs.sources.base import Partition, SourceBatch
@@ -27,8 +26,8 @@ class Python:
 
     Rows count from 1 in each partition. The key is the text of the key columns, or `partition:row`. An identity is the
     partition's value, the file that `read` is written in, `version` and the columns: what else the records depend on,
-    such as the time of a file, belongs in the value. Fields of a dict in a dict are columns `name.field`, those of dicts
-    in a list such columns of lists.
+    such as the time of a file, belongs in the value. Fields of a dict in a dict are columns `name.field`, and those of
+    dicts in a list such columns of lists.
     """
 
     def __init__(self, name: str, spec: PythonSource, root: str) -> None:
@@ -39,13 +38,13 @@ class Python:
 
     def columns(self) -> list[str]:
         """Names of the columns that `read` yields: the spec's, or those of the first records, sorted."""
-        return list(flat_schema(self._schema(self._values()), self._where).names)
+        return list(self._schema(self._values()).names)
 
     def partitions(self) -> list[Partition]:
         """One for each value, in order."""
         values = self._values()
         schema = self._schema(values)
-        check_key(self.spec.key, flat_schema(schema, self._where), f"{self._where}.key")
+        check_key(self.spec.key, schema, f"{self._where}.key")
         code = function_fingerprint(self.spec.read, f"{self._where}.read")
         packed = base64.b64encode(schema.serialize().to_pybytes()).decode("ascii")
         made = [code, self.spec.version, self._arguments, packed]

@@ -68,9 +68,19 @@ def dicts_in_lists(partition: Any) -> Iterator[Any]:
         yield {"id": str(row), "boxes": [{"x": row, "name": {"first": "n"}}] * (row % 3)}
     yield {"id": "half", "boxes": [{"x": 0.5}]}
     yield {"id": "more", "boxes": [{"x": 1, "y": 2}]}
-    yield {"id": "less", "boxes": [{"x": 1}, None]}
+    yield {"id": "less", "boxes": [{"x": 1}, None, {"x": 2, "name": None}]}
+    yield {"id": "none", "boxes": None}
+    yield {"id": "no dicts", "boxes": [{"x": 1}, 2]}
     yield pa.RecordBatch.from_pylist([{"id": "batch", "boxes": [{"x": 7, "name": {"first": "b"}}]}])
-    yield pa.RecordBatch.from_pylist([{"id": "batch of halves", "boxes": [{"x": 0.5, "name": {"first": "b"}}]}])
+    yield pa.RecordBatch.from_pylist(
+        [{"id": "batch of halves", "boxes": [{"x": 0.5, "name": {"first": "b"}}]}]
+    )
+
+
+def none_for_a_dict(partition: Any) -> Iterator[Any]:
+    yield {"id": "none", "more": None}
+    yield {"id": "some", "more": {"length": 1, "deep": None}}
+    yield {"id": "all", "more": {"length": 2, "deep": {"x": 3}}}
 
 
 def parts() -> list[Any]:

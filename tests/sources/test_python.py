@@ -151,22 +151,37 @@ def test_numbers_are_not_cut_to_whole_ones() -> None:
     ]
 
 
-def test_fields_of_dicts_in_lists_are_columns_of_lists() -> None:
+@pytest.mark.parametrize("typed", [False, True])
+def test_fields_of_dicts_in_lists_are_columns_of_lists(typed: bool) -> None:
     """As in every other source; a field that the first records do not have is not dropped in silence."""
-    boxes = source("dicts_in_lists", [1])
-    assert boxes.columns() == ["boxes.x", "boxes.name.first", "id"]
-    found = records_of(boxes)
-    assert [list(record) for record in found[:1]] == [boxes.columns()]
-    assert [list(record.values()) for record in (*found[:3], *found[1000:])] == [
+    columns = {"boxes.x": "list<int64>", "boxes.name.first": "list<string>", "id": "string"}
+    boxes = source("dicts_in_lists", [1], columns=columns if typed else None)
+    assert boxes.columns() == list(columns)
+    found = [list(record.values()) for record in records_of(boxes)]
+    assert [*found[:3], *found[1000:]] == [
         [[], [], "0"],
         [[1], ["n"], "1"],
         [[2, 2], ["n", "n"], "2"],
-        [[1, None], [None, None], "less"],
+        [[1, None, 2], [None, None, None], "less"],
+        [None, None, "none"],
         [[7], ["b"], "batch"],
     ]
-    assert [(origin.rpartition("row ")[2], rule) for origin, rule, _ in faults_of(boxes)] == [
-        (row, "bad_type") for row in ("1001", "1002", "1005")
+    assert [(origin.rpartition("row ")[2], rule, reason) for origin, rule, reason in faults_of(boxes)] == [
+        ("1001", "bad_type", "column 'boxes.x': list is no list<item: int64>"),
+        ("1002", "unknown_column", "there is no column 'boxes.y'; there are boxes.x, boxes.name.first, id"),
+        ("1005", "unknown_column", "there is no column 'boxes'; there are boxes.x, boxes.name.first, id"),
+        ("1007", "bad_type", "column 'boxes.x': list is no list<item: int64>"),
     ]
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_none_in_place_of_a_dict_is_none_for_all_its_fields(typed: bool) -> None:
+    columns = {"id": "string", "more.deep.x": "int64", "more.length": "int64"}
+    some = source("none_for_a_dict", [1], columns=columns if typed else None)
+    assert some.columns() == list(columns)
+    values = [list(record.values()) for record in records_of(some)]
+    assert values == [["none", None, None], ["some", None, 1], ["all", 3, 2]]
+    assert faults_of(some) == []
 
 
 def test_large_records_have_batches_of_their_own() -> None:

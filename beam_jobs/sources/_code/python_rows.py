@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -38,7 +39,7 @@ def infer_schema(sample: Sequence[Any], where: str) -> pa.Schema | None:
         batch = next(item for item in sample if isinstance(item, pa.RecordBatch))
         schema = flat_schema(batch.schema, where)
         return pa.schema(sorted(schema, key=lambda field: field.name))
-    records = [_flat(item) for item in sample if isinstance(item, Mapping)]
+    records = [_flat(item, {}) for item in sample if isinstance(item, Mapping)]
     if sample and not records:
         raise HeadraceError(
             "The function yields no records.",
@@ -46,21 +47,26 @@ def infer_schema(sample: Sequence[Any], where: str) -> pa.Schema | None:
             value=_shown(sample[0]),
             allowed="dicts, or pyarrow RecordBatches",
         )
-    names = sorted({name for record in records for name in record if isinstance(name, str)})
-    return pa.schema([_infer(name, records, where) for name in names]) if records else None
+    found = {name for record in records for name in record if isinstance(name, str)}
+    below = {name[:end] for name in found for end in range(len(name)) if name[end] == "."}
+    empty = {name for name in found & below if all(record.get(name) is None for record in records)}
+    names = sorted(found - empty)  # without those that are None in place of a dict
+    return (
+        flat_schema(pa.schema([_infer(name, records, where) for name in names]), where) if records else None
+    )
 
 
 class Rows:
     """Rows on their way to batches.
 
     Args:
-      schema: of the rows as they are given; batches have the columns that `flatten` makes of it.
+      schema: of the batches.
       place: where the record of a number is, for errors.
     """
 
     def __init__(self, schema: pa.Schema, place: Callable[[int], str]) -> None:
         self._schema = schema
-        self._flat = flat_schema(schema, place(1))
+        self._below = _names_below(schema.names)
         self._place = place
         self._next = 1
         self._cells: list[dict[str, Any]] = []
@@ -83,7 +89,7 @@ class Rows:
         if not isinstance(item, Mapping):
             problem = ("not_a_record", f"{_shown(item)} is no dict")
         else:
-            record = _flat(item)
+            record = _flat(item, self._below)
             unknown = [name for name in record if name not in self._schema.names]
             if unknown:
                 problem = (
@@ -105,21 +111,21 @@ class Rows:
 
     def take_rest(self) -> Iterator[Found]:
         """All that there is."""
-        self._close(self._schema)
+        self._close()
         ready, self._ready = self._ready, []
         yield from ready
 
-    def _close(self, schema: pa.Schema) -> None:
-        """Makes a batch of the rows so far, whose cells are as in the schema."""
+    def _close(self) -> None:
+        """Makes a batch of the rows so far."""
         if not self._cells and not self._faults:
             return
         columns, wrong = [], {}
-        for field in schema:
+        for field in self._schema:
             column, bad = _column([record.get(field.name) for record in self._cells], field)
             columns.append(column)
             wrong.update({place: reason for place, reason in bad.items() if place not in wrong})
         self._faults += [Fault(self._numbers[place], "bad_type", reason) for place, reason in wrong.items()]
-        batch = flatten(pa.RecordBatch.from_arrays(columns, schema=schema), self._place(1))
+        batch = pa.RecordBatch.from_arrays(columns, schema=self._schema)
         numbers = self._numbers
         if wrong:
             kept = [place for place in range(len(numbers)) if place not in wrong]
@@ -131,15 +137,15 @@ class Rows:
     def _add_batch(self, batch: pa.RecordBatch) -> None:
         place = self._place(self._next)
         batch = flatten(batch, place)
-        unknown = [name for name in batch.schema.names if name not in self._flat.names]
+        unknown = [name for name in batch.schema.names if name not in self._schema.names]
         if unknown:
             raise HeadraceError(
                 "A record batch has a column that there is not.",
                 where=place,
                 value=unknown[0],
-                allowed=shorten(", ".join(self._flat.names)),
+                allowed=shorten(", ".join(self._schema.names)),
             )
-        self._close(self._schema)
+        self._close()
         for before, piece in pieces(batch):
             first = self._next + before
             try:
@@ -147,14 +153,14 @@ class Rows:
                     piece.column(field.name).cast(field.type)
                     if field.name in piece.schema.names
                     else pa.nulls(piece.num_rows, field.type)
-                    for field in self._flat
+                    for field in self._schema
                 ]
             except _WRONG:
                 self._cells = piece.to_pylist()
                 self._numbers = list(range(first, first + piece.num_rows))
-                self._close(self._flat)
+                self._close()
                 continue
-            made = pa.RecordBatch.from_arrays(columns, schema=self._flat)
+            made = pa.RecordBatch.from_arrays(columns, schema=self._schema)
             self._ready.append((made, list(range(first, first + piece.num_rows)), []))
         self._next += batch.num_rows
 
@@ -204,16 +210,32 @@ def _column(cells: list[Any], field: pa.Field) -> tuple[pa.Array, dict[int, str]
     return pa.array(good, field.type), wrong
 
 
-def _flat(record: Mapping[Any, Any]) -> dict[str, Any]:
-    """A dict in a dict as columns `name.field`."""
+def _names_below(names: Sequence[str]) -> dict[str, list[str]]:
+    """The names of columns below each name that is none itself: those of `a.b` and `a.c` below `a`."""
+    below: dict[str, list[str]] = {}
+    for name in names:
+        for end in range(len(name)):
+            if name[end] == "." and name[:end] not in names:
+                below.setdefault(name[:end], []).append(name)
+    return below
+
+
+def _flat(record: Mapping[Any, Any], below: Mapping[Any, Sequence[str]]) -> dict[str, Any]:
+    """A dict in a dict as columns `name.field`, and dicts in a list as such columns of lists where there are any."""
     flat: dict[str, Any] = {}
     stack = [(name, value) for name, value in record.items()][::-1]
     while stack:
         name, value = stack.pop()
         if isinstance(value, Mapping):
             stack += [(f"{name}.{field}", inner) for field, inner in value.items()][::-1]
-        else:
+        elif name not in below or not isinstance(value, list | tuple | None):
             flat[name] = value
+        elif value is not None and all(isinstance(inner, Mapping | None) for inner in value):
+            fields = [_flat({name: inner}, below) if inner is not None else {} for inner in value]
+            for column in dict.fromkeys([*below[name], *chain.from_iterable(fields)]):
+                flat[column] = [found.get(column) for found in fields]
+        elif value is not None:
+            flat[name] = value  # some are no dicts
     return flat
 
 
