@@ -18,6 +18,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
@@ -39,6 +40,7 @@ from schemas.units import format_bytes
 
 MAX_PARTITION_BYTES = 512 << 20
 _KEY, _DIGEST = "headrace:key", "headrace:digest"
+_LOOKED_AT = 4096  # rows made Python objects of at a time
 _ORDER = [(RULE, "ascending"), (_KEY, "ascending"), (_DIGEST, "ascending")]
 _SAID = re.compile(r'"error": ?\{"code": ?\d+, ?"message": ?"((?:[^"\\]|\\.)*)"')
 
@@ -195,7 +197,7 @@ def merge(group: tuple[int, Iterable[Section]], plan: JobPlan, name: str) -> tup
         data = (directory / section.spill).read_range(section.offset, section.length)
         with pa.ipc.open_stream(pa.BufferReader(data)) as reader:
             tables.append(reader.read_all())
-    rows = pa.concat_tables(tables).sort_by(_ORDER).drop_columns([_KEY, _DIGEST]).combine_chunks()
+    rows = _in_order(pa.concat_tables(tables), source).drop_columns([_KEY, _DIGEST]).combine_chunks()
     cut = [piece for batch in rows.to_batches() for _, piece in pieces(batch)]
     (directory / rows_name(partition)).write(_stream(cut), durable=False)
     return partition, rows.num_rows
@@ -234,21 +236,42 @@ def _directory(source: TransformRows) -> StorePath:
 
 
 def _marked(found: Found, source: TransformRows) -> pa.Table:
-    """Rows and faults in one table, with what they are dealt and sorted by."""
+    """Rows and faults in one table, with what they are dealt and sorted by: a hash only where there is no key."""
     records, numbers, faults = found
-    keys = keys_of(records, source.spec.key, "", np.array(numbers, np.int64))
+    keys = keys_of(records, source.spec.key, "", np.array(numbers, np.int64)).to_pylist()
     good, bad = records.num_rows, len(faults)
-    texts = [_digest([fault.rule, fault.reason]) for fault in faults]
-    digests = [_digest(list(row.values())) for row in records.to_pylist()]
+    digests: list[bytes | None] = [None] * good
+    nameless = [place for place, key in enumerate(keys) if not key]
+    for place, row in zip(nameless, records.take(pa.array(nameless, pa.int64())).to_pylist(), strict=True):
+        digests[place] = _digest(list(row.values()))
+    digests += [_digest([fault.rule, fault.reason]) for fault in faults]
     table = pa.Table.from_batches([records])
     if bad:
         table = pa.concat_tables([table, pa.Table.from_batches([_nulls(records.schema, bad)])])
     return (
         table.append_column(RULE, pa.array([""] * good + [fault.rule for fault in faults], pa.string()))
         .append_column(REASON, pa.array([""] * good + [fault.reason for fault in faults], pa.string()))
-        .append_column(_KEY, pa.array([*keys.to_pylist(), *[None] * bad], pa.binary()))
-        .append_column(_DIGEST, pa.array(digests + texts, pa.binary()))
+        .append_column(_KEY, pa.array([*keys, *[None] * bad], pa.binary()))
+        .append_column(_DIGEST, pa.array(digests, pa.binary()))
     )
+
+
+def _in_order(rows: pa.Table, source: TransformRows) -> pa.Table:
+    """Sorted; those of one key by a hash of all that they hold."""
+    rows = rows.sort_by(_ORDER).combine_chunks()
+    keys = rows[_KEY].combine_chunks()
+    same = np.zeros(len(keys) + 1, np.bool_)  # as the key before
+    same[1:-1] = pc.equal(keys[1:], keys[:-1]).fill_null(False).to_numpy(zero_copy_only=False)
+    places = np.flatnonzero(same[:-1] | same[1:])
+    if not len(places):
+        return rows
+    digests, found = rows[_DIGEST].to_pylist(), rows.select(source.schema.names)
+    for start in range(0, len(places), _LOOKED_AT):
+        some = places[start : start + _LOOKED_AT]
+        for place, row in zip(some, found.take(pa.array(some)).to_pylist(), strict=True):
+            digests[place] = digests[place] or _digest(list(row.values()))
+    place = rows.schema.get_field_index(_DIGEST)
+    return rows.set_column(place, _DIGEST, pa.array(digests, pa.binary())).sort_by(_ORDER)
 
 
 def _nulls(schema: pa.Schema, rows: int) -> pa.RecordBatch:
