@@ -270,8 +270,8 @@ def _in_order(rows: pa.Table, source: TransformRows) -> pa.Table:
         some = places[start : start + _LOOKED_AT]
         for place, row in zip(some, found.take(pa.array(some)).to_pylist(), strict=True):
             digests[place] = digests[place] or _digest(list(row.values()))
-    place = rows.schema.get_field_index(_DIGEST)
-    return rows.set_column(place, _DIGEST, pa.array(digests, pa.binary())).sort_by(_ORDER)
+    rows = rows.drop_columns([_DIGEST]).append_column(_DIGEST, pa.array(digests, pa.binary()))
+    return rows.sort_by(_ORDER)
 
 
 def _nulls(schema: pa.Schema, rows: int) -> pa.RecordBatch:

@@ -68,8 +68,8 @@ class Rows:
 
     def __init__(self, schema: pa.Schema, place: Callable[[int], str]) -> None:
         self._schema = schema
-        self._names = set(schema.names)
-        self._below = _names_below(schema.names)
+        self._names = dict.fromkeys(schema.names)  # a dict, which keeps their order
+        self._below = _names_below(self._names)
         self._place = place
         self._next = 1
         self._cells: list[dict[str, Any]] = []
@@ -213,7 +213,7 @@ def _column(cells: list[Any], field: pa.Field) -> tuple[pa.Array, dict[int, str]
     return pa.array(good, field.type), wrong
 
 
-def _names_below(names: Sequence[str]) -> dict[str, list[str]]:
+def _names_below(names: Mapping[str, None]) -> dict[str, list[str]]:
     """The names of columns below each name that is none itself: those of `a.b` and `a.c` below `a`."""
     below: dict[str, list[str]] = {}
     for name in names:
