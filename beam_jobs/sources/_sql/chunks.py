@@ -107,6 +107,9 @@ def tuples_to_chunks(
     table: Table,
 ) -> Iterator[Chunk]:
     """Chunks of about 4 MiB from a client that gives as many rows as it is asked for."""
+    most = min(
+        _MOST_ROWS, CHUNK_BYTES // (8 * len(table.columns)) + _STEP_ROWS
+    )  # a value has 8 bytes or more
     columns: list[Values] = []
     rows = size = 0
     while True:
@@ -114,11 +117,11 @@ def tuples_to_chunks(
             found = fetch(_STEP_ROWS)  # a few at a time: the next ones may be images
         if not found:
             break
-        columns = columns or [Values(column, _MOST_ROWS) for column in table.columns]
+        columns = columns or [Values(column, most) for column in table.columns]
         for column, values in zip(columns, zip(*found, strict=True), strict=True):
             size += column.extend(values)
         rows += len(found)
-        if size >= CHUNK_BYTES or rows > _MOST_ROWS - _STEP_ROWS:
+        if size >= CHUNK_BYTES or rows > most - _STEP_ROWS:
             yield from_values(columns, table)
             columns, rows, size = [], 0, 0
     if columns:
