@@ -107,9 +107,8 @@ def tuples_to_chunks(
     table: Table,
 ) -> Iterator[Chunk]:
     """Chunks of about 4 MiB from a client that gives as many rows as it is asked for."""
-    most = min(
-        _MOST_ROWS, CHUNK_BYTES // (8 * len(table.columns)) + _STEP_ROWS
-    )  # a value has 8 bytes or more
+    filling = CHUNK_BYTES // (8 * len(table.columns))  # rows, of which a value has 8 bytes or more
+    most = min(_MOST_ROWS, filling + _STEP_ROWS)
     columns: list[Values] = []
     rows = size = 0
     while True:
