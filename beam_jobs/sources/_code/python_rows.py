@@ -21,8 +21,8 @@ _TYPES = {
     "float64": pa.float64(),
     "bool": pa.bool_(),
 }
-_NUMBERS = {int, float, bool, type(None)}
-_PLAIN = _NUMBERS | {str, bytes, list}  # no dicts: an abstract class takes long to say so
+_FIXED = {int, float, bool, type(None)}
+_PLAIN = _FIXED | {str, bytes, list}  # no dicts: an abstract class takes long to say so
 Found = tuple[pa.RecordBatch, list[int], list[Fault]]
 
 
@@ -50,8 +50,8 @@ def infer_schema(sample: Sequence[Any], where: str) -> pa.Schema | None:
             allowed="dicts, or pyarrow RecordBatches",
         )
     found = {name for record in records for name in record if isinstance(name, str)}
-    below = {name[:end] for name in found for end in range(len(name)) if name[end] == "."}
-    empty = {name for name in found & below if all(record.get(name) is None for record in records)}
+    above = found.intersection(chain.from_iterable(map(_above, found)))
+    empty = {name for name in above if all(record.get(name) is None for record in records)}
     names = sorted(found - empty)  # without those that are None in place of a dict
     return (
         flat_schema(pa.schema([_infer(name, records, where) for name in names]), where) if records else None
@@ -217,10 +217,15 @@ def _names_below(names: Mapping[str, None]) -> dict[str, list[str]]:
     """The names of columns below each name that is none itself: those of `a.b` and `a.c` below `a`."""
     below: dict[str, list[str]] = {}
     for name in names:
-        for end in range(len(name)):
-            if name[end] == "." and name[:end] not in names:
-                below.setdefault(name[:end], []).append(name)
+        for above in _above(name):
+            if above not in names:
+                below.setdefault(above, []).append(name)
     return below
+
+
+def _above(name: str) -> Iterator[str]:
+    """What a column's name is below: `a.b.c` below `a` and `a.b`."""
+    return (name[:end] for end in range(len(name)) if name[end] == ".")
 
 
 def _flat(record: Mapping[Any, Any], below: Mapping[Any, Sequence[str]]) -> dict[str, Any]:
@@ -231,25 +236,29 @@ def _flat(record: Mapping[Any, Any], below: Mapping[Any, Sequence[str]]) -> dict
         name, value = stack.pop()
         if type(value) not in _PLAIN and isinstance(value, Mapping):
             stack += [(f"{name}.{field}", inner) for field, inner in value.items()][::-1]
-        elif name not in below or not isinstance(value, list | tuple | None):
-            flat[name] = value
-        elif value is not None and all(isinstance(inner, Mapping | None) for inner in value):
+        elif name in below and value is None:
+            pass  # nor has any column below it
+        elif name in below and _are_dicts(value):
             fields = [_flat({name: inner}, below) if inner is not None else {} for inner in value]
             for column in dict.fromkeys([*below[name], *chain.from_iterable(fields)]):
                 flat[column] = [found.get(column) for found in fields]
-        elif value is not None:
-            flat[name] = value  # some are no dicts
+        else:
+            flat[name] = value
     return flat
+
+
+def _are_dicts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(inner, Mapping | None) for inner in value)
 
 
 def _size(value: Any) -> int:
     """About how many bytes a value takes in a column."""
-    if type(value) in _NUMBERS:
+    if type(value) in _FIXED:
         return 8
     if isinstance(value, str | bytes | bytearray | memoryview):
         return len(value) + 4
     if isinstance(value, list | tuple):
-        if _NUMBERS.issuperset(map(type, value)):  # told in a tenth of the time that each takes
+        if _FIXED.issuperset(map(type, value)):  # told in a tenth of the time that each takes
             return 4 + 8 * len(value)
         return 4 + sum(map(_size, value))
     if isinstance(value, Mapping):
