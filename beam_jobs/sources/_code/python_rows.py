@@ -236,14 +236,16 @@ def _flat(record: Mapping[Any, Any], below: Mapping[Any, Sequence[str]]) -> dict
         name, value = stack.pop()
         if type(value) not in _PLAIN and isinstance(value, Mapping):
             stack += [(f"{name}.{field}", inner) for field, inner in value.items()][::-1]
-        elif name in below and value is None:
+        elif name not in below:
+            flat[name] = value
+        elif value is None:
             pass  # nor has any column below it
-        elif name in below and _are_dicts(value):
+        elif _are_dicts(value):
             fields = [_flat({name: inner}, below) if inner is not None else {} for inner in value]
             for column in dict.fromkeys([*below[name], *chain.from_iterable(fields)]):
                 flat[column] = [found.get(column) for found in fields]
         else:
-            flat[name] = value
+            flat[name] = value  # a name that no column has
     return flat
 
 
